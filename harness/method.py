@@ -1,0 +1,215 @@
+"""The contract every depth-adaptive decoding method implements.
+
+A method is a frozen dataclass: its fields are its parameters, `str(method)` rebuilds it, and nothing about it lives in the
+engine or the runner. It says which sublayers run; the engine runs them, counts them and times nothing itself.
+
+Three families, in rising order of freedom:
+
+1. `Schedule`: the plan of a step is known before the step, the same for every row.
+2. `Exit`: rows stop one by one while the blocks go by; the exited state is propagated to the K/V of the blocks above.
+3. draft and verify (see `Method.family`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from harness.errors import BadInput
+from harness.plan import LayerPlan, Step
+
+if TYPE_CHECKING:
+    from harness.scoring import TrainingPass
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """What the engine, the runner and the reports need to know of a method.
+
+    Class attributes a method declares:
+        name: the registered name, equal to its file's name.
+        paper: citation and link.
+        family: `schedule`, `exit` or `draft`.
+        exact: the greedy tokens equal the full model's.
+        needs_training: the published method expects weights trained for it.
+        skipped_kv: what happens to the K/V of blocks a position did not run.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    family: ClassVar[str]
+    exact: ClassVar[bool] = False
+    needs_training: ClassVar[bool] = False
+    skipped_kv: ClassVar[str]
+
+    def __str__(self) -> str:
+        given = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self)]
+        inside = ", ".join(f"{name}={value}" for name, value, default in given if value != default)
+        return f"{self.name}({inside})" if inside else self.name
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def no_skip(self, depth: int) -> Method | None:
+        """The same method at the setting that must equal the full model of `depth` blocks; None if it has none."""
+        return self if self.exact else None
+
+    def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Self:
+        """Check the parameters against a model; returns the method to run.
+
+        Args:
+            depth: number of blocks, L.
+            extras: trained tensors that came with the checkpoint beside the model's own weights.
+
+        Raises:
+            BadInput: a parameter does not fit this model, or a tensor the method needs is not among the extras.
+        """
+        return self
+
+    def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
+        """The parameters as they take effect on a model of `depth` blocks, defaults filled in; what reports show."""
+        return self.params
+
+    def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+        """The sublayers a decode step may run. The engine asks once per step; an exit gate can only take away."""
+        return LayerPlan.full(depth)
+
+    def training_plan(self) -> TrainingPlan:
+        """How weights are trained for this method. The default trains the full model on the task."""
+        return TrainingPlan(stages=(TrainingStage("weights", lambda forced: forced.final_loss()),))
+
+    def _require(self, name: str, fits: bool, right: str) -> None:
+        """Refuse parameter `name` with the range that would be right."""
+        if not fits:
+            raise BadInput(f"{self.name}: {name}={getattr(self, name)} is out of range; {right}")
+
+
+@dataclass(frozen=True)
+class Schedule(Method):
+    """A plan that is known before the step and the same for the whole batch."""
+
+    family: ClassVar[str] = "schedule"
+    skipped_kv: ClassVar[str] = "none written: a block attends over the positions that ran it"
+
+    @abstractmethod
+    def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+        """The sublayers of decode step `step.index`; `prompt_length` in tokens (padded width), `depth` = L."""
+
+    def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+        """See `layers`."""
+        return self.layers(step, prompt_length, depth)
+
+
+@dataclass(frozen=True)
+class Exit(Method):
+    """Rows stop at a block of their own choosing; they never start again at the same position."""
+
+    family: ClassVar[str] = "exit"
+    skipped_kv: ClassVar[str] = "each skipped block projects its own K/V from the propagated exit state"
+
+    def tests(self, layer: int, depth: int) -> bool:
+        """Whether an exit test follows block `layer` (0-based). The last block needs none."""
+        return layer < depth - 1
+
+    @abstractmethod
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+        """Which rows stop after block `layer`.
+
+        Args:
+            layer: the block that just ran, 0-based.
+            hidden: its output [R, D]; rows that exited earlier still hold their exit state and their answer is ignored.
+            state: what a test may look at; work done through it is charged to the method.
+
+        Returns:
+            bool [R].
+        """
+
+
+class ExitState:
+    """What an exit test may look at at one step, and the meter of what looking costs.
+
+    Attributes:
+        step: decode step index k, an int, or a tensor [R] when many positions are scored at once.
+        expected_tokens: as in `Step`.
+        previous: hidden state [R, D] before the block that just ran.
+        extras: trained tensors beside the model's own weights, by name.
+    """
+
+    def __init__(
+        self,
+        head: Callable[[torch.Tensor], torch.Tensor],
+        extras: Mapping[str, torch.Tensor],
+        step: int | torch.Tensor,
+        expected_tokens: int,
+    ) -> None:
+        self.step = step
+        self.expected_tokens = expected_tokens
+        self.extras = extras
+        self.previous: torch.Tensor | None = None
+        self.test_heads = 0
+        self.test_flops = 0
+        self.last_logits: torch.Tensor | None = None
+        self._head = head
+
+    def advance(self, previous: torch.Tensor) -> None:
+        """Enter the next block: remember its input and forget the logits of the block before."""
+        self.previous = previous
+        self.last_logits = None
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [R, V] of the hidden states [R, D] through the model's own final norm and head; charged per row."""
+        self.test_heads += hidden.shape[0]
+        self.last_logits = self._head(hidden)
+        return self.last_logits
+
+    def cosine(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Cosine [R] of the hidden states with the input of the block that just ran; charged 6 D FLOPs per row."""
+        if self.previous is None:
+            raise BadInput("exit state: no block ran before this test, so there is nothing to compare with")
+        self.test_flops += 6 * hidden.numel()
+        return torch.nn.functional.cosine_similarity(hidden.float(), self.previous.float(), dim=-1)
+
+    def probe(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
+        """Sigmoid of the linear probe `name` (`name.weight` [1, D], `name.bias` [1]) at each row [R]; charged 2 D a row."""
+        self.test_flops += 2 * hidden.numel()
+        weight, bias = self.extras[f"{name}.weight"], self.extras[f"{name}.bias"]
+        return torch.sigmoid(torch.nn.functional.linear(hidden, weight, bias).squeeze(-1).float())
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """One stage of training: what is learnt and from which loss.
+
+    Attributes:
+        name: stage name, as it appears in a recipe's `steps`.
+        loss: scalar loss of one teacher-forced pass.
+        extras: shapes of extra tensors this stage creates and trains, by name; the model is frozen when there are any.
+        keep_blocks: the loss needs the state after every block, not only the last.
+    """
+
+    name: str
+    loss: Callable[[TrainingPass], torch.Tensor]
+    extras: Callable[[int], Mapping[str, tuple[int, ...]]] | None = None
+    keep_blocks: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How a method wants weights trained: its stages, and the method each batch is run under.
+
+    Attributes:
+        stages: in order.
+        draw: given the batch's own random generator, the method under which its positions run (None: full depth).
+    """
+
+    stages: tuple[TrainingStage, ...]
+    draw: Callable[[random.Random], Method] | None = None

@@ -1,0 +1,188 @@
+"""A decoder whose blocks and sublayers can be called one by one, over weights that transformers loaded.
+
+One class per family derives `Block` and `Decoder` (opt.py, ...). Blocks call torch directly on the loaded weights: the
+modules of transformers hold the parameters and are never called.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from harness.cache import KVCache, Memory
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes that costs are computed from.
+
+    Attributes:
+        depth: number of blocks, L.
+        width: hidden size, D.
+        heads: attention heads.
+        kv_heads: key/value heads.
+        head_dim: size of one head.
+        vocabulary: rows of the output projection, V.
+        max_positions: positions the model can encode, prompt and generated tokens together.
+        attention_weights: elements of the query, key, value and output matrices of one block.
+        kv_weights: those of the key and value matrices alone.
+        feed_weights: elements of the feed-forward matrices of one block.
+        head_weights: elements of the output projection (with any matrix between the last block and it).
+        embed_weights: elements of matrices between the embedding and the first block (OPT-350m); 0 elsewhere.
+        block_vectors: elements of one block's norms and biases.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    max_positions: int
+    attention_weights: int
+    kv_weights: int
+    feed_weights: int
+    head_weights: int
+    embed_weights: int = 0
+    block_vectors: int = 0
+
+
+@dataclass
+class Context:
+    """What attention needs to know of the columns being processed, the same for every block.
+
+    Attributes:
+        positions: position of every token [B, T].
+        mask: bool [B, 1, T, S_max], True where a query may look, or None when nothing held is hidden. A block that holds S
+            keys uses the first S columns: prompt columns come first in every block, later ones are never hidden.
+        causal: queries and keys are the same columns and each looks back only (prefill without padding).
+    """
+
+    positions: torch.Tensor
+    mask: torch.Tensor | None = None
+    causal: bool = False
+
+    def mask_for(self, keys: int) -> torch.Tensor | None:
+        """The mask over the first `keys` keys."""
+        return None if self.mask is None else self.mask[..., :keys]
+
+
+class Block(ABC):
+    """One decoder layer: an attention sublayer and a feed-forward sublayer, each with its own residual connection.
+
+    Attributes:
+        index: 0-based place in the model.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    @abstractmethod
+    def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
+        """Attention sublayer: stores K and V of `x` [B, T, D] in `memory`, returns x with the sublayer's output added."""
+
+    @abstractmethod
+    def feed(self, x: torch.Tensor) -> torch.Tensor:
+        """Feed-forward sublayer: [..., D] to [..., D], residual included."""
+
+    @abstractmethod
+    def keys_values(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+        """K and V [2, B, Hkv, T, d] this block would store for the states x [B, T, D]; nothing else of it is computed."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Read the weights again from the transformers module (differentiably, when gradients are enabled)."""
+
+
+@dataclass
+class Decoder(ABC):
+    """A loaded model: embedding, blocks, head, tokenizer, and what is known of its weights.
+
+    Attributes:
+        name: what it was loaded as, e.g. `opt-e2e-mini/skipdecode`.
+        source: the transformers model that holds the parameters.
+        tokenizer: transformers tokenizer, or None for a model object given without one.
+        extras: trained tensors beside the model's own weights (CALM's probe), by name.
+        card: facts about the checkpoint (`trained_for`, `expected_tokens`, ...), empty when it says nothing.
+    """
+
+    name: str
+    source: Any
+    tokenizer: Any = None
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    blocks: Sequence[Block] = field(init=False)
+    geometry: Geometry = field(init=False)
+
+    @abstractmethod
+    def __post_init__(self) -> None:
+        """Set `blocks` and `geometry` from `source`."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, L."""
+        return self.geometry.depth
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.source.parameters()).dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.source.parameters()).device  # type: ignore[no-any-return]
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a sequence, as the checkpoint's generation settings say."""
+        eos = self.source.generation_config.eos_token_id
+        if eos is None:
+            eos = self.source.config.eos_token_id
+        return () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (int(eos),)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Token that fills rows which ended; falls back to the end token, then to 0."""
+        pad = self.source.config.pad_token_id
+        if pad is not None:
+            return int(pad)
+        return self.eos_token_ids[0] if self.eos_token_ids else 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters, shared ones once."""
+        return sum(p.numel() * p.element_size() for p in self.source.parameters())
+
+    @abstractmethod
+    def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Token ids [B, T] at positions [B, T] to the first block's input [B, T, D]."""
+
+    @abstractmethod
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """Final norm and output projection: [..., D] to logits [..., V]."""
+
+    def refresh(self) -> None:
+        """Read all fused weights again from the transformers modules."""
+        for block in self.blocks:
+            block.refresh()
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty cache for `capacity` positions of `batch_size` rows."""
+        g = self.geometry
+        return KVCache(g.depth, batch_size, g.kv_heads, g.head_dim, capacity, self.dtype, self.device)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, context: Context) -> torch.Tensor:
+    """Scaled dot-product attention of q [B, H, T, d] over k, v [B, Hkv, S, d]; returns [B, T, H*d]."""
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=context.mask_for(k.shape[2]), is_causal=context.causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return out.transpose(1, 2).flatten(2)

@@ -1,0 +1,152 @@
+"""What runs where: the plan of one position, the step it belongs to, and the trace of a whole generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import torch
+
+from harness.errors import BadInput
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """The sublayers that run at one position; not an exit index, so skipping below and exiting above are one type.
+
+    Attributes:
+        attention: for each of the L blocks, whether its attention sublayer runs.
+        feed: for each of the L blocks, whether its feed-forward sublayer runs.
+    """
+
+    attention: tuple[bool, ...]
+    feed: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.attention) != len(self.feed):
+            raise BadInput(f"plan: {len(self.attention)} attention flags but {len(self.feed)} feed flags; give one each")
+
+    @staticmethod
+    def full(depth: int) -> LayerPlan:
+        """Every sublayer of `depth` blocks."""
+        return _whole_blocks(tuple(range(depth)), depth)
+
+    @staticmethod
+    def of(blocks: Iterable[int], depth: int) -> LayerPlan:
+        """Both sublayers of the given blocks (0-based), nothing of the others."""
+        return _whole_blocks(tuple(sorted(set(blocks))), depth)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks of the model, L."""
+        return len(self.attention)
+
+    @cached_property
+    def operations(self) -> tuple[tuple[int, bool, bool], ...]:
+        """(block, attention runs, feed runs) for the blocks of which anything runs, from the bottom up."""
+        return tuple((i, a, f) for i, (a, f) in enumerate(zip(self.attention, self.feed, strict=True)) if a or f)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The blocks of which anything runs, from the bottom up."""
+        return tuple(i for i, _, _ in self.operations)
+
+    @property
+    def budget(self) -> int:
+        """How many blocks run."""
+        return len(self.operations)
+
+
+@lru_cache(maxsize=4096)
+def _whole_blocks(blocks: tuple[int, ...], depth: int) -> LayerPlan:
+    if blocks and not 0 <= blocks[0] <= blocks[-1] < depth:
+        raise BadInput(f"plan: blocks {blocks[0]}..{blocks[-1]} do not fit a model of {depth} blocks (0..{depth - 1})")
+    flags = tuple(i in blocks for i in range(depth))
+    return LayerPlan(flags, flags)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One decode step.
+
+    Attributes:
+        index: k = 1, 2, ...; step k processes the token at position P+k-1 and yields generated token k.
+        expected_tokens: how many tokens the run is expected to generate, fixed before it starts.
+    """
+
+    index: int
+    expected_tokens: int
+
+
+@dataclass
+class StepTrace:
+    """What one decode step really did, as the engine saw it. B rows, L blocks.
+
+    Attributes:
+        plan: the sublayers computed for the batch column.
+        exits: for each row the number of blocks after which it stopped [B], or None when every row ran the plan.
+        filled: blocks that only wrote K and V from a propagated state, for all rows.
+        test_heads: vocabulary projections computed for exit tests, summed over rows.
+        test_flops: other matrix and vector work of exit tests, in FLOPs, summed over rows.
+        head_rows: rows for which the final vocabulary projection was computed.
+    """
+
+    plan: LayerPlan
+    exits: torch.Tensor | None = None
+    filled: tuple[int, ...] = ()
+    test_heads: int = 0
+    test_flops: int = 0
+    head_rows: int = 0
+
+
+@dataclass
+class Trace:
+    """Which sublayers ran at every position of a generation; built from the engine's own step records.
+
+    Index n of every tensor is the generated token: n = 0 came from prefill (full depth), n >= 1 from decode step n.
+    Rows that ended (EOS) keep being computed; use the output's `lengths` to leave those positions out.
+
+    Attributes:
+        batch_size: B.
+        depth: L.
+        prompt_width: columns of the padded prompt, P.
+        steps: one record per decode step.
+    """
+
+    batch_size: int
+    depth: int
+    prompt_width: int
+    prefill: StepTrace
+    steps: list[StepTrace] = field(default_factory=list)
+
+    @property
+    def attention(self) -> torch.Tensor:
+        """bool [B, N, L]: the attention sublayer of block l took part in the position that yielded token n."""
+        return self._flags("attention")
+
+    @property
+    def feed(self) -> torch.Tensor:
+        """bool [B, N, L]: the same for the feed-forward sublayer."""
+        return self._flags("feed")
+
+    @property
+    def layers(self) -> torch.Tensor:
+        """bool [B, N, L]: anything of block l ran at the position that yielded token n."""
+        return self.attention | self.feed
+
+    @property
+    def computed(self) -> torch.Tensor:
+        """bool [N, L]: block l was computed for the batch column, also where some rows had exited (the batch tax)."""
+        rows = [step.plan for step in (self.prefill, *self.steps)]
+        return torch.tensor([[a or f for a, f in zip(p.attention, p.feed, strict=True)] for p in rows])
+
+    def _flags(self, sublayer: str) -> torch.Tensor:
+        records = (self.prefill, *self.steps)
+        column = torch.tensor([getattr(step.plan, sublayer) for step in records])  # [N, L]
+        flags = column.unsqueeze(0).expand(self.batch_size, -1, -1).clone()
+        blocks = torch.arange(self.depth)
+        for n, step in enumerate(records):
+            if step.exits is not None:
+                flags[:, n] &= blocks < step.exits.cpu().unsqueeze(1)
+        return flags

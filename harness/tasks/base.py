@@ -1,0 +1,105 @@
+"""What every task offers: prompts with references in a fixed order, and the metrics its outputs are scored with."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.errors import BadInput
+from harness.tasks.metrics import Metric
+
+SPLITS = ("train", "validation", "test")
+
+_SLOT = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and every reference that belongs to it.
+
+    Attributes:
+        id: unique within task and split, stable between runs.
+        prompt: the text the model continues; for meaning representations the white space is collapsed and a line feed
+            ends it.
+        references: at least one accepted output, white space collapsed.
+        slots: (slot, value) pairs the output must state; empty for tasks without meaning representations.
+    """
+
+    id: str
+    prompt: str
+    references: tuple[str, ...]
+    slots: tuple[tuple[str, str], ...] = ()
+
+
+class Task(ABC):
+    """A data set with its metrics; one subclass per file of this package.
+
+    Args:
+        data: the folder the user passed as ``--data``, or None. A task that reads files looks in ``<data>/<name>/``
+            first and in ``<data>/`` itself next; a task that needs no files ignores it.
+    """
+
+    name: ClassVar[str]
+    description: ClassVar[str]
+    source: ClassVar[str]
+    """Licence and citation of the data."""
+    max_new_tokens: ClassVar[int]
+    """Tokens a run may generate per example, end of sequence included."""
+
+    def __init__(self, data: Path | None = None) -> None:
+        self.data = data
+
+    @abstractmethod
+    def examples(self, split: str, limit: int | None = None) -> list[Example]:
+        """Return the examples of ``split`` (train, validation or test) in a fixed order, the first ``limit`` of them.
+
+        Raises:
+            BadInput: unknown split, a limit below 1, or data that is missing or malformed.
+        """
+
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """Return the metrics outputs are scored with, the main one first."""
+
+
+def check_request(split: str, limit: int | None) -> None:
+    """Raise BadInput unless ``split`` is a known split and ``limit`` is None or at least 1."""
+    if split not in SPLITS:
+        raise BadInput(f"split: {split!r} is not known; use one of {', '.join(SPLITS)}")
+    if limit is not None and limit < 1:
+        raise BadInput(f"limit: {limit} is out of range; use 1 or more, or leave it out for the whole split")
+
+
+def collapse(text: str) -> str:
+    """Return ``text`` with each run of white space turned into one space and none at its ends."""
+    return " ".join(text.split())
+
+
+def format_mr(slots: Iterable[tuple[str, str]]) -> str:
+    """Return the meaning representation ``slot[value], slot[value]`` of the pairs, in their order."""
+    return ", ".join(f"{slot}[{value}]" for slot, value in slots)
+
+
+def parse_mr(mr: str) -> tuple[tuple[str, str], ...]:
+    """Return the (slot, value) pairs of ``slot[value], slot[value]``, in their order.
+
+    Raises:
+        ValueError: the text has another form; the message says at which character it goes wrong.
+    """
+    pairs: list[tuple[str, str]] = []
+    at = 0
+    while True:
+        found = _SLOT.match(mr, at)
+        if found is None:
+            raise ValueError(f"no slot[value] at character {at + 1} of {mr!r}")
+        pairs.append((found[1], collapse(found[2])))
+        at = found.end()
+        if at == len(mr):
+            return tuple(pairs)
+        if mr[at] != ",":
+            raise ValueError(f"no comma at character {at + 1} of {mr!r}")
+        at += 1

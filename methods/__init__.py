@@ -1,0 +1,101 @@
+"""The registered methods: one file each. This table is the only list of them; a file is imported when it is asked for."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib
+from typing import Any
+
+from harness.errors import BadInput
+from harness.method import Method
+
+METHODS: dict[str, str] = {
+    "full": "methods.full:Full",
+    "skipdecode": "methods.skipdecode:SkipDecode",
+    "calm": "methods.calm:CALM",
+    "fixed_exit": "methods.fixed_exit:FixedExit",
+    "random_skip": "methods.random_skip:RandomSkip",
+}
+
+
+def names() -> list[str]:
+    """Every registered name."""
+    return list(METHODS)
+
+
+def get(name: str) -> type[Method]:
+    """The class registered as `name`; unknown names raise BadInput with near ones."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(METHODS)}"
+        raise BadInput(f"method: no method named {name!r}; {hint}")
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def create(spec: str, **parameters: Any) -> Method:
+    """A method from its name and parameters, or from one string such as `skipdecode(speedup=2)`.
+
+    Raises:
+        BadInput: unknown method or parameter, a value of the wrong type or out of range.
+    """
+    name, given = parse(spec)
+    both = sorted(set(given) & set(parameters))
+    if both:
+        raise BadInput(f"{name}: {both[0]} is given twice, in the string and beside it")
+    given.update(parameters)
+    cls = get(name)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key, value in given.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(fields) or 'no parameters'}"
+            raise BadInput(f"{name}: no parameter named {key!r}; {hint}")
+        given[key] = _typed(name, key, str(fields[key].type), value)
+    return cls(**given)
+
+
+def parse(spec: str) -> tuple[str, dict[str, Any]]:
+    """Split `name(key=value, ...)` into name and parameters; bare words are strings, as in `confidence=softmax`."""
+    name, bracket, rest = spec.strip().partition("(")
+    if not bracket:
+        return name, {}
+    if not rest.endswith(")"):
+        raise BadInput(f"method: {spec!r} lacks its closing bracket; write name(key=value, ...)")
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+    except SyntaxError:
+        call = None
+    if not isinstance(call, ast.Call) or call.args:
+        raise BadInput(f"method: {spec!r} cannot be read; write name(key=value, ...)")
+    parameters = {}
+    for keyword in call.keywords:
+        try:
+            value = keyword.value.id if isinstance(keyword.value, ast.Name) else ast.literal_eval(keyword.value)
+        except ValueError:
+            value = None
+        if keyword.arg is None or (value is None and ast.unparse(keyword.value) != "None"):
+            raise BadInput(f"method: {spec!r}: {ast.unparse(keyword.value)} is not a plain value")
+        if keyword.arg in parameters:
+            raise BadInput(f"method: {spec!r} gives {keyword.arg} twice")
+        parameters[keyword.arg] = value
+    return name.strip(), parameters
+
+
+def _typed(name: str, key: str, declared: str, value: Any) -> Any:
+    """The value as the field declares it (`int`, `float`, `str`, `... | None`), or BadInput."""
+    kinds = {kind.strip() for kind in declared.split("|")}
+    if value is None and "None" in kinds:
+        return None
+    if isinstance(value, bool) and "bool" not in kinds:
+        pass
+    elif "int" in kinds and isinstance(value, (int, float)) and value == int(value) and "float" not in kinds:
+        return int(value)
+    elif "float" in kinds and isinstance(value, (int, float)):
+        return float(value)
+    elif ("str" in kinds and isinstance(value, str)) or ("bool" in kinds and isinstance(value, bool)):
+        return value
+    right = " or ".join(sorted(kinds - {"None"}))
+    raise BadInput(f"{name}: {key}={value!r} is of the wrong type; give {right}")

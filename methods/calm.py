@@ -1,0 +1,158 @@
+"""CALM: every token leaves the model at the first block that is confident enough.
+
+Paper: Schuster, Fisch, Gupta, Dehghani, Bahri, Tran, Tay, Metzler, "Confident Adaptive Language Modeling", NeurIPS 2022,
+arXiv:2207.07061.
+
+Idea. After block i of token t the confidence c is compared with a threshold; the first block with c >= threshold predicts the
+token through the model's own final norm and head. Confidence measures (Section 3.5):
+
+* `softmax`: difference of the two largest probabilities of the exit's own prediction;
+* `state`: cosine of the state with that after the block before, from block 2 on;
+* `classifier`: sigmoid of one linear probe, shared by all blocks.
+
+The threshold decays with the token's place t (`decay`), N being the output length and tau the `temperature`:
+
+* `paper`: clip(0.9 lambda + 0.1 exp(-tau t / N)), Equation 5;
+* `t5x`: 0.9 lambda + 0.1 lambda exp(-tau t / N), what the authors' code computes;
+* `none`: lambda.
+
+State propagation (Section 3.3): the exit state is copied up and every skipped block projects its own K and V from it.
+
+Deviations. Decoder-only, where the paper has T5's decoder. N is the run's expected number of tokens. Threshold 1 or more never
+exits, also where Equation 5 would fall below 1 or a low-precision confidence reaches it. In a batch a step ends with its last
+row (the authors' code does the same by taking the batch's smallest confidence), but rows that left earlier keep their own
+state and token, so a row's text does not depend on its neighbours. The paper's timings are of batch 1.
+
+Training (Sections 3.4, 3.5): the mean cross-entropy of all exits, weighted i / sum_j j; then, everything else frozen, the probe
+with binary cross-entropy against "this exit's prediction equals the last block's", mean over the first L-1 blocks.
+
+Cost: `softmax` computes the vocabulary projection after every block; `state` and `classifier` cost a few products of width D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from torch.nn import functional as F
+
+from harness.errors import BadInput
+from harness.method import Exit, ExitState, TrainingPlan, TrainingStage
+
+if TYPE_CHECKING:
+    from harness.scoring import TrainingPass
+
+_PROBE = "calm_probe"
+
+
+@dataclass(frozen=True)
+class CALM(Exit):
+    """Per-token exit by confidence.
+
+    Parameters:
+        confidence: `softmax`, `state` or `classifier`.
+        threshold: lambda, -1 to 1 for `state` (a cosine) and 0 to 1 otherwise; 1 never exits.
+        temperature: tau of the decay, 0 or more.
+        decay: `paper`, `t5x` or `none`.
+        first_exit: blocks that always run, 1 or more (`state` compares two blocks and needs 2).
+    """
+
+    name: ClassVar[str] = "calm"
+    title: ClassVar[str] = "CALM"
+    paper: ClassVar[str] = "Schuster et al. 2022, arXiv:2207.07061"
+    needs_training: ClassVar[bool] = True
+
+    confidence: str = "softmax"
+    threshold: float = 0.9
+    temperature: float = 4.0
+    decay: str = "paper"
+    first_exit: int = 1
+
+    def __post_init__(self) -> None:
+        known = ("softmax", "state", "classifier")
+        self._require("confidence", self.confidence in known, f"one of {', '.join(known)}")
+        low = -1.0 if self.confidence == "state" else 0.0
+        self._require("threshold", low <= self.threshold <= 1.0, f"from {low:g} to 1 (1 never exits)")
+        self._require("temperature", self.temperature >= 0, "0 or more")
+        self._require("decay", self.decay in ("paper", "t5x", "none"), "one of paper, t5x, none")
+        self._require("first_exit", self.first_exit >= 1, "1 or more")
+
+    def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Self:
+        """See `Method.resolve`."""
+        self._require("first_exit", self.first_exit <= depth, f"at most the model's {depth} blocks")
+        if self.confidence == "classifier" and f"{_PROBE}.weight" not in extras:
+            raise BadInput(
+                "calm: confidence=classifier needs a checkpoint with a trained probe "
+                f"({_PROBE}.weight); train one with `depthbench train`, or use softmax or state"
+            )
+        return self
+
+    def no_skip(self, depth: int) -> CALM:
+        """See `Method.no_skip`."""
+        return replace(self, threshold=1.0)
+
+    def tests(self, layer: int, depth: int) -> bool:
+        """See `Exit.tests`."""
+        first = max(self.first_exit, 2) if self.confidence == "state" else self.first_exit
+        return self.threshold < 1.0 and first <= layer + 1 < depth
+
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+        """See `Exit.should_exit`."""
+        if self.confidence == "softmax":
+            logits = state.logits(hidden).float()
+            top = logits.topk(2, dim=-1).values
+            total = logits.logsumexp(dim=-1)
+            confidence = (top[:, 0] - total).exp() - (top[:, 1] - total).exp()
+        elif self.confidence == "state":
+            confidence = state.cosine(hidden)
+        else:
+            confidence = state.probe(_PROBE, hidden)
+        return confidence >= self._threshold(state)
+
+    def _threshold(self, state: ExitState) -> float | torch.Tensor:
+        """The threshold at the state's step or steps (Equation 5 or its variant)."""
+        if self.decay == "none":
+            return self.threshold
+        weight = 1.0 if self.decay == "paper" else self.threshold
+        rate = -self.temperature / state.expected_tokens
+        if isinstance(state.step, int):
+            return min(1.0, 0.9 * self.threshold + 0.1 * weight * math.exp(rate * state.step))
+        return (0.9 * self.threshold + 0.1 * weight * torch.exp(rate * state.step)).clamp_max(1.0)
+
+    def training_plan(self) -> TrainingPlan:
+        """See `Method.training_plan`."""
+        return TrainingPlan(
+            (
+                TrainingStage("weights", _exits_loss, keep_blocks=True),
+                TrainingStage("probe", _probe_loss, extras=_probe_shapes, keep_blocks=True),
+            )
+        )
+
+
+def _exits_loss(forced: TrainingPass) -> torch.Tensor:
+    """Cross-entropy of every exit, weighted i / sum_j j (Section 3.4, Equation 6)."""
+    depth = forced.decoder.depth
+    total = depth * (depth + 1) / 2
+    return torch.stack([(i + 1) / total * forced.loss_at(i) for i in range(depth)]).sum()
+
+
+def _probe_shapes(width: int) -> Mapping[str, tuple[int, ...]]:
+    return {f"{_PROBE}.weight": (1, width), f"{_PROBE}.bias": (1,)}
+
+
+def _probe_loss(forced: TrainingPass) -> torch.Tensor:
+    """Binary cross-entropy of the probe against agreement with the last block, mean over the first L-1 blocks."""
+    depth = forced.decoder.depth
+    weight, bias = forced.extras[f"{_PROBE}.weight"], forced.extras[f"{_PROBE}.bias"]
+    with torch.no_grad():
+        states = [forced.states(i) for i in range(depth)]
+        last = forced.decoder.head(states[-1]).argmax(-1)
+        agrees = [(forced.decoder.head(state).argmax(-1) == last).float() for state in states[:-1]]
+    losses = [
+        F.binary_cross_entropy_with_logits(F.linear(state.float(), weight, bias).squeeze(-1), target)
+        for state, target in zip(states[:-1], agrees, strict=True)
+    ]
+    return torch.stack(losses).mean()

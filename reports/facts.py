@@ -1,0 +1,332 @@
+"""What a run says, arm by arm: values, intervals and verdicts against the full model, comparable ones only.
+
+Everything here is numbers and plain words; how it looks is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from harness.stats import Interval
+
+from harness import stats
+from harness.tasks.metrics import METRICS
+from reports.load import Json, RunData
+from reports.text import label, real
+
+QUALITY_MARGIN = 1.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of the run as its records describe it."""
+
+    label: str
+    method: str
+    family: str
+    spec: str
+    checkpoint: str
+    trained: str
+    exact: bool
+    target: float | None
+    baseline: bool
+    order: int
+
+    @property
+    def short(self) -> str:
+        """The label in at most 60 printable characters."""
+        return label(self.label)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the schedule runs on weights that never saw it."""
+        return self.trained == "schedule only"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One arm at one batch size: the timed cell, its row of the summary, and the ratio to full where comparable."""
+
+    cell: Json
+    row: Mapping[str, Any]
+    interval: Interval | None
+    verdict: str
+
+    def number(self, key: str) -> float | None:
+        """A number of the summary row; None where it could not be measured."""
+        return real(self.row.get(key))
+
+    def raw(self, key: str) -> float | None:
+        """A number of the cell; None where it could not be measured."""
+        return real(self.cell.get(key))
+
+    @cached_property
+    def runs(self) -> list[Json]:
+        """The timed repeats."""
+        return [r for r in self.cell.get("runs") or [] if isinstance(r, dict)]
+
+    @cached_property
+    def step_s(self) -> list[float]:
+        """Seconds of every decode step of every repeat."""
+        return [v for r in self.runs for v in map(real, r.get("step_s") or []) if v is not None]
+
+    @cached_property
+    def ttft_s(self) -> list[float]:
+        """Seconds to the first token, one per repeat."""
+        return [v for r in self.runs if (v := real(r.get("ttft_s"))) is not None]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One arm on one task under one metric."""
+
+    value: Interval
+    difference: Interval | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """How a metric is named and read."""
+
+    name: str
+    title: str
+    unit: str
+    better: str
+    combine: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All facts of one run.
+
+    Attributes:
+        speed: by (arm label, batch size); only cells that succeeded under the baseline's conditions.
+        memory: by (arm label, batch size).
+        quality: by (arm label, task, metric).
+        examples: by (arm label, task): the scored examples by id.
+        refused: sentences naming the cells left out because their conditions differ, and how.
+    """
+
+    data: RunData
+    arms: tuple[Arm, ...]
+    batch_sizes: tuple[int, ...]
+    tasks: dict[str, tuple[MetricInfo, ...]]
+    speed: dict[tuple[str, int], Speed]
+    memory: dict[tuple[str, int], Json]
+    quality: dict[tuple[str, str, str], Quality]
+    examples: dict[tuple[str, str], dict[str, Json]]
+    scored: dict[tuple[str, str], Json]
+    refused: tuple[str, ...] = ()
+    margin: float = QUALITY_MARGIN
+    failed: tuple[Json, ...] = field(default=())
+
+    @property
+    def baseline(self) -> Arm | None:
+        """The full model, if the run has one."""
+        return next((arm for arm in self.arms if arm.baseline), None)
+
+    @property
+    def others(self) -> tuple[Arm, ...]:
+        """Every arm but the baseline."""
+        return tuple(arm for arm in self.arms if not arm.baseline)
+
+    @property
+    def headline_batch(self) -> int | None:
+        """The batch size sentences and single-batch figures speak of: the smallest one that was timed."""
+        return next((b for b in self.batch_sizes if any((arm.label, b) in self.speed for arm in self.arms)), None)
+
+    @property
+    def speed_cells(self) -> list[Json]:
+        """The timed cells that are shown."""
+        return [timed.cell for timed in self.speed.values()]
+
+    def ratio(self, arm: Arm, batch: int | None) -> Interval | None:
+        """The realised speed-up of an arm, if it was measured."""
+        timed = self.speed.get((arm.label, batch)) if batch is not None else None
+        return timed.interval if timed else None
+
+
+def gather(data: RunData) -> Facts:
+    """Return the facts of one run; whatever is missing or failed is left out, never guessed."""
+    arms = _arms(data)
+    ok = [cell for cell in data.cells if cell.get("status") == "ok"]
+    ok, refused = _comparable(ok, arms)
+    rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.rows}
+    speed: dict[tuple[str, int], Speed] = {}
+    memory: dict[tuple[str, int], Json] = {}
+    for cell in ok:
+        batch = cell.get("batch_size")
+        if not isinstance(batch, int):
+            continue
+        key = (_label(cell), batch)
+        if cell.get("kind") == "speed":
+            speed[key] = _speed(cell, rows.get(key, {}), arms)
+        elif cell.get("kind") == "memory":
+            memory[key] = cell
+    scored = {(_label(c), str(c.get("task"))): c for c in ok if c.get("kind") == "quality" and c.get("examples")}
+    examples = {key: {str(e.get("id")): e for e in cell["examples"]} for key, cell in scored.items()}
+    tasks = _tasks(data, scored)
+    batches = {c.get("batch_size") for c in data.cells if c.get("kind") in ("speed", "memory")}
+    return Facts(
+        data=data,
+        arms=arms,
+        batch_sizes=tuple(sorted(b for b in batches if isinstance(b, int))),
+        tasks=tasks,
+        speed=speed,
+        memory=memory,
+        quality=_quality(arms, tasks, examples),
+        examples=examples,
+        scored=scored,
+        refused=refused,
+        failed=tuple(c for c in data.cells if c.get("status") != "ok"),
+    )
+
+
+def _label(cell: Json) -> str:
+    return str((cell.get("arm") or {}).get("label"))
+
+
+def _arms(data: RunData) -> tuple[Arm, ...]:
+    records = list(data.run.get("arms") or [])
+    known = {str(r.get("label")) for r in records}
+    for cell in data.cells:  # a cell whose arm run.json does not list is shown all the same
+        if _label(cell) not in known:
+            known.add(_label(cell))
+            records.append(cell.get("arm") or {"label": "None"})
+    full = next((i for i, r in enumerate(records) if r.get("method") == "full"), None)
+    return tuple(
+        Arm(
+            label=str(r.get("label")),
+            method=str(r.get("method", "")),
+            family=str(r.get("family", "")),
+            spec=str(r.get("spec", "")),
+            checkpoint=str(r.get("checkpoint", "")),
+            trained=str(r.get("trained") or ""),
+            exact=bool(r.get("exact")),
+            target=real((r.get("params") or {}).get("speedup")),
+            baseline=i == full,
+            order=i,
+        )
+        for i, r in enumerate(records)
+    )
+
+
+def _comparable(cells: list[Json], arms: tuple[Arm, ...]) -> tuple[list[Json], tuple[str, ...]]:
+    """Drop cells whose conditions differ from the baseline's (without one: the first arm's) and name the difference."""
+    groups: dict[tuple[Any, ...], list[Json]] = {}
+    for cell in cells:
+        groups.setdefault((cell.get("kind"), cell.get("batch_size"), cell.get("task")), []).append(cell)
+    rank = {arm.label: (not arm.baseline, arm.order) for arm in arms}
+    kept, refused = [], []
+    for group in groups.values():
+        group.sort(key=lambda cell: rank[_label(cell)])
+        reference = group[0]
+        for cell in group:
+            if cell.get("conditions_hash") == reference.get("conditions_hash"):
+                kept.append(cell)
+            else:
+                why = difference(reference.get("conditions") or {}, cell.get("conditions") or {})
+                refused.append(
+                    f"{label(_label(cell))}, {cell.get('kind')} cell {label(cell.get('id'))}: measured "
+                    "under other conditions than "
+                    f"{label(_label(reference))} ({why}), so it is in no table beside it."
+                )
+    return kept, tuple(refused)
+
+
+def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    """Return `key a against b; ...` for the keys in which two condition records differ."""
+    keys = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
+    return (
+        "; ".join(f"{label(k)} {label(ours.get(k))} against {label(theirs.get(k))}" for k in keys)
+        or "their hashes differ"
+    )
+
+
+def _speed(cell: Json, row: Mapping[str, Any], arms: tuple[Arm, ...]) -> Speed:
+    value, low, high = (real(row.get(k)) for k in ("speedup", "speedup_low", "speedup_high"))
+    pairs = len(cell.get("runs") or [])
+    interval = Interval(value, low, high, pairs) if value is not None and low is not None and high is not None else None
+    if interval is None or any(arm.baseline and arm.label == _label(cell) for arm in arms):
+        return Speed(cell, row, None, "")
+    return Speed(cell, row, interval, str(row.get("verdict") or stats.speed_verdict(interval)))
+
+
+def _tasks(data: RunData, scored: Mapping[tuple[str, str], Json]) -> dict[str, tuple[MetricInfo, ...]]:
+    order = [str(t.get("name") if isinstance(t, dict) else t) for t in (data.run.get("suite") or {}).get("tasks") or []]
+    present = {task for _, task in scored}
+    names = [t for t in order if t in present] + sorted(present.difference(order))
+    return {
+        task: tuple(_metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task))
+        for task in names
+    }
+
+
+def _metric_names(cells: Iterable[Json]) -> list[str]:
+    names: dict[str, None] = {}
+    for cell in cells:
+        names.update(dict.fromkeys(str(k) for k in (cell["examples"][0].get("stats") or {})))
+    return [n for n in names if n != "agreement"] + [n for n in names if n == "agreement"]
+
+
+_TITLES = {
+    "bleu": "BLEU",
+    "rougeL": "ROUGE-L",
+    "slot_error_rate": "Slot error rate",
+    "agreement": "Token agreement with full",
+}
+
+
+def _metric_info(name: str) -> MetricInfo:
+    metric = METRICS.get(name)
+    if metric is None:  # statistics [part, whole] under a name this version does not know, agreement among them
+        unit = "%" if name == "agreement" else ""
+        scale = 100.0 if name == "agreement" else 1.0
+        return MetricInfo(name, _TITLES.get(name, label(name)), unit, "higher", lambda t: scale * t[..., 0] / t[..., 1])
+    return MetricInfo(name, _TITLES.get(name, label(name)), metric.unit, metric.better, metric.combine)
+
+
+def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
+    """Return the sufficient statistics [n, K] of the examples with the given ids, or None where one lacks them."""
+    rows = [(examples[i].get("stats") or {}).get(metric) for i in ids]
+    if not rows or not isinstance(rows[0], list) or not rows[0]:
+        return None
+    if any(not isinstance(r, list) or len(r) != len(rows[0]) for r in rows):
+        return None
+    array = np.asarray(rows, dtype=float)
+    return array if np.isfinite(array).all() else None
+
+
+def _quality(
+    arms: tuple[Arm, ...],
+    tasks: dict[str, tuple[MetricInfo, ...]],
+    examples: dict[tuple[str, str], dict[str, Json]],
+) -> dict[tuple[str, str, str], Quality]:
+    full = next((arm for arm in arms if arm.baseline), None)
+    found = {}
+    for arm in arms:
+        for task, metrics in tasks.items():
+            mine = examples.get((arm.label, task))
+            theirs = examples.get((full.label, task)) if full and full is not arm else None
+            if not mine:
+                continue
+            for metric in metrics:
+                own = statistics(mine, mine, metric.name)
+                if own is None:
+                    continue
+                difference, verdict = None, ""
+                if theirs and metric.name != "agreement":
+                    shared = [i for i in mine if i in theirs]
+                    a, b = statistics(mine, shared, metric.name), statistics(theirs, shared, metric.name)
+                    if a is not None and b is not None and a.shape == b.shape:
+                        difference = stats.paired_difference(a, b, metric.combine)
+                        verdict = stats.quality_verdict(difference, QUALITY_MARGIN, metric.better)
+                found[arm.label, task, metric.name] = Quality(
+                    stats.bootstrap_metric(own, metric.combine), difference, verdict
+                )
+    return found

@@ -1,0 +1,63 @@
+"""Read run folders into what the rest of the package works on. Torch-free, and nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.store import Run, load_run
+from harness.summary import summarise
+
+from harness.errors import BadInput
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run as stored.
+
+    Attributes:
+        run: run.json.
+        cells: the readable cells, ordered by id.
+        rows: the rows of summary.csv, computed anew from the cells.
+        checksums: (file name, sha256 of its bytes) of run.json and every cell file.
+        broken: names of cell files that could not be read.
+    """
+
+    run: Json
+    cells: tuple[Json, ...]
+    rows: tuple[Json, ...]
+    checksums: tuple[tuple[str, str], ...]
+    broken: tuple[str, ...]
+
+
+def load(folders: Sequence[Path]) -> tuple[RunData, ...]:
+    """Return the runs in the given folders, each folder once, in the order given.
+
+    Raises:
+        BadInput: no folder given, or one that holds no readable run; the message names it.
+    """
+    if not folders:
+        raise BadInput("report: no run folder given; name at least one folder that holds a run.json")
+    unique: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        unique.setdefault(folder.resolve(), folder)
+    return tuple(load_one(folder) for folder in unique.values())
+
+
+def load_one(folder: Path) -> RunData:
+    """Return the run in `folder`; see load."""
+    stored: Run = load_run(folder)
+    cells = tuple(sorted(stored.cells, key=lambda cell: str(cell.get("id", ""))))
+    files = [folder / "run.json", *sorted((folder / "cells").glob("*.json"))]
+    checksums = tuple(
+        (f.relative_to(folder).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files if f.is_file()
+    )
+    read = {f"cells/{cell.get('id')}.json" for cell in cells}
+    unread = [name for name, _ in checksums if name.startswith("cells/") and name not in read]
+    aside = [f"cells/{f.name}" for f in sorted((folder / "cells").glob("*.broken"))]
+    return RunData(stored.run, cells, tuple(summarise(stored)), checksums, tuple([*unread, *aside]))

@@ -1,0 +1,72 @@
+"""Lay a report view out as one HTML file that needs nothing beside itself: no network, no script but its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import lru_cache
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup
+
+from reports import figures
+from reports.parts import Column, Figure, ReportView, Swatch, Table
+from reports.style import COLOURS
+from reports.svg import sign
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["svg"] = _svg
+    environment.filters["sign"] = _sign
+    environment.filters["groups"] = header_groups
+    environment.tests["part"] = lambda block, name: type(block).__name__ == name
+    return environment
+
+
+def html(view: ReportView) -> str:
+    """Return the report as one HTML document. The same view gives the same bytes."""
+    script = _read("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = _environment().get_template("report.html.j2")
+    # Both are files of this package, not results, and stand in elements whose content HTML does not unescape.
+    return page.render(
+        view=view, style=Markup(_palette() + _read("report.css")), script=Markup(script), script_hash=digest
+    )
+
+
+def _read(name: str) -> str:
+    return (files("reports") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _palette() -> str:
+    light = "".join(f"--{name}:{value};" for name, (value, _) in COLOURS.items())
+    dark = "".join(f"--{name}:{value};" for name, (_, value) in COLOURS.items())
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def _svg(figure: Figure) -> Markup:
+    return Markup(figures.to_svg(figure))
+
+
+def _sign(swatch: Swatch) -> Markup:
+    return Markup(sign(swatch))
+
+
+def header_groups(table: Table) -> list[tuple[str, list[Column]]]:
+    """Return the columns in runs that share a group header; a column without a group is a run of its own."""
+    runs: list[tuple[str, list[Column]]] = []
+    for column in table.columns:
+        if runs and column.group and runs[-1][0] == column.group:
+            runs[-1][1].append(column)
+        else:
+            runs.append((column.group, [column]))
+    return runs
