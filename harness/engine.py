@@ -86,14 +86,15 @@ class Decoding:
         if self._mask is not None:
             later = self._mask.new_ones(rows, max_new_tokens)
             self._step_mask = torch.cat((self._mask, later), dim=1)[:, None, None, :]
-        self._full = LayerPlan.full(decoder.depth)
-        self.trace = Trace(rows, decoder.depth, width, StepTrace(self._full, head_rows=rows))
+        self.trace = Trace(rows, decoder.depth, width, StepTrace(LayerPlan.full(decoder.depth), head_rows=rows))
+        self.logits: torch.Tensor | None = None
+        """[B, V] of the newest token of every row, as the method computed them."""
 
     @torch.inference_mode()
     def prefill(self) -> int:
         """Run the prompts at full depth and yield token 0 of every row; returns the tokens yielded over the batch."""
         hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask)
-        return self._emit(self.decoder.head(hidden[:, -1]).argmax(-1))
+        return self._emit(self.decoder.head(hidden[:, -1]))
 
     @torch.inference_mode()
     def step(self) -> int:
@@ -104,7 +105,7 @@ class Decoding:
         context = Context(self._next_position, self._step_mask)
         x = self.decoder.embed(self._tokens[:, self._generated - 1 : self._generated], self._next_position)
         if isinstance(self.method, Exit):
-            tokens = self._run_gated(self.method, x, plan, step, context)
+            logits = self._run_gated(self.method, x, step, context)
         else:
             for layer, attends, feeds in plan.operations:
                 block = self.decoder.blocks[layer]
@@ -112,12 +113,12 @@ class Decoding:
                     x = block.attend(x, self._cache, context)
                 if feeds:
                     x = block.feed(x)
-            tokens = self.decoder.head(x[:, 0]).argmax(-1)
+            logits = self.decoder.head(x[:, 0])
             self.trace.steps.append(StepTrace(plan, head_rows=x.shape[0]))
         self._next_position = self._next_position + 1
-        return self._emit(tokens)
+        return self._emit(logits)
 
-    def _run_gated(self, gate: Exit, x: torch.Tensor, plan: LayerPlan, step: Step, context: Context) -> torch.Tensor:
+    def _run_gated(self, gate: Exit, x: torch.Tensor, step: Step, context: Context) -> torch.Tensor:
         """Blocks from the bottom up until every row has exited; then only K and V from the frozen states."""
         decoder, cache = self.decoder, self._cache
         state = ExitState(decoder.head, decoder.extras, step.index, step.expected_tokens)
@@ -160,10 +161,12 @@ class Decoding:
         self.trace.steps.append(
             StepTrace(LayerPlan.of(range(ran), decoder.depth), exits, filled, state.test_heads, state.test_flops, head_rows)
         )
-        return logits.argmax(-1)
+        return logits
 
-    def _emit(self, tokens: torch.Tensor) -> int:
+    def _emit(self, logits: torch.Tensor) -> int:
         n = self._generated
+        self.logits = logits
+        tokens = logits.argmax(-1)
         if self._eos is not None:
             tokens = torch.where(self._ended, self.decoder.pad_token_id, tokens)
             ends = torch.isin(tokens, self._eos) & ~self._ended

@@ -85,8 +85,7 @@ def _best(facts: Facts, arm: Arm) -> str:
     scores = [text for task, metrics in facts.tasks.items() if (text := _score(facts, arm, task, metrics[0]))]
     interval = span(ratio.low, ratio.high)
     speed = (
-        f"decodes {fixed(ratio.value)} times as fast as the full model at batch size {batch} "
-        f"(95% interval {interval})"
+        f"decodes {fixed(ratio.value)} times as fast as the full model at batch size {batch} (95% interval {interval})"
     )
     last = facts.batch_sizes[-1]
     more = facts.ratio(arm, last) if last != batch else None

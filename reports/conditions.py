@@ -11,6 +11,7 @@ from reports.parts import Cell, Column, Definitions, Table, table
 from reports.settings import machine, shared
 from reports.text import BYTES, MISSING, clean, counted, fixed, label, listed, real, scaled
 
+MOST_PROBLEMS = 5
 Pairs = tuple[tuple[str, str], ...]
 _SOFTWARE = ("versions", "software", "packages", "python")
 _RUN_KEYS = ("commit", "dirty", "date")
@@ -147,6 +148,13 @@ def failed_table(facts: Facts) -> Table | None:
     )
 
 
+_UNTRAINED = {
+    "schedule only": "a schedule on weights that were not trained for it; that is a different experiment from the "
+    "published method.",
+    "untrained": "on weights that were not trained for it, though the method asks for that.",
+}
+
+
 def warnings(facts: Facts) -> tuple[str, ...]:
     """What a reader must know before believing the numbers, most serious first."""
     found: list[str] = []
@@ -156,11 +164,9 @@ def warnings(facts: Facts) -> tuple[str, ...]:
             f"{counted(len(facts.failed), 'cell')} of {total} failed; they are listed with their "
             "errors under the conditions."
         )
-    if facts.data.broken:
-        found.append(
-            f"{counted(len(facts.data.broken), 'cell file')} could not be read and counts as missing: "
-            f"{listed([label(n) for n in facts.data.broken])}."
-        )
+    found += [f"{clean(line)}." for line in facts.data.problems[:MOST_PROBLEMS]]
+    if len(facts.data.problems) > MOST_PROBLEMS:
+        found.append(f"{counted(len(facts.data.problems) - MOST_PROBLEMS, 'more cell file')} could not be read.")
     found += facts.refused
     found += _inconsistent(facts)
     if not facts.data.run.get("finished"):
@@ -172,12 +178,10 @@ def warnings(facts: Facts) -> tuple[str, ...]:
         found.append("The code had uncommitted changes, so the commit alone does not reproduce this run.")
     found += _missing(facts)
     found += _repeats(facts)
-    untrained = [a.short for a in facts.arms if a.untrained]
-    if untrained:
-        found.append(
-            f"Schedule only: {listed(untrained)} {'applies' if len(untrained) == 1 else 'apply'} a schedule to "
-            "weights that were not trained for it; that is a different experiment from the published method."
-        )
+    for word, meaning in _UNTRAINED.items():
+        arms = [a.short for a in facts.arms if a.trained == word]
+        if arms:
+            found.append(f"{word.capitalize()}: {listed(arms)} {'runs' if len(arms) == 1 else 'run'} {meaning}")
     found += _lengths(facts)
     found += _load(env)
     return tuple(found)
@@ -186,7 +190,6 @@ def warnings(facts: Facts) -> tuple[str, ...]:
 def _inconsistent(facts: Facts) -> list[str]:
     """Checks across arms of one batch size: prompts, exact methods' tokens, finite logits."""
     found = []
-    full = facts.baseline
     for batch in facts.batch_sizes:
         timed = {a: s for a in facts.arms if (s := facts.speed.get((a.label, batch)))}
         if len({s.cell.get("prompts_hash") for s in timed.values()}) > 1:
@@ -196,13 +199,14 @@ def _inconsistent(facts: Facts) -> list[str]:
         bad = [a.short for a, s in timed.items() if s.cell.get("finite") is False]
         if bad:
             found.append(f"Batch size {batch}: {listed(bad)} gave logits that are not finite.")
-        if full in timed:
-            tokens = timed[full].cell.get("tokens_hash")
-            parted = [a.short for a, s in timed.items() if a.exact and s.cell.get("tokens_hash") not in (None, tokens)]
-            if parted and tokens is not None:
-                found.append(
-                    f"Batch size {batch}: {listed(parted)} should give the full model's tokens exactly and did not."
-                )
+        unsteady = [a.short for a, s in timed.items() if s.cell.get("repeatable") is False]
+        if unsteady:
+            found.append(f"Batch size {batch}: {listed(unsteady)} did not give the same tokens again when repeated.")
+        parted = [a.short for a, s in timed.items() if a.exact and (s.raw("tokens_unlike_full") or 0) > 0]
+        if parted:
+            found.append(
+                f"Batch size {batch}: {listed(parted)} should give the full model's tokens exactly and did not."
+            )
     return found
 
 
@@ -237,7 +241,7 @@ def _repeats(facts: Facts) -> list[str]:
 
 
 def _lengths(facts: Facts) -> list[str]:
-    """Arms that ran clearly more or fewer blocks when timed than when scored: their speed-up is that of the timed length."""
+    """Arms that ran clearly more or fewer blocks when timed than when scored: the speed-up is the timed length's."""
     batch = facts.headline_batch
     parted = []
     for arm in facts.arms:
@@ -261,7 +265,7 @@ def _load(env: Mapping[str, Any]) -> list[str]:
     average = env.get("load_average")
     first = real(average[0]) if isinstance(average, list) and average else real(average)
     cpu = env.get("cpu")
-    cores = real(cpu.get("cores") if isinstance(cpu, Mapping) else env.get("cores"))
+    cores = real(cpu.get("usable_cores") or cpu.get("cores")) if isinstance(cpu, Mapping) else None
     if first is not None and cores and first > 0.5 * cores:
         return [
             f"The machine was busy before the run began: load average {fixed(first, 1)} on {fixed(cores, 0)} cores."

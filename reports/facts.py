@@ -5,20 +5,19 @@ Everything here is numbers and plain words; how it looks is decided elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from harness.stats import Interval
 
 from harness import stats
-from harness.tasks.metrics import METRICS
+from harness.stats import Interval
+from harness.summary import QUALITY_MARGIN
 from reports.load import Json, RunData
 from reports.text import label, real
-
-QUALITY_MARGIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,8 @@ class Arm:
 
     @property
     def untrained(self) -> bool:
-        """Whether the schedule runs on weights that never saw it."""
-        return self.trained == "schedule only"
+        """Whether the method runs on weights that were not trained for it, though it asks for that."""
+        return self.trained in ("schedule only", "untrained")
 
 
 @dataclass(frozen=True)
@@ -75,9 +74,11 @@ class Speed:
         return [v for r in self.runs for v in map(real, r.get("step_s") or []) if v is not None]
 
     @cached_property
-    def ttft_s(self) -> list[float]:
-        """Seconds to the first token, one per repeat."""
-        return [v for r in self.runs if (v := real(r.get("ttft_s"))) is not None]
+    def tokens_per_step(self) -> float | None:
+        """Tokens a decode step yields for each row of the batch."""
+        counts = [v for r in self.runs for v in map(real, r.get("step_tokens") or []) if v is not None]
+        rows = self.raw("batch_size")
+        return sum(counts) / len(counts) / rows if counts and rows else None
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,9 @@ class Facts:
         return [timed.cell for timed in self.speed.values()]
 
     def ratio(self, arm: Arm, batch: int | None) -> Interval | None:
-        """The realised speed-up of an arm, if it was measured."""
+        """The realised speed-up of an arm, if it was measured and has an interval."""
         timed = self.speed.get((arm.label, batch)) if batch is not None else None
-        return timed.interval if timed else None
+        return timed.interval if timed and timed.interval and timed.interval.known else None
 
 
 def gather(data: RunData) -> Facts:
@@ -179,7 +180,7 @@ def gather(data: RunData) -> Facts:
         tasks=tasks,
         speed=speed,
         memory=memory,
-        quality=_quality(arms, tasks, examples),
+        quality=_quality(arms, tasks, examples, {str(row.get("label")): row for row in data.rows}),
         examples=examples,
         scored=scored,
         refused=refused,
@@ -249,22 +250,22 @@ def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
 
 
 def _speed(cell: Json, row: Mapping[str, Any], arms: tuple[Arm, ...]) -> Speed:
-    value, low, high = (real(row.get(k)) for k in ("speedup", "speedup_low", "speedup_high"))
-    pairs = len(cell.get("runs") or [])
-    interval = Interval(value, low, high, pairs) if value is not None and low is not None and high is not None else None
+    interval = _interval(row, "speedup", int(real(row.get("paired_repeats")) or 0))
     if interval is None or any(arm.baseline and arm.label == _label(cell) for arm in arms):
         return Speed(cell, row, None, "")
-    return Speed(cell, row, interval, str(row.get("verdict") or stats.speed_verdict(interval)))
+    return Speed(cell, row, interval, str(row.get("verdict") or ""))
 
 
 def _tasks(data: RunData, scored: Mapping[tuple[str, str], Json]) -> dict[str, tuple[MetricInfo, ...]]:
     order = [str(t.get("name") if isinstance(t, dict) else t) for t in (data.run.get("suite") or {}).get("tasks") or []]
     present = {task for _, task in scored}
     names = [t for t in order if t in present] + sorted(present.difference(order))
-    return {
-        task: tuple(_metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task))
-        for task in names
-    }
+    found = {}
+    for task in names:
+        metrics = [_metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task)]
+        if known := tuple(m for m in metrics if m is not None):  # a task without a metric has nothing to be judged by
+            found[task] = known
+    return found
 
 
 def _metric_names(cells: Iterable[Json]) -> list[str]:
@@ -282,13 +283,15 @@ _TITLES = {
 }
 
 
-def _metric_info(name: str) -> MetricInfo:
-    metric = METRICS.get(name)
-    if metric is None:  # statistics [part, whole] under a name this version does not know, agreement among them
-        unit = "%" if name == "agreement" else ""
-        scale = 100.0 if name == "agreement" else 1.0
-        return MetricInfo(name, _TITLES.get(name, label(name)), unit, "higher", lambda t: scale * t[..., 0] / t[..., 1])
-    return MetricInfo(name, _TITLES.get(name, label(name)), metric.unit, metric.better, metric.combine)
+def _metric_info(name: str) -> MetricInfo | None:
+    """How to read and name a metric; None for one this version does not know."""
+    from harness.tasks.metrics import METRICS  # here: the metrics' libraries are needed only where text was scored
+
+    how = stats.reading(name)
+    if how is None:
+        return None
+    unit = str(METRICS[name].unit) if name in METRICS else "%"
+    return MetricInfo(name, _TITLES.get(name, label(name)), unit, how.better, how.combine)
 
 
 def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
@@ -304,29 +307,28 @@ def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) ->
 
 def _quality(
     arms: tuple[Arm, ...],
-    tasks: dict[str, tuple[MetricInfo, ...]],
-    examples: dict[tuple[str, str], dict[str, Json]],
+    tasks: Mapping[str, tuple[MetricInfo, ...]],
+    examples: Mapping[tuple[str, str], Mapping[str, Json]],
+    rows: Mapping[str, Mapping[str, Any]],
 ) -> dict[tuple[str, str, str], Quality]:
-    full = next((arm for arm in arms if arm.baseline), None)
+    """What summary.csv says about the arms whose examples are shown."""
     found = {}
     for arm in arms:
         for task, metrics in tasks.items():
-            mine = examples.get((arm.label, task))
-            theirs = examples.get((full.label, task)) if full and full is not arm else None
-            if not mine:
-                continue
-            for metric in metrics:
-                own = statistics(mine, mine, metric.name)
-                if own is None:
+            row, n = rows.get(arm.label, {}), len(examples.get((arm.label, task), ()))
+            for metric in metrics if n else ():
+                value = _interval(row, f"{task}/{metric.name}", n)
+                if value is None:
                     continue
-                difference, verdict = None, ""
-                if theirs and metric.name != "agreement":
-                    shared = [i for i in mine if i in theirs]
-                    a, b = statistics(mine, shared, metric.name), statistics(theirs, shared, metric.name)
-                    if a is not None and b is not None and a.shape == b.shape:
-                        difference = stats.paired_difference(a, b, metric.combine)
-                        verdict = stats.quality_verdict(difference, QUALITY_MARGIN, metric.better)
-                found[arm.label, task, metric.name] = Quality(
-                    stats.bootstrap_metric(own, metric.combine), difference, verdict
-                )
+                gap = None if arm.baseline else _interval(row, f"{task}/{metric.name}_diff", n)
+                verdict = stats.quality_verdict(gap, QUALITY_MARGIN, metric.better) if gap else ""
+                found[arm.label, task, metric.name] = Quality(value, gap, verdict)
     return found
+
+
+def _interval(row: Mapping[str, Any], key: str, n: int) -> Interval | None:
+    """An interval of a summary row; its ends are NaN where the sample supports none, None where there is no value."""
+    value, low, high = (real(row.get(key + end)) for end in ("", "_low", "_high"))
+    if value is None:
+        return None
+    return Interval(value, math.nan if low is None else low, math.nan if high is None else high, n)

@@ -1,30 +1,34 @@
-"""Draw the plots of reports.plots with matplotlib. Only numbers and labels come in; nothing is measured or decided here."""
+"""Draw the plots of reports.plots with matplotlib: numbers and labels come in, nothing is decided here."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
-from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator
 
-from reports import plots
+from reports import plots, scatter
 from reports.parts import Figure as FigurePart
-from reports.place import LEADER, Box, place
-from reports.style import DASHES, SHARE_RGB, SIZE, SMALL, drawing, ink, look, marker_options, outer_labels_only, panels
+from reports.style import (
+    DASHES,
+    SHARE_RGB,
+    SIZE,
+    SMALL,
+    WIDTH,
+    Tips,
+    drawing,
+    ink,
+    look,
+    marker_options,
+    outer_labels_only,
+    panels,
+    plain,
+)
 from reports.svg import inline
 from reports.text import fixed, span
-
-WIDTH = 10.8
-Tips = dict[str, str]
 
 
 def to_svg(part: FigurePart) -> str:
@@ -77,8 +81,8 @@ def _by_batch(plot: plots.ByBatch) -> tuple[Figure, Tips]:
                 zorder=2,
                 solid_capstyle="butt",
             )
-        ax.plot([place_of[b] for b, _ in series.realised], [v.value for _, v in series.realised], color=colour, zorder=3,
-                **marker_options(series.swatch, 5))  # type: ignore[arg-type]  # fmt: skip
+        where, values = [place_of[b] for b, _ in series.realised], [v.value for _, v in series.realised]
+        ax.plot(where, values, zorder=3, **(marker_options(series.swatch, 5) | {"linestyle": "solid"}))
         ax.set_title(series.name)
         ax.set_xlim(-0.35, len(plot.batches) - 0.65)
         ax.set_ylim(0, 1.08 * max(tops))
@@ -115,14 +119,10 @@ def _promises(plot: plots.Promises) -> tuple[Figure, Tips]:
     figure, (ax,) = panels(1, 1, width=WIDTH, height=0.29 * rows + 0.15, left=left, top=0.34, bottom=0.5)
     tips: Tips = {}
     for y, row in enumerate(plot.rows):
-        values = [
-            v for v in (row.target, row.layer_ratio, row.ideal, row.realised and row.realised.value) if v is not None
-        ]
-        ax.plot([min(values), max(values)], [y, y], color=ink("faint"), lw=0.8, zorder=1)
+        ax.plot([min(row.values), max(row.values)], [y, y], color=ink("faint"), lw=0.8, zorder=1)
         for value, (marker, size) in zip((row.target, row.layer_ratio, row.ideal), _STATIONS.values(), strict=True):
             if value is not None:
-                ax.plot([value], [y], marker=marker, markersize=size, markerfacecolor=ink("paper"), markeredgecolor=ink("muted"),
-                        markeredgewidth=1.0, zorder=2)  # fmt: skip
+                ax.plot([value], [y], marker=marker, markersize=size, zorder=2, **_STATION)
         if row.realised:
             colour = look(row.swatch.method).colour
             ax.plot(
@@ -134,7 +134,7 @@ def _promises(plot: plots.Promises) -> tuple[Figure, Tips]:
                 zorder=3,
                 solid_capstyle="butt",
             )
-            (sign,) = ax.plot([row.realised.value], [y], zorder=4, **marker_options(row.swatch, 6.5))  # type: ignore[arg-type]
+            (sign,) = ax.plot([row.realised.value], [y], zorder=4, **marker_options(row.swatch, 6.5))
             sign.set_gid(f"tip{y}")
             tips[f"tip{y}"] = (
                 f"{row.name}: realised {fixed(row.realised.value)} ({span(row.realised.low, row.realised.high)})"
@@ -147,10 +147,9 @@ def _promises(plot: plots.Promises) -> tuple[Figure, Tips]:
     ax.tick_params(axis="y", length=0, labelcolor=ink("ink"))
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
-    ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+    ax.xaxis.set_major_formatter(FuncFormatter(plain))
     ax.set_xlabel(f"Speed-up of decoding, batch size {plot.batch} (× full model)")
-    outline = {"color": ink("muted"), "ls": "none", "markerfacecolor": ink("paper")}
-    handles = [Line2D([], [], marker=m, markersize=s, label=name, **outline) for name, (m, s) in _STATIONS.items()]  # type: ignore[arg-type]
+    handles = [Line2D([], [], marker=m, markersize=s, label=name, **_STATION) for name, (m, s) in _STATIONS.items()]
     realised = Line2D(
         [], [], color=ink("ink"), marker="o", markersize=6, lw=2.2, label="realised, 95% interval (sign of the method)"
     )
@@ -158,6 +157,13 @@ def _promises(plot: plots.Promises) -> tuple[Figure, Tips]:
     return figure, tips
 
 
+_STATION: dict[str, Any] = {
+    "color": ink("muted"),
+    "linestyle": "none",
+    "markerfacecolor": ink("paper"),
+    "markeredgecolor": ink("muted"),
+    "markeredgewidth": 1.0,
+}
 _STATIONS = {"target": ("|", 11.0), "layer ratio": ("s", 5.5), "ideal": ("D", 5.5)}
 
 
@@ -193,8 +199,8 @@ def _heat(plot: plots.Heat) -> tuple[Figure, Tips]:
     bar.set(xticks=[], yticks=[])
     bar.grid(visible=False)
     bar.spines[["top", "right"]].set_visible(True)
-    figure.text(1.75 / width, 1 - 0.145 / height, "share of rows that ran the block, 0 to 1; at the right of a title: blocks per step",
-                fontsize=SMALL, va="center")  # fmt: skip
+    legend = "share of rows that ran the block, 0 to 1; at the right of a title: blocks per step"
+    figure.text(1.75 / width, 1 - 0.145 / height, legend, fontsize=SMALL, va="center")
     return figure, {}
 
 
@@ -223,9 +229,9 @@ def _step_times(plot: plots.StepTimes) -> tuple[Figure, Tips]:
         ax.set_xlim(low - 0.03 * (high - low), high + 0.02 * (high - low))
         ax.set_ylim(0, 1.02)
         ax.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-        ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+        ax.yaxis.set_major_formatter(FuncFormatter(plain))
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+        ax.xaxis.set_major_formatter(FuncFormatter(plain))
         ax.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1.01),
@@ -243,7 +249,7 @@ def _step_times(plot: plots.StepTimes) -> tuple[Figure, Tips]:
 
 
 _DRAW: dict[type, Callable[[Any], tuple[Figure, Tips]]] = {
-    plots.TradeOff: _trade_off,
+    plots.TradeOff: scatter.trade_off,
     plots.ByBatch: _by_batch,
     plots.Promises: _promises,
     plots.Heat: _heat,

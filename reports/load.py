@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.store import Run, load_run
 from harness.summary import summarise
 
 from harness.errors import BadInput
+from harness.store import Run, load_run
 
 Json = dict[str, Any]
 
@@ -25,14 +26,14 @@ class RunData:
         cells: the readable cells, ordered by id.
         rows: the rows of summary.csv, computed anew from the cells.
         checksums: (file name, sha256 of its bytes) of run.json and every cell file.
-        broken: names of cell files that could not be read.
+        problems: one line for each cell file that could not be read.
     """
 
     run: Json
     cells: tuple[Json, ...]
     rows: tuple[Json, ...]
     checksums: tuple[tuple[str, str], ...]
-    broken: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 def load(folders: Sequence[Path]) -> tuple[RunData, ...]:
@@ -57,7 +58,7 @@ def load_one(folder: Path) -> RunData:
     checksums = tuple(
         (f.relative_to(folder).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files if f.is_file()
     )
-    read = {f"cells/{cell.get('id')}.json" for cell in cells}
-    unread = [name for name, _ in checksums if name.startswith("cells/") and name not in read]
-    aside = [f"cells/{f.name}" for f in sorted((folder / "cells").glob("*.broken"))]
-    return RunData(stored.run, cells, tuple(summarise(stored)), checksums, tuple([*unread, *aside]))
+    # The folder's own path would make two reports on the same results differ.
+    problems = [line.replace(f"{folder}{os.sep}", "") for line in stored.problems]
+    problems += [f"cells/{f.name}: set aside as broken" for f in sorted((folder / "cells").glob("*.broken"))]
+    return RunData(stored.run, cells, tuple(summarise(stored)), checksums, tuple(problems))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
-Block = Union[Table, Figure, Prose, Warnings, Definitions, Code, Sample, Fold]  # noqa: UP007 - Fold refers to it
+Block: TypeAlias = Table | Figure | Prose | Warnings | Definitions | Code | Sample | Fold
 
 
 @dataclass(frozen=True)

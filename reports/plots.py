@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from harness.stats import Interval
 
+from harness.stats import Interval
+from reports.cells import swatch
 from reports.facts import Arm, Facts
 from reports.parts import Figure, Swatch
 from reports.settings import quality_setting, speed_setting
-from reports.tables import swatch
 from reports.text import counted, fixed, label, listed, real
 
 PLOT_LABEL = 30
@@ -69,6 +69,12 @@ class Promise:
     ideal: float | None
     realised: Interval | None
 
+    @property
+    def values(self) -> list[float]:
+        """Those that are known."""
+        realised = self.realised.value if self.realised else None
+        return [v for v in (self.target, self.layer_ratio, self.ideal, realised) if v is not None]
+
 
 @dataclass(frozen=True)
 class Promises:
@@ -122,13 +128,13 @@ def trade_off(facts: Facts, task: str, batch: int, ident: str) -> Figure | None:
     """Quality against speed for one task at one batch size; None with no arm but full to show."""
     full, metric = facts.baseline, facts.tasks[task][0]
     base = facts.quality.get((full.label, task, metric.name)) if full else None
-    if full is None or base is None or (full.label, batch) not in facts.speed:
+    if full is None or base is None or not base.value.known or (full.label, batch) not in facts.speed:
         return None
     found: list[tuple[Arm, Interval, Interval]] = []
     for arm in facts.arms:
         speed = Interval(1.0, 1.0, 1.0, 0) if arm is full else facts.ratio(arm, batch)
         quality = facts.quality.get((arm.label, task, metric.name))
-        if speed and quality and real(quality.value.value) is not None:
+        if speed and quality and quality.value.known:
             found.append((arm, speed, quality.value))
     if len(found) < 2:
         return None
@@ -198,16 +204,16 @@ def promises(facts: Facts) -> Figure | None:
                 arm.target,
                 timed.number("layer_ratio"),
                 timed.number("ideal_speedup"),
-                timed.interval,
+                facts.ratio(arm, batch),
             )
-            rows.append(row)
+            rows += [row] if row.values else []
     if batch is None or not any(r.realised for r in rows):
         return None
-    told = [
-        f"{r.name}: "
-        f"{', '.join(f'{word} {fixed(v)}' for word, v in (('target', r.target), ('layer ratio', r.layer_ratio), ('ideal', r.ideal), ('realised', r.realised and r.realised.value)) if v is not None)}"
-        for r in rows
-    ]
+    told = []
+    for r in rows:
+        stations = {"target": r.target, "layer ratio": r.layer_ratio, "ideal": r.ideal}
+        stations["realised"] = r.realised.value if r.realised else None
+        told.append(f"{r.name}: {', '.join(f'{k} {fixed(v)}' for k, v in stations.items() if v is not None)}")
     alt = f"Speed-up of each arm at batch size {batch}. {'; '.join(told)}."
     caption = (
         "Layer ratio: depth over blocks executed per token. Ideal: predicted from the full model's own block "

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from reports.answer import LOSES, quality_verdict
+from reports.cells import swatch
 from reports.facts import Arm, Facts, MetricInfo, statistics
 from reports.load import Json
 from reports.parts import Output, Sample
-from reports.tables import swatch
 from reports.text import MISSING, clean, fixed, label
 
 CHANGED_MOST = 3

@@ -13,9 +13,9 @@ from reports.text import clean, counted, label, listed, real
 def machine(facts: Facts) -> str:
     """Return what the run was measured on, as far as the fingerprint says."""
     env = facts.data.run.get("environment") or {}
-    cpu = _first(env, ("cpu", "model"), ("cpu", "name"), ("cpu_model",), ("cpu",))
-    cores = _first(env, ("cpu", "cores"), ("cpu", "physical_cores"), ("cores",), ("cpu_cores",))
-    gpu = _first(env, ("gpu", "name"), ("gpu_name",))
+    cpu = _first(env, ("cpu", "model"), ("cpu",))
+    cores = _first(env, ("cpu", "usable_cores"), ("cpu", "cores"), ("cpu", "threads"))
+    gpu = _first(env, ("gpu", "name"))
     if gpu is not None and any(
         str(device).startswith("cuda") for device in shared(facts.speed_cells).get("device", ())
     ):

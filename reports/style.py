@@ -71,6 +71,10 @@ DASHES: tuple[tuple[int, tuple[float, ...]], ...] = (
 
 SIZE = 8.6
 SMALL = 7.8
+WIDTH = 10.8  # inches: the text width of the page at 96 pixels an inch
+
+Tips = dict[str, str]
+"""Id of a drawn group -> what to show when the pointer rests on it."""
 
 _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -141,12 +145,19 @@ def marker_options(swatch: Swatch, size: float = 7.0) -> dict[str, Any]:
     drawn = look(swatch.method)
     face = ink("paper") if swatch.hollow else drawn.colour
     return {
+        "color": drawn.colour,
+        "linestyle": "none",
         "marker": drawn.marker,
         "markersize": size,
         "markerfacecolor": face,
         "markeredgecolor": drawn.colour,
         "markeredgewidth": 1.3 if swatch.hollow else 0.8,
     }
+
+
+def plain(value: float, _: object = None) -> str:
+    """Format a tick: no needless zeros, a true minus sign."""
+    return f"{value:g}".replace("-", "\u2212")
 
 
 @contextmanager

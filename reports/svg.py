@@ -49,6 +49,7 @@ def inline(figure: Figure, ident: str, alt: str, tips: Mapping[str, str] | None 
     text = re.sub(r'\bid="([^"]+)"', rf'id="{ident}-\1"', text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{ident}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{ident}-\1)", text)
+    text = re.sub(r'(<image [^>]*?) id="[^"]+"', r"\1", text)  # equal images would get equal ids
     # The page styles every drawing alike; what is left of the drawing's own style sheet would leak out of it.
     text = re.sub(r"<style type=\"text/css\">.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*</defs>", "", text)

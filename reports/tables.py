@@ -1,4 +1,4 @@
-"""The tables of a report, built from facts: verdicts, metrics, from target to realised speed-up, latency, cost."""
+"""The tables about speed and cost: from target to realised speed-up, latency, operations and memory."""
 
 from __future__ import annotations
 
@@ -6,179 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness import stats
-from reports.answer import KEEPS, LOSES, quality_verdict
-from reports.facts import Arm, Facts, MetricInfo, Quality, Speed
-from reports.parts import Cell, Column, Swatch, Table, table
-from reports.settings import quality_setting, speed_setting
-from reports.text import BYTES, FLOPS, MISSING, decimals_for, fixed, label, listed, real, scaled, signed, span
-
-TONES = {"faster": "good", KEEPS: "good", "slower": "bad", LOSES: "bad"}
-EMPTY = Cell(MISSING)
-
-
-def swatch(arm: Arm) -> Swatch:
-    """The sign of an arm."""
-    return Swatch(arm.method, arm.untrained)
-
-
-def name_cell(arm: Arm, detail: str = "") -> Cell:
-    """The cell that heads an arm's row."""
-    return Cell(arm.short, detail, sort=float(arm.order), swatch=swatch(arm))
-
-
-def number_cells(numbers: Sequence[Any], decimals: int | None = None, divisor: float = 1.0) -> list[Cell]:
-    """Cells of one column: the same decimals throughout, a dash where there is no value."""
-    found = [None if (n := real(v)) is None else n / divisor for v in numbers]
-    places = decimals_for(found) if decimals is None else decimals
-    return [EMPTY if n is None else Cell(fixed(n, places), sort=n) for n in found]
-
-
-def interval_cell(interval: stats.Interval | None, decimals: int, *, plus: bool = False, tone: str = "") -> Cell:
-    """Value with its interval on the second line."""
-    if interval is None or real(interval.value) is None:
-        return EMPTY
-    text = signed(interval.value, decimals) if plus else fixed(interval.value, decimals)
-    return Cell(text, span(interval.low, interval.high, decimals, plus=plus), float(interval.value), tone)
-
-
-def verdict_table(facts: Facts) -> Table:
-    """One row per arm: verdict, quality and its difference from full per task, speed-up per batch size, layers."""
-    arms = facts.arms
-    columns: list[tuple[Column, list[Cell]]] = [
-        (
-            Column("Method", "trained for it, or schedule only", numeric=False),
-            [name_cell(a, _training(a)) for a in arms],
-        ),
-        (Column("Verdict", numeric=False, hint="against the full model"), [_verdict(facts, a) for a in arms]),
-    ]
-    for task, metrics in facts.tasks.items():
-        metric = metrics[0]
-        found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
-        group = f"Quality on {label(task)}"
-        columns += _quality_columns(metric, found, group, arms)
-    for batch in facts.batch_sizes:
-        timed = [facts.speed.get((a.label, batch)) for a in arms]
-        cells = [_ratio(facts, a, s) for a, s in zip(arms, timed, strict=True)]
-        columns.append((Column(f"batch {batch}", "× full", group="Realised speed-up of decoding"), cells))
-    columns += _layer_columns(facts)
-    words = (
-        "Small figures are 95% intervals, paired with full over repeats (speed) or examples (quality).",
-        f"Keeps quality: the interval of the difference stays within {fixed(facts.margin, 1)} of full; "
-        "loses quality: it lies beyond it.",
-        "Faster, slower: the interval of the ratio lies above or below 1.",
-    )
-    note = " ".join(
-        part for part in (*(words if facts.others else ()), speed_setting(facts), quality_setting(facts)) if part
-    )
-    return table(
-        "verdicts", "Verdicts against the full model" if facts.others else "The one arm of this run", columns, note
-    )
-
-
-def _quality_columns(
-    metric: MetricInfo, found: Sequence[Quality | None], group: str, arms: Sequence[Arm]
-) -> list[tuple[Column, list[Cell]]]:
-    arrow = "lower is better" if metric.better == "lower" else ""
-    values = [EMPTY if q is None else interval_cell(q.value, 1) for q in found]
-    gaps = [
-        Cell("baseline")
-        if a.baseline and q
-        else EMPTY
-        if q is None
-        else interval_cell(q.difference, 1, plus=True, tone=_tone(q.verdict))
-        for a, q in zip(arms, found, strict=True)
-    ]
-    unit = metric.unit if metric.unit.lower() != metric.title.lower() else ""
-    return [
-        (Column(metric.title, unit, group=group, hint=arrow), values),
-        (Column("difference from full", unit, group=group), gaps),
-    ]
-
-
-def _tone(verdict: str) -> str:
-    return TONES.get(verdict, "open" if verdict else "")
-
-
-def _training(arm: Arm) -> str:
-    return {"not needed": "no training needed"}.get(arm.trained, label(arm.trained))
-
-
-def _verdict(facts: Facts, arm: Arm) -> Cell:
-    if arm.baseline:
-        return Cell("baseline", sort="")
-    quality = quality_verdict(facts, arm)
-    by_batch = {b: s.verdict for b in facts.batch_sizes if (s := facts.speed.get((arm.label, b))) and s.verdict}
-    words: dict[str, list[int]] = {}
-    for batch, verdict in by_batch.items():
-        words.setdefault(verdict, []).append(batch)
-    if len(words) == 1:
-        (only,) = words
-        speed = f"{_speed_words(only)}{' at every batch size' if len(by_batch) > 1 else ''}"
-    else:
-        speed = "; ".join(
-            f"{_speed_words(word)} at batch {listed(map(str, batches))}" for word, batches in words.items()
-        )
-    quality_words = "quality open" if quality == "inconclusive" else quality
-    if not quality and not speed:
-        return Cell("not measured", sort="~")
-    good, bad = quality == KEEPS and list(words) == ["faster"], quality == LOSES or list(words) == ["slower"]
-    return Cell(
-        quality_words or "quality not measured",
-        speed or "speed not measured",
-        quality_words,
-        "good" if good else "bad" if bad else "open",
-    )
-
-
-def _speed_words(verdict: str) -> str:
-    return {"no difference detected": "no speed difference detected", "inconclusive": "speed open"}.get(
-        verdict, verdict
-    )
-
-
-def _ratio(facts: Facts, arm: Arm, timed: Speed | None) -> Cell:
-    if arm.baseline and timed:
-        return Cell("1", "baseline", 1.0)
-    if timed is None or timed.interval is None:
-        return EMPTY
-    return interval_cell(timed.interval, 2, tone=_tone(timed.verdict))
-
-
-def _layer_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
-    batch = facts.headline_batch
-    timed = [facts.speed.get((a.label, batch)) if batch is not None else None for a in facts.arms]
-    depth = next((s.cell.get("depth") for s in timed if s), None)
-    group = f"Layers per token, of {depth}" if depth else "Layers per token"
-    columns = [
-        (
-            Column("timed", f"batch {batch}", group=group),
-            number_cells([s and s.raw("layers_per_token") for s in timed], 1),
-        )
-    ]
-    for task in facts.tasks:
-        scored = [facts.scored.get((a.label, task), {}).get("layers_per_token") for a in facts.arms]
-        columns.append((Column("scored", label(task), group=group), number_cells(scored, 1)))
-    return columns
-
-
-def metrics_table(facts: Facts, task: str) -> Table:
-    """Every metric of one task with its interval and its difference from full."""
-    columns: list[tuple[Column, list[Cell]]] = [(Column("Method", numeric=False), [name_cell(a) for a in facts.arms])]
-    for metric in facts.tasks[task]:
-        found = [facts.quality.get((a.label, task, metric.name)) for a in facts.arms]
-        hint = "lower is better" if metric.better == "lower" else ""
-        unit = metric.unit if metric.unit.lower() != metric.title.lower() else ""
-        values = [EMPTY if q is None else interval_cell(q.value, 1) for q in found]
-        columns.append((Column("value", unit, group=metric.title, hint=hint), values))
-        gaps = [EMPTY if q is None else interval_cell(q.difference, 1, plus=True) for q in found]
-        columns.append((Column("from full", unit, group=metric.title), gaps))
-    tokens = [facts.scored.get((a.label, task), {}) for a in facts.arms]
-    lengths = [
-        None if not (n := len(c.get("examples") or ())) or real(c.get("tokens")) is None else c["tokens"] / n
-        for c in tokens
-    ]
-    columns.append((Column("Tokens per output", "mean"), number_cells(lengths, 1)))
-    return table(f"metrics-{task}", f"Every metric on {label(task)}", columns, quality_setting(facts, task))
+from reports.cells import interval_cell, name_cell, number_cells, tone_of
+from reports.facts import Arm, Facts, Speed
+from reports.parts import Cell, Column, Table, table
+from reports.settings import speed_setting
+from reports.text import BYTES, FLOPS, listed, real, scaled
 
 
 def grid(
@@ -234,7 +66,7 @@ def promise_table(facts: Facts, batches: Sequence[int]) -> Table:
         ),
         (
             Column("realised", group=group, hint="measured, paired with full"),
-            [interval_cell(s.interval, 2, tone=_tone(s.verdict)) for s in timed],
+            [interval_cell(s.interval, 2, tone=tone_of(s.verdict)) for s in timed],
         ),
         (Column("Efficiency", "realised / ideal"), number_cells([s.number("efficiency") for s in timed], 2)),
         (Column("Layers per token", "blocks"), number_cells([s.raw("layers_per_token") for s in timed], 1)),
@@ -295,8 +127,11 @@ def latency_table(facts: Facts, batches: Sequence[int]) -> Table:
     columns.append(
         (Column("n", "steps", group="Time between steps"), number_cells([len(s.step_s) or None for s in timed], 0))
     )
+    per_row = [s.tokens_per_step for s in timed]
+    if any(v is not None and v != 1 for v in per_row):  # drafts yield several tokens a step
+        columns.append((Column("Tokens per step", "per row"), number_cells(per_row, 2)))
     note = f"A percentile is empty where n does not support it. {speed_setting(facts)}"
-    return table(*_of("latency", "Times", facts, batches), columns, note, starts)
+    return table(*_of("times", "Times", facts, batches), columns, note, starts)
 
 
 _OPERATIONS = {
@@ -351,4 +186,6 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
             column(title, found, BYTES, peaks)
     energy = [m.get("energy_j_per_token") for m in memory]
     columns.append((Column("Energy per token", "J"), number_cells(energy)))
-    return table(*_of("cost", "Operations, weights and memory", facts, batches), columns, speed_setting(facts), starts)
+    return table(
+        *_of("operations", "Operations, weights and memory", facts, batches), columns, speed_setting(facts), starts
+    )

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
-from reports import conditions, plots, tables
+from reports import conditions, plots, tables, verdicts
 from reports.answer import sentences
 from reports.facts import Facts, difference, gather
 from reports.load import Json, RunData
@@ -37,9 +37,15 @@ def build(runs: Sequence[RunData]) -> ReportView:
     """Return the view of a report on one or more runs; runs stand in sections of their own."""
     facts = [gather(run) for run in runs]
     names = [label(run.run.get("name") or "unnamed run") for run in runs]
-    title = f"{listed(list(dict.fromkeys(names)), 3)}: depth-adaptive decoding against the full model"
+    title = listed(dict.fromkeys(_title(run, name) for run, name in zip(runs, names, strict=True)), 3)
     views = tuple(_run_view(f, name, i, len(runs)) for i, (f, name) in enumerate(zip(facts, names, strict=True)))
     return ReportView(title, _relation(facts, [v.title for v in views]), views)
+
+
+def _title(run: RunData, name: str) -> str:
+    """The suite's own title, else its name with what it is about."""
+    given = (run.run.get("suite") or {}).get("title")
+    return label(given, 120) if given else f"{name}: depth-adaptive decoding against the full model"
 
 
 def _relation(facts: Sequence[Facts], titles: Sequence[str]) -> tuple[str, ...]:
@@ -56,11 +62,10 @@ def _relation(facts: Sequence[Facts], titles: Sequence[str]) -> tuple[str, ...]:
             if ours is None or theirs is None:
                 continue
             same = ours.get("conditions_hash") == theirs.get("conditions_hash")
-            gap = (
-                "under the same conditions"
-                if same
-                else f"under other conditions ({difference(ours.get('conditions') or {}, theirs.get('conditions') or {})})"
-            )
+            gap = "under the same conditions"
+            if not same:
+                why = difference(ours.get("conditions") or {}, theirs.get("conditions") or {})
+                gap = f"under other conditions ({why})"
             parts.append(f"{kind} {gap}")
         if machine(facts[0]) != machine(other):
             parts.append(f"on another machine ({machine(facts[0])} against {machine(other)})")
@@ -130,7 +135,7 @@ def _or(block: Block | None, sentence: str) -> tuple[Block, ...]:
 def _answer(facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = [Prose(sentences(facts))]
     if facts.arms:
-        blocks.append(tables.verdict_table(facts))
+        blocks.append(verdicts.verdict_table(facts))
     if found := conditions.warnings(facts):
         blocks.append(Warnings(found))
     return tuple(blocks)
@@ -155,7 +160,7 @@ def _trade_off(facts: Facts) -> tuple[Block, ...]:
         blocks.append(
             Prose(("No arm has both a speed-up and a score beside the full model's, so there is no plot to draw.",))
         )
-    return (*blocks, *(tables.metrics_table(facts, task) for task in facts.tasks))
+    return (*blocks, *(verdicts.metrics_table(facts, task) for task in facts.tasks))
 
 
 def task_id(task: str) -> str:

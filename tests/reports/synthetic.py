@@ -210,7 +210,13 @@ def write_run(
             "dirty": False,
             "versions": {"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"},
             "os": "Linux 6.8.0 x86_64",
-            "cpu": {"model": "Example Xeon 8481C @ 2.70GHz", "cores": 2, "governor": None},
+            "cpu": {
+                "model": "Example Xeon 8481C @ 2.70GHz",
+                "cores": 2,
+                "threads": 2,
+                "usable_cores": 2,
+                "governor": None,
+            },
             "memory_bytes": 16 * 1024**3,
             "load_average": [0.21, 0.18, 0.11],
             "threads": {"OMP_NUM_THREADS": "2"},
@@ -395,6 +401,7 @@ def _speed(arm: Synthetic, index: int, batch: int, new_tokens: int, processes: i
         "ideal_full_step_s": float(full),
         "tokens_hash": f"{index if not arm.exact else 0:012x}",
         "finite": True,
+        "repeatable": True,
     }
 
 

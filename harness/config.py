@@ -1,0 +1,385 @@
+"""Suites: what is run, on what, how often. Validated on reading; an unknown key is refused with its name. Torch-free.
+
+A suite is a YAML file, bundled (`harness/suites/`) or the user's own:
+
+    model: opt-e2e-mini
+    methods:
+      - full
+      - skipdecode(speedup=2)
+      - {name: calm, label: CALM 0.9, checkpoint: opt-e2e-mini/calm, confidence: softmax, threshold: 0.9}
+    batch_sizes: [1, 8]
+    tasks: [restaurants]
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from harness.errors import BadInput
+
+FOLDER = Path(__file__).resolve().parent / "suites"
+
+Count = Annotated[int, Field(strict=True, ge=1)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
+
+BASELINE = "full"
+DEFAULT_LABELS = {BASELINE: "Full model"}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MethodEntry(_Frozen):
+    """One arm: a method with its parameters, and the weights it runs on.
+
+    Attributes:
+        name: registered name; whether it exists and takes these parameters is for `methods.create` to say.
+        label: how tables name the arm, unique in the suite; None: the method's spec.
+        checkpoint: weights, anything `load_model` takes; None: the suite's model.
+        parameters: passed to the method.
+    """
+
+    name: Text
+    label: Text | None = None
+    checkpoint: Text | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, given: Any) -> Any:
+        """Accept a spec string, a spec as the name of a mapping, and parameters as keys of their own."""
+        if isinstance(given, MethodEntry):
+            return given
+        if isinstance(given, str):
+            given = {"name": given}
+        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+            raise ValueError("give a method's name, or a mapping with name, label, checkpoint and parameters")
+        name, parameters = parse_spec(given["name"])
+        beside = {key: value for key, value in given.items() if key not in cls.model_fields}
+        for more in (given.get("parameters") or {}, beside):
+            if twice := sorted(set(parameters) & set(more)):
+                raise ValueError(f"{twice[0]} is given twice")
+            parameters.update(more)
+        return {key: given.get(key) for key in ("label", "checkpoint")} | {"name": name, "parameters": parameters}
+
+    @property
+    def spec(self) -> str:
+        """The method as one string, e.g. `skipdecode(speedup=2)`."""
+        inside = ", ".join(f"{key}={value}" for key, value in self.parameters.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+    @property
+    def title(self) -> str:
+        """The label, or what stands for it."""
+        return self.label or DEFAULT_LABELS.get(self.spec, self.spec)
+
+    def plain(self) -> dict[str, Any]:
+        """The entry as a suite file would have it."""
+        return {"name": self.name, "label": self.title, "checkpoint": self.checkpoint, **self.parameters}
+
+
+class TaskEntry(_Frozen):
+    """One task to score.
+
+    Attributes:
+        name: registered task.
+        split: train, validation or test.
+        limit: only the first so many examples; None: all.
+        metrics: only these of the task's metrics; None: all.
+    """
+
+    name: Text
+    split: Literal["train", "validation", "test"] = "test"
+    limit: Count | None = None
+    metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+
+class Suite(_Frozen):
+    """A named experiment.
+
+    Attributes:
+        name: short name; the file's name unless given.
+        title: heading of the report.
+        description: what it is for, in a sentence or two.
+        model: checkpoint of every method entry that names none.
+        methods: the arms; one of them is `full`.
+        batch_sizes: rows decoded together, each timed on its own.
+        tasks: what is scored; the first one's prompts are timed.
+        prompt_tokens: None: the task's own prompts; else prompts of at least so many tokens, cut to it.
+        new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
+        dtype: of the weights.
+        device: cpu or cuda.
+        processes: fresh processes the timing is repeated in.
+        repeats: timed repeats of every arm in each process.
+        seed: of everything random.
+        threads: CPU threads; None: all physical cores.
+        max_new_tokens: limit when scoring; None: the task's own.
+        quality_batch_size: rows decoded together when scoring.
+        prompt_sets: different sets of prompts the repeats alternate between.
+        expected_tokens: output length schedules plan for; None: the task's median reference length.
+    """
+
+    name: Text
+    title: str = ""
+    description: str = ""
+    model: Text
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    batch_sizes: tuple[Count, ...] = Field(min_length=1)
+    tasks: tuple[TaskEntry, ...] = Field(min_length=1)
+    prompt_tokens: Count | None = None
+    new_tokens: Annotated[int, Field(strict=True, ge=2)] = 48
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    processes: Count = 1
+    repeats: Count = 5
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    threads: Count | None = None
+    max_new_tokens: Count | None = None
+    quality_batch_size: Count = 16
+    prompt_sets: Count = 1
+    expected_tokens: Count | None = None
+
+    @field_validator("methods", "tasks", "batch_sizes")
+    @classmethod
+    def _unique(cls, entries: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        what = {"methods": "label", "tasks": "task", "batch_sizes": "batch size"}[info.field_name or ""]
+        seen: dict[Any, int] = {}
+        for i, entry in enumerate(entries):
+            key = getattr(entry, "title", getattr(entry, "name", entry))
+            if key in seen:
+                hint = "; give each entry a label of its own" if what == "label" else "; name it once"
+                raise ValueError(f"{what} {key!r} stands at {seen[key]} and at {i}{hint}")
+            seen[key] = i
+        return entries
+
+    @field_validator("methods")
+    @classmethod
+    def _baseline(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+        if all(entry.name != BASELINE for entry in entries):
+            raise ValueError(f"no entry is {BASELINE!r}, so there is nothing to compare with; add `- {BASELINE}`")
+        return entries
+
+    def checkpoint(self, entry: MethodEntry) -> str:
+        """The weights an arm runs on."""
+        return entry.checkpoint or self.model
+
+    def plain(self) -> dict[str, Any]:
+        """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""
+        values = self.model_dump(mode="json")
+        values["methods"] = [entry.plain() for entry in self.methods]
+        return values
+
+
+def suite_names() -> tuple[str, ...]:
+    """Return the names of the suites that come with the project."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+    """Return a bundled suite by name, or the one in a YAML file.
+
+    Args:
+        name_or_path: a name of `suite_names()`, or a file.
+        overrides: `key=value` each; the key may be dotted (`methods.1.speedup`, `tasks.0.limit`), the value is YAML.
+
+    Raises:
+        BadInput: no such suite or file, not YAML, or a key that is unknown, missing or out of range. One line
+            that names the file and the key.
+    """
+    path = _find(name_or_path)
+    values = _read(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Suite.model_validate({"name": path.stem, **values})
+    except ValidationError as error:
+        raise BadInput(f"{path if not overrides else f'{path} with --set'}: {_explain(error)}") from None
+
+
+def check_names(suite: Suite, methods: Iterable[str], tasks: Iterable[str]) -> None:
+    """Raise BadInput, with the nearest name, if a suite asks for a method or task that is not among those given."""
+    wanted = {"methods": [entry.name for entry in suite.methods], "tasks": [entry.name for entry in suite.tasks]}
+    for key, known in (("methods", list(methods)), ("tasks", list(tasks))):
+        for i, name in enumerate(wanted[key]):
+            if name not in known:
+                raise BadInput(f"suite {suite.name}: {key}.{i}: {name!r} is not known; {_near(name, known)}")
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """Split `name(key=value, ...)` into name and parameters; bare words are strings, as in `confidence=softmax`.
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    name, bracket, rest = spec.strip().partition("(")
+    if not bracket:
+        return name, {}
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        call = None
+    if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+        raise ValueError(f"{spec!r} cannot be read; write name(key=value, ...)")
+    parameters: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None or keyword.arg in parameters:
+            raise ValueError(f"{spec!r} cannot be read; write each parameter once, as key=value")
+        try:
+            value = keyword.value
+            parameters[keyword.arg] = value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
+        except ValueError:
+            raise ValueError(f"{spec!r}: {ast.unparse(keyword.value)} is not a plain value") from None
+    return name.strip(), parameters
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error: taking the last one silently hides typing mistakes."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    name = str(name_or_path)
+    bundled = FOLDER / f"{name}.yaml"
+    if name in suite_names():
+        return bundled
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or path.is_dir():
+        raise BadInput(f"suite: there is no file {name}; give a YAML file or one of {', '.join(suite_names())}")
+    raise BadInput(f"suite: {name!r} is neither a bundled suite nor a file; {_near(name, suite_names())}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = _yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: is not UTF-8 text; give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: {_yaml_problem(error)}") from None
+    if not isinstance(values, dict):
+        what = "is empty" if values is None else "is not a mapping"
+        raise BadInput(f"{path}: {what}; a suite needs at least model, methods, batch_sizes and tasks")
+    return values
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"not valid YAML: {' '.join(str(error).split())}"
+    problem = error.problem or error.context or "not valid YAML"
+    line = error.problem_mark.line + 1
+    return f"line {line}: {problem}" if problem.startswith("the key") else f"line {line}: not valid YAML: {problem}"
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in the raw values of a suite."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise BadInput(f"--set {override!r}: cannot be read; write key=value, as in methods.1.speedup=3")
+    if parts[0] not in Suite.model_fields:
+        raise BadInput(f"--set {override!r}: unknown key {parts[0]!r}; {_near(parts[0], Suite.model_fields)}")
+    try:
+        value = _yaml(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {override!r}: {_yaml_problem(error).partition(': ')[2]}") from None
+    place: Any = values
+    for depth, part in enumerate(parts[:-1]):
+        place = _open(place, part, ".".join(parts[: depth + 1]), override)
+    if isinstance(place, list):
+        _open(place, parts[-1], key.strip(), override, leaf=True)
+        place[int(parts[-1])] = value
+    else:
+        place[parts[-1]] = value
+
+
+def _open(place: Any, part: str, where: str, override: str, leaf: bool = False) -> Any:
+    """The mapping or list at `part` of `place`; a method or task given as a string becomes a mapping first."""
+    if isinstance(place, list):
+        if not (part.isdecimal() and int(part) < len(place)):
+            raise BadInput(f"--set {override!r}: {where}: no such entry; they count from 0 to {len(place) - 1}")
+        index: Any = int(part)
+    else:
+        index = part
+    inner = place.get(index) if isinstance(place, dict) else place[index]
+    if isinstance(inner, str) and isinstance(place, list) and not leaf:
+        try:
+            name, parameters = parse_spec(inner)
+        except ValueError as error:
+            raise BadInput(f"--set {override!r}: {where}: {error}") from None
+        inner = place[index] = {"name": name, **parameters}
+    if not leaf and not isinstance(inner, (dict, list)):
+        raise BadInput(f"--set {override!r}: {where}: is {inner!r}, which has no keys of its own")
+    return inner
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem of a validation as `key: what is wrong; what would be right`."""
+    problems = error.errors()
+    first = problems[0]
+    # pydantic names the alternatives of a union in the location; the user knows none of those names.
+    where = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part))
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    text = _problem(first)
+    return f"{where}: {text}{more}" if where else f"{text}{more}"
+
+
+def _problem(problem: ErrorDetails) -> str:
+    kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
+    if kind == "extra_forbidden":
+        model: type[BaseModel] = TaskEntry if problem["loc"][0] == "tasks" else Suite
+        return f"unknown key; {_near(str(problem['loc'][-1]), model.model_fields)}"
+    if kind == "missing":
+        return "is missing; give it"
+    if kind == "greater_than_equal":
+        return f"{given!r} is out of range; {context['ge']} or more"
+    if kind == "literal_error":
+        options = [option.strip("'") for option in str(context["expected"]).replace(" or ", ", ").split(", ")]
+        return f"{given!r} is not known; {_near(str(given), options)}"
+    if kind in ("too_short", "string_too_short"):
+        return "is empty; give at least one entry" if kind == "too_short" else "is empty; give a name"
+    if kind in ("tuple_type", "list_type"):
+        return f"{given!r} is of the wrong type; a list, as in [...]"
+    if kind in ("int_type", "int_parsing", "int_from_float"):
+        return f"{given!r} is of the wrong type; a whole number"
+    if kind in ("string_type", "string_sub_type"):
+        return f"{given!r} is of the wrong type; text"
+    if kind == "value_error":
+        return str(context["error"])
+    return f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Probes: one file per quantity. Each turns a generation or its trace into values with units in their names."""

@@ -1,0 +1,81 @@
+"""FLOPs and weight bytes of a generation, counted from the engine's trace and the model's sizes.
+
+A multiplication and an addition count as two. Counted are matrix products (projections, attention scores and sums, vocabulary
+projections, exit tests, K/V fill): norms, activations and softmax are left out, as in torch's FlopCounterMode on the math
+attention backend, which the tests compare with. Work computed for rows that had exited already is charged: it was done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.models.decoder import Geometry
+from harness.plan import Trace
+
+
+@dataclass(frozen=True)
+class FlopCount:
+    """FLOPs of one generation, summed over its rows.
+
+    Attributes:
+        prefill: the prompts, padding included, and the first token's head.
+        blocks: sublayers of the decode steps.
+        head: final vocabulary projections of the decode steps.
+        exit_tests: everything exit tests computed.
+        fill: K and V written for blocks that did not run.
+        tokens: tokens the decode steps yielded (every row, ended ones too: the batch stays aligned).
+        weight_bytes: bytes of weights the decode steps read, once per matrix and step.
+    """
+
+    prefill: float
+    blocks: float
+    head: float
+    exit_tests: float
+    fill: float
+    tokens: int
+    weight_bytes: float
+
+    @property
+    def decode(self) -> float:
+        """FLOPs of all decode steps."""
+        return self.blocks + self.head + self.exit_tests + self.fill
+
+
+def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
+    """Count a finished generation.
+
+    Args:
+        trace: of the generation.
+        geometry: sizes of the model that ran it.
+        element_bytes: bytes of one weight.
+    """
+    g, rows, width = geometry, trace.batch_size, trace.prompt_width
+    per_key = 4 * g.heads * g.head_dim
+    prefill = rows * (
+        g.depth * (width * 2 * (g.attention_weights + g.feed_weights) + width * width * per_key)
+        + width * 2 * g.embed_weights
+        + 2 * g.head_weights
+    )
+    blocks = head = tests = fill = weights = 0.0
+    keys = [width] * g.depth
+    for step in trace.steps:
+        blocks += rows * 2 * g.embed_weights
+        weights += g.embed_weights
+        for layer, attends, feeds in step.plan.operations:
+            if attends:
+                keys[layer] += 1
+                blocks += rows * (2 * g.attention_weights + per_key * keys[layer])
+                weights += g.attention_weights
+            if feeds:
+                blocks += rows * 2 * g.feed_weights
+                weights += g.feed_weights
+            weights += g.block_vectors
+        for layer in step.filled:
+            keys[layer] += 1
+        fill += rows * 2 * g.kv_weights * len(step.filled)
+        weights += g.kv_weights * len(step.filled)
+        tests += step.test_heads * 2 * g.head_weights + step.test_flops
+        head += step.head_rows * 2 * g.head_weights
+        # A vocabulary projection reads its matrix once for all rows; tests project the whole column.
+        weights += g.head_weights * (step.test_heads // rows + (step.head_rows > 0))
+    return FlopCount(prefill, blocks, head, tests, fill, rows * len(trace.steps), weights * element_bytes)

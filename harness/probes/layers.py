@@ -1,0 +1,53 @@
+"""Layers executed: per token, per position, and per batch column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.plan import Trace
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Blocks that ran at the decode steps of one or several generations; N-1 steps, L blocks.
+
+    Attributes:
+        by_position: share of rows for which block l ran at decode step k, [N-1][L].
+        per_token: blocks per decode token, mean over rows that had not ended.
+        computed_per_token: blocks the batch computed per step (the last row decides), mean over steps.
+        rows: (row, step) pairs counted.
+    """
+
+    by_position: list[list[float]]
+    per_token: float | None
+    computed_per_token: float | None
+    rows: int
+
+
+def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
+    """Count over generations given as (trace, generated lengths [B]); tokens after a row's end are left out."""
+    depth = traces[0][0].depth
+    steps = max(len(trace.steps) for trace, _ in traces)
+    ran = torch.zeros(steps, depth, dtype=torch.float64)
+    alive = torch.zeros(steps, dtype=torch.float64)
+    computed = total_steps = 0
+    for trace, lengths in traces:
+        n = len(trace.steps)
+        if not n:
+            continue
+        live = torch.arange(1, n + 1) < lengths.cpu().unsqueeze(1)  # [B, n]: step k yields token k
+        ran[:n] += (trace.layers[:, 1:] & live.unsqueeze(2)).sum(0)
+        alive[:n] += live.sum(0)
+        computed += int(trace.computed[1:].sum())
+        total_steps += n
+    rows = int(alive.sum())
+    kept = int((alive > 0).sum())
+    shares = ran[:kept] / alive[:kept, None] if kept else ran[:0]
+    return LayerCount(
+        [[round(value, 6) for value in row] for row in shares.tolist()],
+        float(ran.sum() / rows) if rows else None,
+        computed / total_steps if total_steps else None,
+        rows,
+    )

@@ -1,0 +1,45 @@
+"""The cells that tables share: names with their sign, numbers with even decimals, values over their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from harness import stats
+from reports.answer import KEEPS, LOSES
+from reports.facts import Arm
+from reports.parts import Cell, Swatch
+from reports.text import MISSING, decimals_for, fixed, real, signed, span
+
+TONES = {"faster": "good", KEEPS: "good", "slower": "bad", LOSES: "bad"}
+EMPTY = Cell(MISSING)
+
+
+def swatch(arm: Arm) -> Swatch:
+    """The sign of an arm."""
+    return Swatch(arm.method, arm.untrained)
+
+
+def name_cell(arm: Arm, detail: str = "") -> Cell:
+    """The cell that heads an arm's row."""
+    return Cell(arm.short, detail, sort=float(arm.order), swatch=swatch(arm))
+
+
+def number_cells(numbers: Sequence[Any], decimals: int | None = None, divisor: float = 1.0) -> list[Cell]:
+    """Cells of one column: the same decimals throughout, a dash where there is no value."""
+    found = [None if (n := real(v)) is None else n / divisor for v in numbers]
+    places = decimals_for(found) if decimals is None else decimals
+    return [EMPTY if n is None else Cell(fixed(n, places), sort=n) for n in found]
+
+
+def interval_cell(interval: stats.Interval | None, decimals: int, *, plus: bool = False, tone: str = "") -> Cell:
+    """Value with its interval on the second line."""
+    if interval is None or real(interval.value) is None:
+        return EMPTY
+    text = signed(interval.value, decimals) if plus else fixed(interval.value, decimals)
+    return Cell(text, span(interval.low, interval.high, decimals, plus=plus), float(interval.value), tone)
+
+
+def tone_of(verdict: str) -> str:
+    """The tone a verdict is shown in; `open` for one that decides nothing."""
+    return TONES.get(verdict, "open" if verdict else "")

@@ -1,0 +1,102 @@
+"""Figures: labels that do not cover each other, signs that stay the same, sizes that stay small."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from harness.stats import Interval
+from reports import figures, plots
+from reports.parts import Figure, Swatch
+from reports.place import Box, place
+from reports.style import COLOURS, look
+from reports.svg import sign
+
+
+def test_labels_of_a_crowd_do_not_overlap() -> None:
+    rng = np.random.default_rng(3)
+    points = [(float(x), float(y)) for x, y in rng.normal((300, 150), (60, 40), (15, 2))]
+    bounds = Box(0, 0, 640, 300)
+    placed = [p.box for p in place(points, [(80.0, 9.0)] * 15, [], bounds)]
+    for a, b in combinations(placed, 2):
+        assert min(a.x1, b.x1) <= max(a.x0, b.x0) or min(a.y1, b.y1) <= max(a.y0, b.y0)
+    for box in placed:
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 640 and box.y1 <= 300
+        assert not any(box.x0 < x < box.x1 and box.y0 < y < box.y1 for x, y in points)
+
+
+def test_no_labels() -> None:
+    assert place([], [], [], Box(0, 0, 1, 1)) == []
+
+
+def test_methods_look_the_same_everywhere_and_unlike_each_other() -> None:
+    names = [
+        "full",
+        "skipdecode",
+        "calm",
+        "fixed_exit",
+        "random_skip",
+        "unified_skip",
+        "d3",
+        "layerskip",
+        "shortgpt",
+        "swift",
+    ]
+    looks = [look(n) for n in names]
+    assert len({(v.colour, v.marker) for v in looks}) == len(names)
+    assert look("a method of tomorrow") == look("a method of tomorrow")
+    assert len({light for light, _ in COLOURS.values()}) == len(COLOURS)
+
+
+def _luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("name", [n for n in COLOURS if n not in ("rule", "band", "faint", "paper")])
+def test_contrast_on_both_pages(name: str) -> None:
+    for shade, paper in zip(COLOURS[name], COLOURS["paper"], strict=True):
+        high, low = sorted((_luminance(shade), _luminance(paper)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_a_hollow_sign_is_hollow() -> None:
+    assert 'fill="var(--paper)"' in sign(Swatch("skipdecode", hollow=True))
+    assert 'fill="var(--blue)"' in sign(Swatch("skipdecode"))
+    assert sign(Swatch("full")) != sign(Swatch("calm"))
+
+
+def heat(steps: int = 63, depth: int = 24) -> Figure:
+    panel = plots.HeatPanel(
+        "An arm with $two$ dollars & <angles>", np.linspace(0, 1, steps * depth).reshape(steps, depth), 12.0
+    )
+    return Figure("fig-one", "title", "caption", 'alt with "quotes" & <angles>', plots.Heat((panel,)))
+
+
+def test_drawing_is_inline_and_escaped() -> None:
+    drawn = figures.to_svg(heat())
+    assert drawn.startswith('<svg role="img" aria-label="alt with &quot;quotes&quot; &amp; &lt;angles&gt;"')
+    assert "An arm with $two$ dollars &amp; &lt;angles&gt;" in drawn
+    assert all(i.startswith("fig-one-") for i in re.findall(r'\bid="([^"]+)"', drawn))
+    assert "<metadata" not in drawn and "<style" not in drawn and "<?xml" not in drawn
+    assert drawn == figures.to_svg(heat())
+    assert len(drawn) < 20_000
+
+
+def test_points_tell_their_values() -> None:
+    points = (
+        plots.Point("Full model", Swatch("full"), Interval(1, 1, 1, 0), Interval(60, 59, 61, 9), True),
+        plots.Point("a <b>", Swatch("calm"), Interval(2, 1.9, 2.1, 9), Interval(59, 58, 60, 9), True),
+    )
+    plot = plots.TradeOff(1, "BLEU", True, points, 60.0, 1.0)
+    drawn = figures.to_svg(Figure("f", "", "", "alt", plot))
+    assert "<title>a &lt;b&gt;: 2.00 times (1.90 to 2.10), BLEU 59.0 (58.0 to 60.0)</title>" in drawn
+
+
+def test_an_unknown_plot_is_refused() -> None:
+    with pytest.raises(TypeError, match="no drawing for int"):
+        figures.to_svg(Figure("f", "", "", "", 3))

@@ -1,0 +1,162 @@
+"""The page: self-contained, the same every time, escaped, readable by a screen reader, and small."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reports import write_report
+from tests.reports.page import Page
+from tests.reports.synthetic import ARMS, write_run
+
+HOSTILE = '<script>alert("x")</script>\x00\x1b]0;\u202egnp.exe\u2066 </td></table> {{ 7*7 }} $x_1$ & "quotes\' \ud800'
+LONG_WORD = "A" * 10_000
+
+
+def test_nothing_is_fetched(quick_html: str) -> None:
+    page = Page(quick_html)
+    for tag, attrs in page.elements:
+        for key in ("src", "href", "xlink:href", "action", "data", "srcset", "poster"):
+            if key in attrs:
+                assert attrs[key].startswith(("#", "data:")), (tag, attrs[key])
+        assert not any(key.startswith("on") for key in attrs)
+    assert not re.findall(r"@import|url\((?!#)", quick_html)
+    policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+
+
+def test_only_its_own_script_may_run(quick_html: str) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", quick_html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in quick_html
+
+
+def test_the_markup_is_sound(quick_html: str) -> None:
+    page = Page(quick_html)
+    assert not page.unbalanced
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"][1:] for a in page.all("a")} | {a["xlink:href"][1:] for a in page.all("use")}
+    assert targets <= set(ids)
+
+
+def test_tables_and_figures_speak(quick_html: str) -> None:
+    page = Page(quick_html)
+    assert all(a.get("scope") in ("col", "row", "colgroup") for a in page.all("th"))
+    drawings = [a for a in page.all("svg") if a.get("class") != "sign"]
+    assert len(drawings) >= 6
+    assert all(a.get("role") == "img" and len(a.get("aria-label", "")) > 40 for a in drawings)
+    assert all(a.get("aria-hidden") == "true" for a in page.all("svg") if a.get("class") == "sign")
+
+
+def test_drawings_follow_the_page(quick_html: str) -> None:
+    """No drawing keeps a colour of its own, or it would vanish on a dark page."""
+    for drawing in re.findall(r"<svg role.*?</svg>", quick_html, re.DOTALL):
+        assert not re.findall(r"(?:fill|stroke): ?#[0-9a-f]{3,6}", drawing)
+        assert "font-family" not in drawing
+
+
+def test_the_page_says_what_it_must(quick_html: str) -> None:
+    text = Page(quick_html).text()
+    for words in (
+        "end of sequence ignored", "natural end of sequence", "3f2c9d1e8a7b", "float32", "Example Xeon", "2.13.0",
+        "depthbench run quick --out results/quick", "schedule only", "TTFT", "Pareto front",
+        "cells/speed-full-model-b1.json",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_sections_come_in_order(quick_html: str) -> None:
+    order = ("answer", "conditions", "trade-off", "speed-up", "layers", "latency", "cost", "samples", "reproduce")
+    places = [quick_html.index(f'<section id="{name}"') for name in order]
+    assert places == sorted(places)
+    assert quick_html.index('id="verdicts"') < places[1]
+
+
+def test_hostile_strings_stay_strings(small_run: Path) -> None:
+    def poison(value: object, key: str = "") -> object:
+        if isinstance(value, dict):
+            return {k: poison(v, k) for k, v in value.items()}
+        if isinstance(value, list):
+            return [poison(v, key) for v in value]
+        keep = (
+            "kind",
+            "status",
+            "method",
+            "task",
+            "id",
+            "conditions_hash",
+            "prompts_hash",
+            "tokens_hash",
+            "trained",
+            "family",
+        )
+        return value + HOSTILE if isinstance(value, str) and key not in keep else value
+
+    for file in [small_run / "run.json", *(small_run / "cells").glob("*.json")]:
+        record = json.loads(file.read_text())
+        for example in record.get("examples", [])[:3]:
+            example["output"] = LONG_WORD
+        file.write_text(json.dumps(poison(record)))
+    html = write_report([small_run]).read_text(encoding="utf-8")
+    page = Page(html)
+    assert not page.unbalanced
+    assert len(page.all("script")) == 1
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+    assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f\u202e\u2066\ufeff]", html)
+    assert "{{ 7*7 }}" in html
+    assert "A" * 2_000 not in html
+    assert "⟨U+202E⟩" in html
+
+
+def test_same_results_same_bytes(tmp_path: Path) -> None:
+    """Neither the folder, nor the time, nor the order of a set may show."""
+    pages = []
+    for seed in ("1", "2"):
+        folder = write_run(
+            tmp_path / f"here-{seed}", ARMS[:3], (1, 2), ("restaurants", "e2e"), examples=8, new_tokens=12
+        )
+        command = f"from pathlib import Path; from reports import write_report; write_report([Path({str(folder)!r})])"
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run([sys.executable, "-c", command], check=True, env=environment)
+        pages.append((folder / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_reports_need_no_torch(small_run: Path) -> None:
+    command = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
+        f"from pathlib import Path; from reports import write_report; write_report([Path({str(small_run)!r})])"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", command], check=True, env=environment)
+
+
+def test_users_matplotlib_settings_do_not_matter(small_run: Path, tmp_path: Path) -> None:
+    import matplotlib
+
+    before = write_report([small_run], tmp_path / "a.html").read_bytes()
+    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red"}):
+        assert write_report([small_run], tmp_path / "b.html").read_bytes() == before
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_an_earlier_report_is_replaced_whole(small_run: Path) -> None:
+    first = write_report([small_run])
+    assert write_report([small_run]) == first == small_run / "report.html"
+    assert [f.name for f in small_run.iterdir() if f.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+def test_twenty_arms_stay_under_five_megabytes(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", ARMS, (1, 2, 4, 8, 16, 32), tuple("abcde"), examples=12)
+    assert write_report([folder]).stat().st_size < 5_000_000
