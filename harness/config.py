@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import ast
 import difflib
+import keyword
+import re
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +33,7 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 
 BASELINE = "full"
-DEFAULT_LABELS = {BASELINE: "Full model"}
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
 class _Frozen(BaseModel):
@@ -74,13 +76,13 @@ class MethodEntry(_Frozen):
     @property
     def spec(self) -> str:
         """The method as one string, e.g. `skipdecode(speedup=2)`."""
-        inside = ", ".join(f"{key}={value}" for key, value in self.parameters.items())
+        inside = ", ".join(f"{key}={_written(value)}" for key, value in self.parameters.items())
         return f"{self.name}({inside})" if inside else self.name
 
     @property
     def title(self) -> str:
         """The label, or what stands for it."""
-        return self.label or DEFAULT_LABELS.get(self.spec, self.spec)
+        return self.label or self.spec
 
     def plain(self) -> dict[str, Any]:
         """The entry as a suite file would have it."""
@@ -119,18 +121,21 @@ class Suite(_Frozen):
         methods: the arms; one of them is `full`.
         batch_sizes: rows decoded together, each timed on its own.
         tasks: what is scored; the first one's prompts are timed.
-        prompt_tokens: None: the task's own prompts; else prompts of at least so many tokens, cut to it.
+        prompt_tokens: None: the task's own prompts; else prompts of exactly so many tokens.
         new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
         dtype: of the weights.
-        device: cpu or cuda.
+        device: cpu, cuda or cuda:N.
         processes: fresh processes the timing is repeated in.
-        repeats: timed repeats of every arm in each process.
+        repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats over
+            all processes; with fewer it is `inconclusive`.
+        warmup: repeats before those, run alike and dropped.
         seed: of everything random.
         threads: CPU threads; None: all physical cores.
         max_new_tokens: limit when scoring; None: the task's own.
         quality_batch_size: rows decoded together when scoring.
-        prompt_sets: different sets of prompts the repeats alternate between.
+        prompt_sets: different batches of prompts the repeats cycle over.
         expected_tokens: output length schedules plan for; None: the task's median reference length.
+        memory: measure peak memory, every arm and batch size in a process of its own.
     """
 
     name: Text
@@ -143,15 +148,24 @@ class Suite(_Frozen):
     prompt_tokens: Count | None = None
     new_tokens: Annotated[int, Field(strict=True, ge=2)] = 48
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Literal["cpu", "cuda"] = "cpu"
+    device: Text = "cpu"
     processes: Count = 1
     repeats: Count = 5
+    warmup: Annotated[int, Field(strict=True, ge=0)] = 1
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     threads: Count | None = None
     max_new_tokens: Count | None = None
     quality_batch_size: Count = 16
     prompt_sets: Count = 1
     expected_tokens: Count | None = None
+    memory: Annotated[bool, Field(strict=True)] = True
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"{device!r} is not a device; give cpu, cuda or cuda:N")
+        return device
 
     @field_validator("methods", "tasks", "batch_sizes")
     @classmethod
@@ -172,6 +186,10 @@ class Suite(_Frozen):
         if all(entry.name != BASELINE for entry in entries):
             raise ValueError(f"no entry is {BASELINE!r}, so there is nothing to compare with; add `- {BASELINE}`")
         return entries
+
+    def default_label(self, entry: MethodEntry) -> str:
+        """How an arm is named when its entry gives no label: name and parameters, e.g. `skipdecode(speedup=2)`."""
+        return entry.spec
 
     def checkpoint(self, entry: MethodEntry) -> str:
         """The weights an arm runs on."""
@@ -235,15 +253,21 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
         raise ValueError(f"{spec!r} cannot be read; write name(key=value, ...)")
     parameters: dict[str, Any] = {}
-    for keyword in call.keywords:
-        if keyword.arg is None or keyword.arg in parameters:
+    for given in call.keywords:
+        if given.arg is None or given.arg in parameters:
             raise ValueError(f"{spec!r} cannot be read; write each parameter once, as key=value")
         try:
-            value = keyword.value
-            parameters[keyword.arg] = value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
+            value = given.value
+            parameters[given.arg] = value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
         except ValueError:
-            raise ValueError(f"{spec!r}: {ast.unparse(keyword.value)} is not a plain value") from None
+            raise ValueError(f"{spec!r}: {ast.unparse(given.value)} is not a plain value") from None
     return name.strip(), parameters
+
+
+def _written(value: Any) -> str:
+    """A parameter's value as `parse_spec` reads it back: bare words bare, other text quoted."""
+    bare = isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)
+    return value if bare else repr(value)
 
 
 class _Loader(yaml.SafeLoader):
@@ -372,6 +396,8 @@ def _problem(problem: ErrorDetails) -> str:
         return f"{given!r} is of the wrong type; a list, as in [...]"
     if kind in ("int_type", "int_parsing", "int_from_float"):
         return f"{given!r} is of the wrong type; a whole number"
+    if kind == "bool_type":
+        return f"{given!r} is of the wrong type; true or false"
     if kind in ("string_type", "string_sub_type"):
         return f"{given!r} is of the wrong type; text"
     if kind == "value_error":

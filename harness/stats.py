@@ -1,7 +1,7 @@
 """Intervals, percentiles and verdicts. Torch-free.
 
 Every interval here is a percentile bootstrap interval with the level widened for small samples: the percentile interval
-of n values is too narrow by sqrt((n-1)/n) and by normal instead of t quantiles, so the resamples are asked for quantiles
+of n values is too narrow by sqrt((n-1)/n) and by normal instead of t quantiles, so the quantiles asked for are
 
     alpha' = Phi(-sqrt(n / (n - 1)) * t(alpha, n - 1))
 
@@ -28,6 +28,9 @@ MIN_EXAMPLES = 20
 """Paired examples below which no quality verdict is given: a handful of equal outputs shows no equality."""
 WIDE = 1.2
 """An interval of a ratio that holds 1 and whose ends lie further apart than this factor is too noisy for a verdict."""
+
+AGREEMENT = "agreement"
+"""Token agreement with the full model, [agreeing, compared]; computed by the runner, so no task lists it."""
 
 _BLOCK = 4_000_000  # resampling counts held at once, 32 MB
 
@@ -194,15 +197,14 @@ def reading(metric: str) -> Reading | None:
 
     `agreement` ([agreeing, compared] tokens) is a percentage.
     """
+    if metric == AGREEMENT:
+        return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1])
     # Imported here: the metrics' libraries are needed only where text was scored.
     from harness.tasks.metrics import METRICS
 
-    if metric in METRICS:
-        known = METRICS[metric]
-        return Reading(metric, known.better, known.combine)
-    if metric == "agreement":
-        return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1])
-    return None
+    if metric not in METRICS:
+        return None
+    return Reading(metric, METRICS[metric].better, METRICS[metric].combine)
 
 
 def speed_verdict(interval: Interval) -> str:

@@ -27,11 +27,10 @@ COLUMNS = (
     "kv_cache_mb", "energy_j_per_token",
 )  # fmt: skip
 EXTRA_COLUMNS = (
-    "trained", "family", "exact", "verdict", "quality_verdict", "paired_repeats", "computed_layers_per_token",
+    "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "noisy", "exact", "paired_repeats",
     "peak_memory_kind", "notes",
 )  # fmt: skip
 BASELINE = "baseline"
-AGREEMENT = "agreement"  # already a comparison with full, so it is not compared with full once more
 
 Row = dict[str, Any]
 
@@ -40,7 +39,9 @@ def summarise(run: Run, margin: float = QUALITY_MARGIN) -> list[Row]:
     """Return the rows of summary.csv: arms in the order of run.json, batch sizes rising, the same keys in every row.
 
     Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
-    cells with the same conditions hash.
+    cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
+    alone. `noisy` is `yes` where the ends of the speed-up's interval lie further apart than the factor `stats.WIDE`, or a
+    timed cell is marked noisy (the verdict then is `inconclusive`).
 
     Args:
         run: a run as read from its folder.
@@ -56,15 +57,16 @@ def summarise(run: Run, margin: float = QUALITY_MARGIN) -> list[Row]:
         columns, verdict = quality[arm["label"]]
         for batch in table.batch_sizes:
             row = _row(table, arm, batch) | columns | {"quality_verdict": verdict}
-            rows.append({key: row.get(key) for key in (*COLUMNS, *main, *EXTRA_COLUMNS, *late)})
+            rows.append({key: row.get(key) for key in (*COLUMNS, *main, *late, *EXTRA_COLUMNS)})
     return rows
 
 
 def write_summary(store: RunStore | str | Path) -> Path:
     """Write summary.csv of a run folder from its cells and return it; BadInput if it cannot be read or written."""
-    if not isinstance(store, RunStore):
-        store = RunStore(store)
-    return store.write_text("summary.csv", csv_text(summarise(load_run(store.path))))
+    # Read first: opening a store makes a folder that is missing, and a mistyped path must leave nothing behind.
+    rows = summarise(load_run(store.path if isinstance(store, RunStore) else store))
+    store = store if isinstance(store, RunStore) else RunStore(store)
+    return store.write_text("summary.csv", csv_text(rows))
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -167,6 +169,8 @@ def _row(table: _Cells, arm: Json, batch: int) -> Row:
             row |= _against(reference, cell, is_full=arm is table.full)
         elif full:
             notes = "; ".join(filter(None, (notes, "timed under other conditions than full")))
+        if cell.get("finite") is False:
+            notes = "; ".join(filter(None, (notes, "logits not finite")))
     return row | {"notes": notes or None}
 
 
@@ -203,13 +207,16 @@ def _against(full: Json, cell: Json, *, is_full: bool) -> Row:
     if interval is None:
         return row
     ideal = _ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
+    marked = bool(cell.get("noisy") or full.get("noisy"))
+    wide = interval.known and interval.high > stats.WIDE * interval.low
     return row | {
+        "noisy": "yes" if marked or wide else "no" if interval.known else None,
         "speedup": _real(interval.value),
         "speedup_low": _real(interval.low),
         "speedup_high": _real(interval.high),
         "efficiency": _ratio(interval.value, ideal),
         "paired_repeats": interval.n,
-        "verdict": BASELINE if is_full else stats.speed_verdict(interval),
+        "verdict": BASELINE if is_full else "inconclusive" if marked else stats.speed_verdict(interval),
     }
 
 
@@ -257,7 +264,7 @@ def _task_columns(task: str, cell: Json, full: Json | None, margin: float) -> tu
         if how is None or own is None:
             continue
         columns |= _interval(f"{task}/{name}", stats.bootstrap_metric(own, how.combine))
-        if name == AGREEMENT:
+        if name == stats.AGREEMENT:  # already a comparison with full
             continue
         difference = _difference(_statistics(examples, shared, name), _statistics(others, shared, name), how)
         if difference is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import importlib
 from typing import Any
 
+from harness.config import parse_spec
 from harness.errors import BadInput
 from harness.method import Method
 
@@ -41,7 +41,10 @@ def create(spec: str, **parameters: Any) -> Method:
     Raises:
         BadInput: unknown method or parameter, a value of the wrong type or out of range.
     """
-    name, given = parse(spec)
+    try:
+        name, given = parse_spec(spec)
+    except ValueError as error:
+        raise BadInput(f"method: {error}") from None
     both = sorted(set(given) & set(parameters))
     if both:
         raise BadInput(f"{name}: {both[0]} is given twice, in the string and beside it")
@@ -55,33 +58,6 @@ def create(spec: str, **parameters: Any) -> Method:
             raise BadInput(f"{name}: no parameter named {key!r}; {hint}")
         given[key] = _typed(name, key, str(fields[key].type), value)
     return cls(**given)
-
-
-def parse(spec: str) -> tuple[str, dict[str, Any]]:
-    """Split `name(key=value, ...)` into name and parameters; bare words are strings, as in `confidence=softmax`."""
-    name, bracket, rest = spec.strip().partition("(")
-    if not bracket:
-        return name, {}
-    if not rest.endswith(")"):
-        raise BadInput(f"method: {spec!r} lacks its closing bracket; write name(key=value, ...)")
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-    except SyntaxError:
-        call = None
-    if not isinstance(call, ast.Call) or call.args:
-        raise BadInput(f"method: {spec!r} cannot be read; write name(key=value, ...)")
-    parameters = {}
-    for keyword in call.keywords:
-        try:
-            value = keyword.value.id if isinstance(keyword.value, ast.Name) else ast.literal_eval(keyword.value)
-        except ValueError:
-            value = None
-        if keyword.arg is None or (value is None and ast.unparse(keyword.value) != "None"):
-            raise BadInput(f"method: {spec!r}: {ast.unparse(keyword.value)} is not a plain value")
-        if keyword.arg in parameters:
-            raise BadInput(f"method: {spec!r} gives {keyword.arg} twice")
-        parameters[keyword.arg] = value
-    return name.strip(), parameters
 
 
 def _typed(name: str, key: str, declared: str, value: Any) -> Any:

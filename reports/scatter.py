@@ -44,7 +44,7 @@ def trade_off(plot: plots.TradeOff) -> tuple[Figure, Tips]:
     whole.set_ylabel(plot.quality_axis)
     whole.set_title("All arms")
     _scatter(detail, plot, close, close, tips)
-    detail.set_title(f"Close-up: arms within {fixed(near, 0)} of the full model")
+    detail.set_title(f"Close-up: arms within {fixed(near, 0)} points of the full model")
     (left, right), (low, high) = detail.get_xlim(), detail.get_ylim()
     whole.add_patch(
         Rectangle((left, low), right - left, high - low, fill=False, edgecolor=ink("muted"), lw=0.7, ls=(0, (2, 2)))

@@ -54,7 +54,11 @@ def inline(figure: Figure, ident: str, alt: str, tips: Mapping[str, str] | None 
     text = re.sub(r"<style type=\"text/css\">.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*</defs>", "", text)
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', text)[1])  # type: ignore[index]
-    head = f'<svg role="img" aria-label="{escape(alt)}" style="max-width:{width * 4 / 3:.0f}px" '
+    natural = f"{width * 4 / 3:.0f}px"
+    style = (
+        f"max-width:{natural};min-width:min({natural},38rem)"  # on a narrow screen it scrolls before it is unreadable
+    )
+    head = f'<svg role="img" aria-label="{escape(alt)}" style="{style}" '
     text = re.sub(r'<svg (?:.*?)(viewBox="[^"]+")[^>]*>', lambda m: head + m[1] + ">", text, count=1, flags=re.DOTALL)
     return re.sub(r"\n\s*", "\n", text).strip()
 

@@ -174,7 +174,7 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
             hint = "exit tests and K/V fill included" if title == "all" else ""
             columns.append((Column(title, unit, group=operations, hint=hint), number_cells(found, 2, divisor)))
     ratios = [s.number("flops_ratio") if s else None for s in timed]
-    columns.append((Column("full ÷ arm", "×", group=operations), number_cells(ratios, 2)))
+    columns.append((Column("full/arm", "×", group=operations), number_cells(ratios, 2)))
     traffic = "Weights and cache"
     column("weights read per token", of_cell("weight_bytes_per_token"), BYTES, traffic)
     column("K/V cache held", of_cell("kv_cache_bytes"), BYTES, traffic)

@@ -35,8 +35,8 @@ def verdict_table(facts: Facts) -> Table:
     columns += _layer_columns(facts)
     words = (
         "Small figures are 95% intervals, paired with full over repeats (speed) or examples (quality).",
-        f"Keeps quality: the interval of the difference stays within {fixed(facts.margin, 1)} of full; loses quality: it "
-        f"lies beyond; open: it holds that limit, or n is under {stats.MIN_EXAMPLES}.",
+        f"Keeps quality: the interval of the difference stays within {fixed(facts.margin, 1)} of full; loses quality: "
+        f"it lies beyond; open: it holds that limit, or n is under {stats.MIN_EXAMPLES}.",
         "Faster, slower: the interval of the ratio lies above or below 1; open: it is too wide to say, or n is under "
         f"{stats.MIN_PAIRS}.",
     )

@@ -60,6 +60,18 @@ def load_model(model: Any, *, dtype: str | torch.dtype = "float32", device: str 
     return _wrap(name, source.to(device).eval(), tokenizer, folder)
 
 
+def read_card(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself in `depthbench.json`; empty when it says nothing."""
+    path = folder / "depthbench.json"
+    if not path.is_file():
+        return {}
+    try:
+        card = json.loads(path.read_text())
+    except ValueError:
+        raise BadInput(f"model: {path} is not valid JSON; save the checkpoint again") from None
+    return card if isinstance(card, dict) else {}
+
+
 def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """The torch type of a name, or BadInput with the known names."""
     if isinstance(dtype, torch.dtype):
@@ -154,7 +166,7 @@ def _wrap(name: str, source: Any, tokenizer: Any, folder: Path | None) -> Decode
         from safetensors.torch import load_file
 
         extras = {k: v.to(source.device, source.dtype) for k, v in load_file(folder / "extras" / "extras.safetensors").items()}
-    if folder is not None and (folder / "depthbench.json").is_file():
-        card = json.loads((folder / "depthbench.json").read_text())
+    if folder is not None:
+        card = read_card(folder)
     with torch.inference_mode():
         return cls(name, source, tokenizer, extras, card, folder)  # type: ignore[no-any-return]

@@ -1,0 +1,179 @@
+"""`depthbench`: one function per verb, no logic. Exit status 0 = done, 1 = a cell failed, 2 = bad input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import BadInput, CellFailed
+
+app = typer.Typer(
+    name="depthbench",
+    help="Measure depth-adaptive decoding (layer skipping, early exit) under equal conditions.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path | None, typer.Option("--data", help="Folder with local data (looked up as DIR/<task>/ and DIR/).")]
+Model = Annotated[str, typer.Option("--model", help="Bundled name, local folder or hub id; see `depthbench list models`.")]
+MethodSpec = Annotated[str, typer.Option("--method", help='Method with parameters, e.g. "skipdecode(speedup=2)".')]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="Name of a suite (see `depthbench list suites`) or a YAML file.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; default results/<suite>.")] = None,
+    data: Data = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key, e.g. --set repeats=10 --set 'batch_sizes=[1,8]' --set tasks.0.limit=50."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")] = False,
+) -> None:
+    """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
+    import methods
+    from harness import config, sweep, tasks
+    from reports import write_report
+
+    chosen = config.load_suite(suite, set_ or [])
+    config.check_names(chosen, methods.names(), tasks.names())
+    for entry in chosen.methods:
+        methods.create(entry.spec)
+    folder = out or Path("results") / chosen.name
+    failed = sweep.run_suite(chosen, folder, data=data, resume=resume, command=["depthbench", *sys.argv[1:]])
+    report_path = write_report([folder])
+    _print_summary(folder)
+    typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
+    if failed:
+        raise CellFailed(f"{failed} cells failed; see the lines above and {folder}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File or folder to write to; default: the first run folder.")] = None,
+) -> None:
+    """Render stored results as one HTML file; nothing is measured again."""
+    from harness import summary
+    from reports import write_report
+
+    if len(folders) == 1:
+        summary.write_summary(folders[0])
+    typer.echo(write_report(folders, out))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, models, suites, tasks or recipes.")],
+) -> None:
+    """List what there is to choose from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness import listing
+
+    rows = listing.rows(what)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table, markup=False)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="Prompts; `\\n` stands for a line feed.")],
+    model: Model = "opt-e2e-mini/full",
+    method: MethodSpec = "full",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens per prompt at most.")] = 64,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Continue prompts under a method; prints the text and the layers each token ran."""
+    from harness import texts
+
+    for result in texts.generate_texts(model, method, [p.replace("\\n", "\n") for p in prompt], max_new_tokens, device, dtype):
+        typer.echo(result)
+
+
+@app.command()
+def score(
+    prompt: Annotated[str, typer.Argument(help="Prompt; `\\n` stands for a line feed.")],
+    continuation: Annotated[str, typer.Argument(help="Text whose log-likelihood is wanted.")],
+    model: Model = "opt-e2e-mini/full",
+    method: MethodSpec = "full",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Log-likelihood of a continuation, every token scored as the method would have computed it."""
+    from harness import texts
+
+    typer.echo(texts.score_text(model, method, prompt.replace("\\n", "\n"), continuation.replace("\\n", "\n"), device, dtype))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe (see `depthbench list recipes`) or a YAML file.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the finished checkpoint; <out>.work holds what is resumed.")],
+    data: Data = None,
+    device: Device = "cpu",
+) -> None:
+    """Train weights for a method; an interrupted training goes on from its last saved step."""
+    from harness import recipes
+    from harness.train import train as run_recipe
+
+    typer.echo(run_recipe(recipes.load_recipe(recipe), out, data=data, device=device))
+
+
+def _print_summary(folder: Path) -> None:
+    """The main columns of summary.csv as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from harness import listing
+
+    rows = listing.summary_rows(folder)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "label" else "right")
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app(standalone_mode=False)
+    except BadInput as error:
+        _fail(str(error), 2)
+    except CellFailed as error:
+        _fail(str(error), 1)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted; what was measured is kept, go on with --resume", 130)
+    except OSError as error:
+        _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
+    except Exception as error:
+        # Typer's own usage errors (a missing argument, an unknown option) derive from a class it does not export.
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):
+            _fail(error.format_message(), 2)
+        raise
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"depthbench: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
