@@ -105,6 +105,8 @@ def force(
     width = prompts.shape[1]
     seen = torch.ones_like(prompts, dtype=torch.bool) if prompt_mask is None else prompt_mask.bool()
     positions = seen.sum(1)[owners].unsqueeze(1) + torch.arange(t, device=device)
+    # Only padding can lie beyond the last position the model knows; callers check the real lengths.
+    positions = positions.clamp_max(decoder.geometry.max_positions - 1)
     causal = torch.ones(t, t, dtype=torch.bool, device=device).tril()
     mask = torch.cat((seen[owners][:, None, None, :].expand(n, 1, t, width), causal.expand(n, 1, t, t)), dim=3)
     x = decoder.embed(targets, positions)

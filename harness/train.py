@@ -113,6 +113,11 @@ class ForcedModel(nn.Module):
         self._expected_tokens, self._seed = expected_tokens, seed
         self._full = methods.create("full")
         self.register_state_dict_post_hook(_drop_tied)
+        # What the Trainer expects to be missing when it loads a state saved without the tied twins.
+        self._keys_to_ignore_on_save = [f"source.{name}" for name in getattr(self.source, "_tied_weights_keys", None) or ()]
+
+    def tie_weights(self) -> None:
+        """Called by the Trainer after loading; the twins share one tensor all along, so there is nothing to do."""
 
     def named_extras(self) -> dict[str, torch.Tensor]:
         """The extra tensors being trained, under the names methods know."""

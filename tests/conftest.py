@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from harness.models import load_model
 from harness.models.decoder import Decoder
+from harness.recipes import Recipe
+from harness.train import train
 
 VOCABULARY = 97
 EOS = 1
@@ -71,3 +75,41 @@ def ragged_prompts(rows: int = 3, width: int = 9, seed: int = 0) -> tuple[torch.
     lengths = torch.tensor([width, *(2 + 3 * i for i in range(rows - 1))]).clamp_max(width)
     mask = (torch.arange(width) >= (width - lengths).unsqueeze(1)).long()
     return ids * mask, mask
+
+
+ARCHITECTURE = {
+    "model_type": "opt",
+    "num_hidden_layers": 4,
+    "hidden_size": 32,
+    "word_embed_proj_dim": 32,
+    "num_attention_heads": 4,
+    "ffn_dim": 64,
+    "max_position_embeddings": 160,
+    "dropout": 0.0,
+    "init_std": 0.1,
+}
+
+
+def tiny_recipe(method: str = "full", steps: int = 4, **changes: object) -> Recipe:
+    """A recipe for a 4-block model on a handful of restaurants."""
+    settings: dict[str, object] = {
+        "name": "tiny",
+        "method": method,
+        "architecture": ARCHITECTURE,
+        "vocabulary": 400,
+        "data": [{"task": "restaurants", "limit": 12, "references": 2}],
+        "stages": {"weights": {"steps": steps, "learning_rate": 0.003}},
+        "prompts_per_step": 4,
+        "references_per_prompt": 2,
+        "bf16": False,
+        "log_every": 1,
+    }
+    return Recipe.model_validate({**settings, **changes})
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint with tokenizer and CALM probe, made by the project's own training."""
+    out = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    stages = {"weights": {"steps": 2, "learning_rate": 0.003}, "probe": {"steps": 2, "learning_rate": 0.01}}
+    return train(tiny_recipe("calm", stages=stages), out)

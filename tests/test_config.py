@@ -87,7 +87,14 @@ def test_a_spec_reads_back(value):
 def test_overrides(minimal):
     suite = load_suite(
         minimal,
-        ["batch_sizes=[1, 4]", "methods.1.speedup=3", "tasks.0.limit=24", "dtype=bfloat16", "device=cuda:1", "memory=false"],
+        [
+            "batch_sizes=[1, 4]",
+            "methods.1.speedup=3",
+            "tasks.0.limit=24",
+            "dtype=bfloat16",
+            "device=cuda:1",
+            "memory=false",
+        ],
     )
     assert suite.batch_sizes == (1, 4)
     assert suite.methods[1].spec == "skipdecode(speedup=3)"

@@ -146,6 +146,13 @@ def test_score_of_a_prompt_alone(opt: Decoder) -> None:
     torch.testing.assert_close(score(opt, methods.create("skipdecode"), GOOD, [3]), want, atol=1e-4, rtol=0)
 
 
+def test_score_fills_every_position_the_model_has(opt: Decoder) -> None:
+    ids = torch.randint(2, VOCABULARY, (2, opt.geometry.max_positions), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        want = opt.source(ids).logits
+    torch.testing.assert_close(score(opt, FULL, ids, [3, 60]), want, atol=1e-4, rtol=0)
+
+
 def test_generation_does_not_change_the_model(opt: Decoder) -> None:
     fresh = tiny_opt()
     ids, mask = ragged_prompts()

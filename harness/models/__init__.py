@@ -97,10 +97,12 @@ def check_device(device: str) -> None:
 
 def _bundled_folder(name: str) -> Path | None:
     family, _, variant = name.partition("/")
+    if family in ("", ".", ".."):
+        return None
     folder = ASSETS / family / (variant or DEFAULT_VARIANT)
     if (folder / "config.json").is_file():
         return folder
-    if (ASSETS / family).is_dir() and family:
+    if (ASSETS / family).is_dir():
         known = ", ".join(b for b in bundled() if b.startswith(f"{family}/"))
         raise BadInput(f"model: {family} has no variant {variant!r}; bundled are {known or 'none'}")
     return None

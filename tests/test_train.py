@@ -1,0 +1,141 @@
+"""Training: the loss is that of the scoring pass, it falls, an interrupted run resumes, what is saved loads."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import methods
+from harness import recipes
+from harness.errors import BadInput
+from harness.models import load_model
+from harness.models.decoder import Decoder
+from harness.scoring import score
+from harness.train import ForcedModel, Pair, collate, train
+from tests.conftest import tiny_recipe
+
+PAIRS = [Pair([5, 6, 7, 8], [[9, 10, 1], [11, 12, 13, 14, 1]]), Pair([15, 16], [[17, 1]])]
+
+
+def forced_model(decoder: Decoder, spec: str, stage: int = 0) -> ForcedModel:
+    plan = methods.create(spec).training_plan()
+    return ForcedModel(decoder, plan, plan.stages[stage], expected_tokens=5, seed=0)
+
+
+def test_collate_pads_and_names_owners() -> None:
+    batch = collate(PAIRS, pad=0)
+    assert batch["prompts"].tolist() == [[5, 6, 7, 8], [0, 0, 15, 16]]
+    assert batch["prompt_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert batch["owners"].tolist() == [0, 0, 1]
+    assert batch["labels"].tolist() == [[9, 10, 1, 0, 0], [11, 12, 13, 14, 1], [17, 1, 0, 0, 0]]
+    assert batch["real"].sum(1).tolist() == [3, 5, 2]
+
+
+@pytest.mark.parametrize("spec", ["full", "skipdecode(min_layers=2,max_layers=4)"])
+def test_training_loss_is_the_score_of_the_references(opt: Decoder, spec: str) -> None:
+    """The trainer and `score` are one computation: the loss is the mean of the scored log-likelihoods."""
+    loss = forced_model(opt, spec)(**collate(PAIRS, pad=0))["loss"]
+    total, count = 0.0, 0
+    for pair in PAIRS:
+        for target in pair.targets:
+            ids = torch.tensor([pair.prompt + target])
+            logits = score(opt, methods.create(spec), ids, [len(pair.prompt)], expected_tokens=5)[0]
+            logp = logits[len(pair.prompt) - 1 : -1].log_softmax(-1)
+            total -= float(logp.gather(1, torch.tensor(target).unsqueeze(1)).sum())
+            count += len(target)
+    assert float(loss.detach()) == pytest.approx(total / count, abs=1e-4)
+
+
+def test_every_weight_gets_a_gradient(opt: Decoder) -> None:
+    for spec in ("full", "calm", "skipdecode"):
+        model = forced_model(opt, spec)
+        model.zero_grad()
+        model(**collate(PAIRS, pad=0))["loss"].backward()
+        silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
+        assert not silent, f"{spec}: {silent}"
+        model.zero_grad()
+
+
+def test_probe_stage_freezes_the_model(opt: Decoder) -> None:
+    model = forced_model(opt, "calm", stage=1)
+    try:
+        model(**collate(PAIRS, pad=0))["loss"].backward()
+        assert {n for n, p in model.named_parameters() if p.grad is not None} == {
+            "extras.calm_probe__weight",
+            "extras.calm_probe__bias",
+        }
+    finally:
+        opt.source.requires_grad_(True)
+
+
+def test_skipdecode_draws_every_target_or_keeps_the_one_given() -> None:
+    draw = methods.create("skipdecode").training_plan().draw
+    assert draw is not None
+    rng = random.Random(0)
+    assert {draw(rng).params["speedup"] for _ in range(100)} == {1.0, 2.0, 3.0, 4.0, 5.0}
+    fixed = methods.create("skipdecode(speedup=3)")
+    draw = fixed.training_plan().draw
+    assert draw is not None and draw(rng) == fixed
+
+
+def test_loss_falls_and_the_checkpoint_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = train(tiny_recipe(steps=12), tmp_path / "full")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    losses = [float(line.split()[3]) for line in lines]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
+    decoder = load_model(out)
+    assert decoder.card["trained_for"] == "full" and decoder.card["data"] == ["restaurants"]
+    assert decoder.tokenizer.decode(decoder.tokenizer("name[Mossgrove]\n").input_ids) == "name[Mossgrove]\n"
+    with pytest.raises(BadInput, match="holds a checkpoint already"):
+        train(tiny_recipe(), out)
+
+
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe("skipdecode(min_layers=2,max_layers=3)", steps=4, save_every=2)
+    want = load_model(train(recipe, tmp_path / "straight"))
+    import harness.train as module
+
+    def stop(self: object, args: object, state: object, control: object, logs: object = None, **rest: object) -> None:
+        if state.global_step == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Lines, "on_log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+    got = load_model(train(recipe, tmp_path / "broken"))
+    for (name, a), (_, b) in zip(want.source.named_parameters(), got.source.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+
+
+def test_calm_recipe_trains_and_stores_the_probe(checkpoint: Path) -> None:
+    decoder = load_model(checkpoint)
+    assert set(decoder.extras) == {"calm_probe.weight", "calm_probe.bias"}
+    assert decoder.extras["calm_probe.weight"].shape == (1, 32) and decoder.extras["calm_probe.weight"].any()
+
+
+def test_bundled_recipes_are_valid() -> None:
+    assert set(recipes.names()) >= {"opt-e2e-mini-full", "opt-e2e-mini-skipdecode", "opt-e2e-mini-calm"}
+    for name in recipes.names():
+        recipe = recipes.load_recipe(name)
+        plan = methods.create(recipe.method).training_plan()
+        assert set(recipe.stages) <= {stage.name for stage in plan.stages}
+
+
+def test_bad_recipes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="did you mean opt-e2e-mini-full"):
+        recipes.load_recipe("opt-e2e-mini-ful")
+    path = tmp_path / "r.yaml"
+    path.write_text("method: full\nstart: a/b\ndata: [{task: e2e}]\nstages: {weights: {steps: 0, learning_rate: 1}}\n")
+    with pytest.raises(BadInput, match=r"stages\.weights\.steps"):
+        recipes.load_recipe(str(path))
+    path.write_text("method: full\ndata: [{task: e2e}]\nstages: {weights: {steps: 1, learning_rate: 1}}\n")
+    with pytest.raises(BadInput, match="start or architecture"):
+        recipes.load_recipe(str(path))
+    stages = {"weights": {"steps": 1, "learning_rate": 0.1}, "probe": {"steps": 1, "learning_rate": 0.1}}
+    with pytest.raises(BadInput, match="stages.probe is not a stage of full"):
+        train(tiny_recipe(stages=stages), tmp_path / "x")
