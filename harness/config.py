@@ -126,8 +126,8 @@ class Suite(_Frozen):
         dtype: of the weights.
         device: cpu, cuda or cuda:N.
         processes: fresh processes the timing is repeated in.
-        repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats over
-            all processes; with fewer it is `inconclusive`.
+        repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats
+            over all processes; with fewer it is `inconclusive`.
         warmup: repeats before those, run alike and dropped.
         seed: of everything random.
         threads: CPU threads; None: all physical cores.

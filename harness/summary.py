@@ -40,8 +40,8 @@ def summarise(run: Run, margin: float = QUALITY_MARGIN) -> list[Row]:
 
     Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
     cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
-    alone. `noisy` is `yes` where the ends of the speed-up's interval lie further apart than the factor `stats.WIDE`, or a
-    timed cell is marked noisy (the verdict then is `inconclusive`).
+    alone. `noisy` is `yes` where the ends of the speed-up's interval lie further apart than the factor `stats.WIDE`,
+    or a timed cell is marked noisy (the verdict then is `inconclusive`).
 
     Args:
         run: a run as read from its folder.

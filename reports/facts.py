@@ -290,7 +290,8 @@ def _metric_info(name: str) -> MetricInfo | None:
     how = stats.reading(name)
     if how is None:
         return None
-    unit = str(METRICS[name].unit) if name in METRICS else "%"
+    unit = METRICS[name].unit if name in METRICS else ""
+    unit = {"percent": "%"}.get(unit, unit)
     return MetricInfo(name, _TITLES.get(name, label(name)), unit, how.better, how.combine)
 
 

@@ -163,7 +163,12 @@ def test_gpu_facts_it_refuses_are_none(monkeypatch):
     nvml = FakeNVML(1)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     (found,) = environment._gpus()
-    assert (found["name"], found["power_cap_w"], found["temperature_c"], found["uuid"]) == ("Example GPU", 350.0, None, None)
+    assert (found["name"], found["power_cap_w"], found["temperature_c"], found["uuid"]) == (
+        "Example GPU",
+        350.0,
+        None,
+        None,
+    )
     assert nvml.ended
     monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(0))
     assert environment._gpus() is None

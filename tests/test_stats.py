@@ -25,7 +25,7 @@ def times(rng: np.random.Generator, processes: int, repeats: int, own: float = 0
 
 @pytest.mark.parametrize(("processes", "repeats"), [(1, 5), (1, 20), (2, 5), (5, 5)])
 def test_speed_interval_covers_the_true_ratio(processes, repeats):
-    """Guards against intervals that claim 95 % and cover far less (five repeats, plain percentile: 83 %) or everything."""
+    """Guards against intervals that claim 95 % and cover far less (plain percentile at n = 5: 83 %) or everything."""
     rng = np.random.default_rng(1)
     intervals = [bootstrap_ratio(*times(rng, processes, repeats), samples=1000, seed=i) for i in range(200)]
     covered = sum(i.low <= RATIO <= i.high for i in intervals)
@@ -54,7 +54,9 @@ def test_paired_difference_uses_the_pairs():
     """Two arms that always differ by one point differ by one point for certain, however much the examples vary."""
     scores = np.random.default_rng(3).uniform(0, 90, 50)
     ones = np.ones(50)
-    gap = paired_difference(np.stack([scores + 1, ones], 1), np.stack([scores, ones], 1), lambda t: t[..., 0] / t[..., 1])
+    gap = paired_difference(
+        np.stack([scores + 1, ones], 1), np.stack([scores, ones], 1), lambda t: t[..., 0] / t[..., 1]
+    )
     assert (gap.value, gap.low, gap.high) == pytest.approx((1, 1, 1))
     assert gap.n == 50
 
@@ -128,9 +130,7 @@ def test_a_large_task_is_resampled_in_well_under_a_second():
     assert time.process_time() - began < 2.0
 
 
-@pytest.mark.parametrize(
-    ("q", "enough"), [(50, 1), (90, 20), (95, 40), (99, 200), (99.9, 2000), (10, 20), (75, 8)]
-)
+@pytest.mark.parametrize(("q", "enough"), [(50, 1), (90, 20), (95, 40), (99, 200), (99.9, 2000), (10, 20), (75, 8)])
 def test_percentile_needs_enough_values(q, enough):
     values = list(range(enough))
     assert percentile(values, q) == pytest.approx(np.percentile(values, q))
@@ -195,7 +195,9 @@ def test_verdicts_are_right_more_often_than_claimed():
     words = []
     for seed in range(200):
         full, method = times(rng, 2, 5)
-        words.append(stats.speed_verdict(bootstrap_ratio([[t / RATIO for t in row] for row in full], method, seed=seed)))
+        words.append(
+            stats.speed_verdict(bootstrap_ratio([[t / RATIO for t in row] for row in full], method, seed=seed))
+        )
     assert sum(word in ("faster", "slower") for word in words) <= 0.1 * 200
     assert words.count("no difference detected") > 0.5 * 200
 

@@ -100,7 +100,9 @@ def test_killed_before_run_json_can_be_started_again(tmp_path):
     assert RunStore(tmp_path, resume=False).ids() == set()
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"schema_version": 1, "id": "spe', b"\xff\x00", b"[1]", b'{"schema_version": 1}'])
+@pytest.mark.parametrize(
+    "damage", [b"", b'{"schema_version": 1, "id": "spe', b"\xff\x00", b"[1]", b'{"schema_version": 1}']
+)
 def test_broken_cell_is_missing_reported_and_kept_aside(tmp_path, damage):
     made = run_folder(tmp_path, cell("good"), cell("bad"))
     path = tmp_path / "cells" / "bad.json"
@@ -187,7 +189,7 @@ def test_output_that_is_a_file_or_below_one(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
 def test_read_only_folder_is_found_out_at_once(tmp_path, monkeypatch, code):
-    """Before the first measurement, not after it. (The user running tests may be root, so the error is made by hand.)"""
+    """Before the first measurement, not after it. Tests may run as root, so the error is made by hand."""
 
     def refuse(*arguments: object, **keywords: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -235,7 +237,8 @@ def test_no_number_that_is_none_in_disguise(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"id": "../run"}, {"id": ".hidden"}, {"kind": "sped"}, {"status": "done"}, {"arm": {}}, {"id": "a" * 200}]
+    "changes",
+    [{"id": "../run"}, {"id": ".hidden"}, {"kind": "sped"}, {"status": "done"}, {"arm": {}}, {"id": "a" * 200}],
 )
 def test_records_that_are_no_cells(tmp_path, changes):
     made = run_folder(tmp_path)

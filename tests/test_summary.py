@@ -3,12 +3,13 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from harness import stats
 from harness import stats
 from harness.errors import BadInput
 from harness.stats import Reading
@@ -24,10 +25,14 @@ FULL = {
     "exact": True,
 }
 SKIP = {
-    "label": "Skip", "method": "skipdecode", "checkpoint": "m/skip", "params": {"speedup": 2, "horizon": None, "warmup": 1},
-    "family": "schedule", "exact": False, "trained": "trained",
-}  # fmt: skip
-TAIL = [0.004, 0.004, 0.004]
+    "label": "Skip",
+    "method": "skipdecode",
+    "checkpoint": "m/skip",
+    "params": {"speedup": 2, "horizon": None, "warmup": 1},
+    "family": "schedule",
+    "exact": False,
+    "trained": "trained",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -312,3 +317,34 @@ def test_rows_come_from_the_folder_alone(tmp_path: Path):
     for cell in cells:
         store.write_cell(json.loads(json.dumps(cell)))
     assert summarise(load_run(tmp_path)) == summarise(run(*cells))
+
+
+def test_extra_columns_follow_the_metrics():
+    keys = list(summarise(run(full_speed(), speed(SKIP), quality(FULL, [5] * 30), quality(SKIP, [5] * 30)))[0])
+    order = ["toy/agreement_high", "toy/score_diff", "quality_verdict", "verdict", "trained", "noisy", "notes"]
+    assert sorted(order, key=keys.index) == order
+
+
+def test_the_baseline_is_the_first_full_at_the_same_batch_size():
+    """A run has `full` once per checkpoint; dividing by another one, or by another batch size, is another number."""
+    other = {**FULL, "label": "Full model (Skip weights)", "checkpoint": "m/skip"}
+    second = {**speed(other, step_s=(0.012,) * 3), "id": "speed-full-other-b1"}
+    eight = full_speed(8, runs=[{**r, "step_s": [0.02] * 3, "step_tokens": [8] * 3} for r in full_speed(8)["runs"]])
+    table = run(full_speed(), second, eight, speed(SKIP), speed(SKIP, 8), arms=(FULL, other, SKIP))
+    found = {(row["label"], row["batch_size"]): row for row in summarise(table)}
+    assert found["Skip", 1]["speedup"] == pytest.approx(1.5)
+    assert found["Skip", 8]["speedup"] == pytest.approx(0.02 / 0.00408)
+    again = found["Full model (Skip weights)", 1]
+    assert (again["speedup"], again["verdict"]) == (pytest.approx(0.5), "slower")
+
+
+def test_logits_that_are_not_finite_are_noted():
+    assert "not finite" in rows(full_speed(), speed(SKIP, finite=False))["Skip", 1]["notes"]
+
+
+def test_summarising_needs_no_torch():
+    code = (
+        "import sys; from harness.store import Run; from harness.summary import summarise; "
+        "summarise(Run({'arms': []}, [])); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

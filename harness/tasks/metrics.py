@@ -1,25 +1,171 @@
-"""Task metrics (placeholder while the tasks load)."""
+"""Metrics as sums of per-example statistics, so that intervals can be had by drawing examples again. Torch-free.
+
+A metric turns one output into K numbers (`example`); the value of any set of examples is a function of their sums
+(`combine`). Corpus BLEU is not a mean of sentence scores, which is why means of scores are not enough.
+"""
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import BadInput
+
+if TYPE_CHECKING:
+    from harness.tasks.base import Example
+
+Array = npt.NDArray[np.float64]
+_ORDERS = 4
 
 
 class Metric(ABC):
-    """One metric."""
+    """One metric.
+
+    Class attributes:
+        name: as in result columns.
+        unit: of the value.
+        better: `higher` or `lower`.
+        description: what is computed, with what settings.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    better: ClassVar[str]
+    description: ClassVar[str]
+
+    @abstractmethod
+    def example(self, output: str, example: Example) -> list[float]:
+        """The K statistics of one output."""
+
+    @staticmethod
+    @abstractmethod
+    def combine(totals: Array) -> Array:
+        """Summed statistics [..., K] to values [...]; NaN where nothing was summed."""
 
 
 class Bleu(Metric):
-    """BLEU."""
+    """Corpus BLEU; statistics: correct n-grams 1..4, output n-grams 1..4, output length, closest reference length."""
+
+    name = "bleu"
+    unit = "points"
+    better = "higher"
+    description = "corpus BLEU-4, sacrebleu, lower case, tokenizer 13a, exponential smoothing, all references"
+
+    def example(self, output: str, example: Example) -> list[float]:
+        """See `Metric.example`."""
+        found = _bleu().corpus_score([output], [[text] for text in example.references])
+        # sacrebleu reports the closest reference length of the one sentence as `ref_len`.
+        return [*map(float, found.counts), *map(float, found.totals), float(found.sys_len), float(found.ref_len)]
+
+    @staticmethod
+    def combine(totals: Array) -> Array:
+        """See `Metric.combine`; the formula of sacrebleu's `compute_bleu` with its default smoothing."""
+        totals = np.asarray(totals, dtype=np.float64)
+        correct, total = totals[..., :_ORDERS], totals[..., _ORDERS : 2 * _ORDERS]
+        length, reference = totals[..., 8], totals[..., 9]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Exponential smoothing: the m-th order without a match counts 1 / (2^m total).
+            misses = np.cumsum((correct == 0) & (total > 0), axis=-1)
+            smoothed = np.where(correct == 0, 1.0 / (2.0**misses * total), correct / total)
+            log = np.where(total > 0, np.log(smoothed), -np.inf).mean(axis=-1)
+            brevity = np.where(length < reference, np.exp(1 - reference / length), 1.0)
+            value = 100.0 * brevity * np.exp(log)
+        value = np.where((length == 0) | (correct[..., 0] == 0), 0.0, value)
+        return np.where(reference > 0, value, np.nan)
 
 
 class RougeL(Metric):
-    """ROUGE-L."""
+    """ROUGE-L F of the best reference, mean over examples."""
+
+    name = "rougeL"
+    unit = "points"
+    better = "higher"
+    description = "ROUGE-L F1 x 100, rouge-score without stemming, best reference, mean over examples"
+
+    def example(self, output: str, example: Example) -> list[float]:
+        """See `Metric.example`."""
+        scorer = _rouge()
+        return [100.0 * max(scorer.score(text, output)["rougeL"].fmeasure for text in example.references), 1.0]
+
+    @staticmethod
+    def combine(totals: Array) -> Array:
+        """See `Metric.combine`."""
+        return _share(totals)
 
 
 class SlotErrorRate(Metric):
-    """Slot error rate."""
+    """Share of slots an output misses or gets wrong.
 
-    def __init__(self, matcher: Callable[[str, str, str], bool] | None = None) -> None:
-        self.matcher = matcher
+    Args:
+        states: (slot, value, text) -> whether the text states the slot's value; the task knows the surface forms.
+    """
+
+    name = "slot_error_rate"
+    unit = "percent"
+    better = "lower"
+    description = "slots of the meaning representation missing or wrong in the text, percent of all slots, by surface forms"
+
+    def __init__(self, states: Callable[[str, str, str], bool]) -> None:
+        self._states = states
+
+    def example(self, output: str, example: Example) -> list[float]:
+        """See `Metric.example`."""
+        wrong = sum(not self._states(slot, value, output) for slot, value in example.slots)
+        return [float(wrong), float(len(example.slots))]
+
+    @staticmethod
+    def combine(totals: Array) -> Array:
+        """See `Metric.combine`."""
+        return 100.0 * _share(totals)
+
+
+class Agreement(Metric):
+    """Tokens equal to the baseline's; the runner computes its statistics, see `agreement_statistics`."""
+
+    name = "agreement"
+    unit = "percent"
+    better = "higher"
+    description = "tokens equal to the full model's at the same place, percent of the longer of both outputs"
+
+    def example(self, output: str, example: Example) -> list[float]:
+        """Never: agreement compares token ids of two arms, not a text with references."""
+        raise BadInput("metric agreement: computed from the tokens of two methods, not from one text")
+
+    @staticmethod
+    def combine(totals: Array) -> Array:
+        """See `Metric.combine`."""
+        return 100.0 * _share(totals)
+
+
+METRICS: dict[str, type[Metric]] = {cls.name: cls for cls in (Bleu, RougeL, SlotErrorRate, Agreement)}
+
+
+def agreement_statistics(mine: list[int], theirs: list[int]) -> list[float]:
+    """[equal tokens at the same place, places of the longer of both]."""
+    same = sum(a == b for a, b in zip(mine, theirs, strict=False))
+    return [float(same), float(max(len(mine), len(theirs)))]
+
+
+def _share(totals: Array) -> Array:
+    totals = np.asarray(totals, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(totals[..., 0] / totals[..., 1])
+
+
+@cache
+def _bleu() -> Any:
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(lowercase=True, tokenize="13a")
+
+
+@cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False)

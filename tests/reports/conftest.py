@@ -13,7 +13,7 @@ from tests.reports.synthetic import ARMS, write_run
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight arms, three batch sizes, one task."""
-    return write_run(tmp_path_factory.mktemp("quick"), examples=50)
+    return write_run(tmp_path_factory.mktemp("quick"), examples=30)
 
 
 @pytest.fixture(scope="session")

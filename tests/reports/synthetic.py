@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.tasks.base import Example
-from harness.tasks.metrics import METRICS
+from harness.tasks.metrics import Bleu, RougeL, SlotErrorRate
 
 DEPTH = 24
 BLOCK_S, HEAD_S, EMBED_S, REST_S = 210e-6, 260e-6, 20e-6, 180e-6
@@ -163,6 +163,8 @@ ARMS: tuple[Synthetic, ...] = (
         for x in (5, 15, 25, 35)
     ),
 )
+
+METRICS = (Bleu(), RougeL(), SlotErrorRate(lambda slot, value, text: value.lower() in text.lower()))
 
 NAMES = ("The Golden Fern", "Blue Heron", "Café Müller", "Loch Fyne", "The Vaults", "Zizzi", "Strada", "The Punter")
 FOODS = ("Italian", "Japanese", "French", "Indian", "English")
@@ -441,10 +443,7 @@ def _quality(arm: Synthetic, index: int, task: str, count: int) -> dict[str, Any
         example = Example(
             f"{task}-{i}", prompt, references, (("name", name), ("food", food), ("priceRange", price), ("area", area))
         )
-        stats = {
-            key: [float(v) for v in METRICS[key].example(output, example)]
-            for key in ("bleu", "rougeL", "slot_error_rate")
-        }
+        stats = {metric.name: metric.example(output, example) for metric in METRICS}
         words, right = output.split(), reference_text.split()
         stats["agreement"] = [float(sum(a == b for a, b in zip(words, right, strict=False))), float(max(len(words), 1))]
         tokens = max(len(words) + 3, 1)
