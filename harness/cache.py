@@ -23,7 +23,14 @@ class KVCache:
     """
 
     def __init__(
-        self, depth: int, batch_size: int, heads: int, head_dim: int, capacity: int, dtype: torch.dtype, device: torch.device
+        self,
+        depth: int,
+        batch_size: int,
+        heads: int,
+        head_dim: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.capacity = capacity
         self.lengths = [0] * depth

@@ -19,8 +19,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[Path | None, typer.Option("--data", help="Folder with local data (looked up as DIR/<task>/ and DIR/).")]
-Model = Annotated[str, typer.Option("--model", help="Bundled name, local folder or hub id; see `depthbench list models`.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder with local data (looked up as DIR/<task>/ and DIR/).")
+]
+Model = Annotated[
+    str, typer.Option("--model", help="Bundled name, local folder or hub id; see `depthbench list models`.")
+]
 MethodSpec = Annotated[str, typer.Option("--method", help='Method with parameters, e.g. "skipdecode(speedup=2)".')]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
@@ -33,9 +37,13 @@ def run(
     data: Data = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a key, e.g. --set repeats=10 --set 'batch_sizes=[1,8]' --set tasks.0.limit=50."),
+        typer.Option(
+            "--set", help="Override a key, e.g. --set repeats=10 --set 'batch_sizes=[1,8]' --set tasks.0.limit=50."
+        ),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
+    ] = False,
 ) -> None:
     """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
     import methods
@@ -58,7 +66,9 @@ def run(
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option("--out", help="File or folder to write to; default: the first run folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File or folder to write to; default: the first run folder.")
+    ] = None,
 ) -> None:
     """Render stored results as one HTML file; nothing is measured again."""
     from harness import summary
@@ -100,7 +110,9 @@ def generate(
     """Continue prompts under a method; prints the text and the layers each token ran."""
     from harness import texts
 
-    for result in texts.generate_texts(model, method, [p.replace("\\n", "\n") for p in prompt], max_new_tokens, device, dtype):
+    for result in texts.generate_texts(
+        model, method, [p.replace("\\n", "\n") for p in prompt], max_new_tokens, device, dtype
+    ):
         typer.echo(result)
 
 
@@ -116,13 +128,17 @@ def score(
     """Log-likelihood of a continuation, every token scored as the method would have computed it."""
     from harness import texts
 
-    typer.echo(texts.score_text(model, method, prompt.replace("\\n", "\n"), continuation.replace("\\n", "\n"), device, dtype))
+    typer.echo(
+        texts.score_text(model, method, prompt.replace("\\n", "\n"), continuation.replace("\\n", "\n"), device, dtype)
+    )
 
 
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe (see `depthbench list recipes`) or a YAML file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the finished checkpoint; <out>.work holds what is resumed.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder of the finished checkpoint; <out>.work holds what is resumed.")
+    ],
     data: Data = None,
     device: Device = "cpu",
 ) -> None:

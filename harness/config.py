@@ -151,7 +151,7 @@ class Suite(_Frozen):
     device: Text = "cpu"
     processes: Count = 1
     repeats: Count = 5
-    warmup: Annotated[int, Field(strict=True, ge=0)] = 1
+    warmup: Count = 1
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     threads: Count | None = None
     max_new_tokens: Count | None = None

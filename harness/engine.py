@@ -159,7 +159,9 @@ class Decoding:
             logits = decoder.head(x[:, 0])
             head_rows = rows
         self.trace.steps.append(
-            StepTrace(LayerPlan.of(range(ran), decoder.depth), exits, filled, state.test_heads, state.test_flops, head_rows)
+            StepTrace(
+                LayerPlan.of(range(ran), decoder.depth), exits, filled, state.test_heads, state.test_flops, head_rows
+            )
         )
         return logits
 
@@ -221,7 +223,9 @@ def _check(
     decoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | None, max_new_tokens: int, expected_tokens: int | None
 ) -> None:
     if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
-        raise BadInput(f"input_ids: {ids.dtype} of shape {tuple(ids.shape)}; give integers [batch, tokens], one or more of each")
+        raise BadInput(
+            f"input_ids: {ids.dtype} of shape {tuple(ids.shape)}; give integers [batch, tokens], one or more of each"
+        )
     if max_new_tokens < 1:
         raise BadInput(f"max_new_tokens: {max_new_tokens} is out of range; give 1 or more")
     if expected_tokens is not None and expected_tokens < 1:

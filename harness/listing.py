@@ -72,7 +72,16 @@ def summary_rows(folder: Path) -> Rows:
     """The main columns of a run's summary.csv, quality columns included."""
     with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
         records = list(csv.DictReader(file))
-    wanted = ["label", "batch_size", "tpot_ms", "speedup", "speedup_low", "speedup_high", "layers_per_token", "gflops_per_token"]
+    wanted = [
+        "label",
+        "batch_size",
+        "tpot_ms",
+        "speedup",
+        "speedup_low",
+        "speedup_high",
+        "layers_per_token",
+        "gflops_per_token",
+    ]
     if records:
         wanted += [key for key in records[0] if "/" in key and not key.endswith(("_low", "_high", "_diff"))]
         wanted.append("verdict")

@@ -25,7 +25,9 @@ class LayerPlan:
 
     def __post_init__(self) -> None:
         if len(self.attention) != len(self.feed):
-            raise BadInput(f"plan: {len(self.attention)} attention flags but {len(self.feed)} feed flags; give one each")
+            raise BadInput(
+                f"plan: {len(self.attention)} attention flags but {len(self.feed)} feed flags; give one each"
+            )
 
     @staticmethod
     def full(depth: int) -> LayerPlan:
@@ -122,22 +124,22 @@ class Trace:
 
     @property
     def attention(self) -> torch.Tensor:
-        """bool [B, N, L]: the attention sublayer of block l took part in the position that yielded token n."""
+        """Bool [B, N, L]: the attention sublayer of block l took part in the position that yielded token n."""
         return self._flags("attention")
 
     @property
     def feed(self) -> torch.Tensor:
-        """bool [B, N, L]: the same for the feed-forward sublayer."""
+        """Bool [B, N, L]: the same for the feed-forward sublayer."""
         return self._flags("feed")
 
     @property
     def layers(self) -> torch.Tensor:
-        """bool [B, N, L]: anything of block l ran at the position that yielded token n."""
+        """Bool [B, N, L]: anything of block l ran at the position that yielded token n."""
         return self.attention | self.feed
 
     @property
     def computed(self) -> torch.Tensor:
-        """bool [N, L]: block l was computed for the batch column, also where some rows had exited (the batch tax)."""
+        """Bool [N, L]: block l was computed for the batch column, also where some rows had exited (the batch tax)."""
         rows = [step.plan for step in (self.prefill, *self.steps)]
         return torch.tensor([[a or f for a, f in zip(p.attention, p.feed, strict=True)] for p in rows])
 

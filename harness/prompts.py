@@ -41,7 +41,13 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Batch:
 
 
 def speed_batch(
-    tokenizer: Any, examples: Sequence[Example], batch_size: int, prompt_set: int, prompt_tokens: int | None, seed: int, pad: int
+    tokenizer: Any,
+    examples: Sequence[Example],
+    batch_size: int,
+    prompt_set: int,
+    prompt_tokens: int | None,
+    seed: int,
+    pad: int,
 ) -> Batch:
     """Prompts of the speed runs: `batch_size` examples drawn for `prompt_set`, the same in every process and arm.
 

@@ -51,7 +51,10 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
         expected[entry.name] = suite.expected_tokens or expected_tokens(task, first.tokenizer)
         longest = max(map(len, first.tokenizer([e.prompt for e in examples]).input_ids))
         room = first.geometry.max_positions
-        for key, new in (("new_tokens", suite.new_tokens), ("max_new_tokens", suite.max_new_tokens or task.max_new_tokens)):
+        for key, new in (
+            ("new_tokens", suite.new_tokens),
+            ("max_new_tokens", suite.max_new_tokens or task.max_new_tokens),
+        ):
             width = suite.prompt_tokens or longest if key == "new_tokens" else longest
             if width + new - 1 > room:
                 raise BadInput(
@@ -171,11 +174,15 @@ class _Bench:
             expected_tokens=self.expected,
         )
 
+    def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
+        return latency.measure(lambda: self._decoding(arm, number), self.decoders[arm["checkpoint"]].device)
+
     def start(self, arm: Arm) -> dict[str, Any]:
         """Warm up on every prompt set with the real shapes, and count what the trace says."""
         decoder = self.decoders[arm["checkpoint"]]
         try:
-            outputs = [latency.measure(lambda n=n: self._decoding(arm, n), decoder.device)[1] for n in range(len(self.batches))]  # type: ignore[misc]
+            for _ in range(self.suite.warmup):
+                outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
         except (RuntimeError, BadInput) as error:
             return {"status": "failed", "error": " ".join(str(error).split())[:300], "runs": []}
         counted = layers.count([(o.trace, o.lengths) for o in outputs])
@@ -216,7 +223,7 @@ class _Bench:
 
     def repeat(self, arm: Arm, state: dict[str, Any], process: int, repeat: int, place: int, number: int) -> None:
         """One timed generation of one arm."""
-        timing, output = latency.measure(lambda: self._decoding(arm, number), self.decoders[arm["checkpoint"]].device)
+        timing, output = self._measure(arm, number)
         if number == 0 and not torch.equal(output.tokens, state["tokens"]):
             state["repeatable"] = False
         state["runs"].append(
@@ -251,20 +258,26 @@ def _ideal(
 
 def _compare_exact(arms: Sequence[Arm], states: Mapping[str, dict[str, Any]]) -> None:
     """For exact methods: tokens that differ from the full model's on the same checkpoint."""
-    full = {a["checkpoint"]: states[a["label"]] for a in arms if a["method"] == "full" and "tokens" in states[a["label"]]}
+    full = {
+        a["checkpoint"]: states[a["label"]] for a in arms if a["method"] == "full" and "tokens" in states[a["label"]]
+    }
     for arm in arms:
         state = states[arm["label"]]
         if arm["exact"] and "tokens" in state and arm["checkpoint"] in full:
             state["tokens_unlike_full"] = int((state["tokens"] != full[arm["checkpoint"]]["tokens"]).sum())
 
 
-def peak_memory(suite: Suite, arm: Arm, batch_size: int, expected: Mapping[str, int], data: Path | None) -> dict[str, Any]:
+def peak_memory(
+    suite: Suite, arm: Arm, batch_size: int, expected: Mapping[str, int], data: Path | None
+) -> dict[str, Any]:
     """Peak memory of one arm alone in this process: one fixed-length generation after the weights are loaded."""
     _set_threads(suite)
     decoder = _load(suite, arm["checkpoint"])
     entry = suite.tasks[0]
     examples = tasks.create(entry.name, data).examples(entry.split, entry.limit)
-    batch = speed_batch(decoder.tokenizer, examples, batch_size, 0, suite.prompt_tokens, suite.seed, decoder.pad_token_id)
+    batch = speed_batch(
+        decoder.tokenizer, examples, batch_size, 0, suite.prompt_tokens, suite.seed, decoder.pad_token_id
+    )
     batch = _to(batch, decoder.device)
     method = methods.create(arm["spec"])
     gc.collect()
@@ -339,7 +352,7 @@ def quality(
                 "layers_per_token": float(decoded.double().mean()) if len(decoded) else None,
                 "token_ids": ids,
             }
-    metrics = task.metrics()
+    metrics = [m for m in task.metrics() if entry.metrics is None or m.name in entry.metrics]
     for index, example in enumerate(examples):
         row = rows[index]
         text = decoder.tokenizer.decode(row["token_ids"], skip_special_tokens=True).strip()

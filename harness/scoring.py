@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional as F
 
+from harness.cache import ForcedMemory, Memory
 from harness.errors import BadInput
 from harness.method import Exit, ExitState, Method
-from harness.cache import ForcedMemory, Memory
 from harness.models.decoder import Context, Decoder
 from harness.plan import LayerPlan, Step
 
@@ -226,7 +226,9 @@ def score(
     lengths = torch.as_tensor(prompt_lengths, device=input_ids.device)
     rows, total = input_ids.shape
     if lengths.shape != (rows,) or bool((lengths < 1).any()) or bool((lengths > total).any()):
-        raise BadInput(f"prompt_lengths: {lengths.tolist()}; give one length from 1 to {total} for each of the {rows} rows")
+        raise BadInput(
+            f"prompt_lengths: {lengths.tolist()}; give one length from 1 to {total} for each of the {rows} rows"
+        )
     if total > decoder.geometry.max_positions:
         raise BadInput(f"input_ids: {total} tokens but the model has {decoder.geometry.max_positions} positions")
     width = int(lengths.max())
@@ -241,7 +243,12 @@ def score(
     method = method.resolve(decoder.depth, decoder.extras)
     with torch.inference_mode():
         forced = force(
-            decoder, method, prompts, None if bool(prompt_mask.all()) else prompt_mask, targets, expected_tokens=expected
+            decoder,
+            method,
+            prompts,
+            None if bool(prompt_mask.all()) else prompt_mask,
+            targets,
+            expected_tokens=expected,
         )
         hidden = torch.cat((forced.prompt_hidden, forced.target_hidden), dim=1)
         place = torch.arange(total, device=input_ids.device) + (width - lengths).unsqueeze(1)

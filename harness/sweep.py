@@ -32,7 +32,9 @@ PARTS = "parts"
 """Folder inside a run for what single processes measured, until a cell is complete."""
 
 
-def run_suite(suite: Suite, out: Path, *, data: Path | None = None, resume: bool = False, command: Sequence[str] = ()) -> int:
+def run_suite(
+    suite: Suite, out: Path, *, data: Path | None = None, resume: bool = False, command: Sequence[str] = ()
+) -> int:
     """Run a suite into a folder.
 
     Args:
@@ -109,16 +111,28 @@ class _Jobs:
             for arm in arms:
                 cell = cell_id("quality", arm["label"], entry.name)
                 if cell not in done:
-                    work.append((f"{entry.name}: {arm['label']}", lambda a=arm, i=index, c=cell: self._quality(c, a, i, arms, expected)))  # type: ignore[misc]
+                    work.append(
+                        (
+                            f"{entry.name}: {arm['label']}",
+                            lambda a=arm, i=index, c=cell: self._quality(c, a, i, arms, expected),
+                        )
+                    )  # type: ignore[misc]
         for batch in suite.batch_sizes:
             if any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms):
                 for process in range(suite.processes):
-                    work.append((f"speed, batch {batch}", lambda b=batch, p=process: self._speed_part(b, p, arms, expected)))  # type: ignore[misc]
+                    work.append(
+                        (f"speed, batch {batch}", lambda b=batch, p=process: self._speed_part(b, p, arms, expected))
+                    )  # type: ignore[misc]
                 work.append((f"speed, batch {batch}", lambda b=batch: self._speed_cells(b, arms)))  # type: ignore[misc]
-            for arm in arms:
+            for arm in arms if suite.memory else ():
                 cell = cell_id("memory", arm["label"], f"b{batch}")
                 if cell not in done:
-                    work.append((f"memory, batch {batch}: {arm['label']}", lambda a=arm, b=batch, c=cell: self._memory(c, a, b, expected)))  # type: ignore[misc]
+                    work.append(
+                        (
+                            f"memory, batch {batch}: {arm['label']}",
+                            lambda a=arm, b=batch, c=cell: self._memory(c, a, b, expected),
+                        )
+                    )  # type: ignore[misc]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
@@ -163,9 +177,13 @@ class _Jobs:
             reference = self._baseline_tokens(cell_id("quality", baseline["label"], entry.name))
             if reference is None:
                 fields = {"task": entry.name}
-                self._write("quality", cell, arm, fields, f"the baseline {baseline['label']!r} has no outputs to compare with")
+                self._write(
+                    "quality", cell, arm, fields, f"the baseline {baseline['label']!r} has no outputs to compare with"
+                )
                 return
-        self._measure("quality", cell, arm, {"task": entry.name}, self.suite, arm, index, expected, self.data, reference)
+        self._measure(
+            "quality", cell, arm, {"task": entry.name}, self.suite, arm, index, expected, self.data, reference
+        )
 
     def _baseline_tokens(self, cell: str) -> dict[str, list[int]] | None:
         found = next((c for c in self.store.cells("quality") if c["id"] == cell and c["status"] == "ok"), None)

@@ -40,7 +40,12 @@ def generate_texts(
     batch = pad_left(rows, decoder.pad_token_id)
     mask = None if batch.mask is None else batch.mask.to(decoder.device)
     out = generate(
-        decoder, chosen, batch.ids.to(decoder.device), mask, max_new_tokens=max_new_tokens, expected_tokens=_expected(decoder)
+        decoder,
+        chosen,
+        batch.ids.to(decoder.device),
+        mask,
+        max_new_tokens=max_new_tokens,
+        expected_tokens=_expected(decoder),
     )
     for row, length in enumerate(out.lengths.tolist()):
         text = decoder.tokenizer.decode(out.tokens[row, :length], skip_special_tokens=True)
@@ -49,7 +54,9 @@ def generate_texts(
         yield f"{text}\n    [{chosen}: {length} tokens, {mean}]"
 
 
-def score_text(model: str, method: str, prompt: str, continuation: str, device: str = "cpu", dtype: str = "float32") -> str:
+def score_text(
+    model: str, method: str, prompt: str, continuation: str, device: str = "cpu", dtype: str = "float32"
+) -> str:
     """Summed log-likelihood of the continuation in nats, and whether every token is the method's own greedy choice."""
     chosen = methods.create(method)
     decoder = _load(model, device, dtype)
@@ -61,4 +68,6 @@ def score_text(model: str, method: str, prompt: str, continuation: str, device: 
     target = ids[0, len(before) :]
     chosen_logits = logits.float().log_softmax(-1).gather(1, target.unsqueeze(1)).squeeze(1)
     greedy = bool((logits.argmax(-1) == target).all())
-    return f"log-likelihood {float(chosen_logits.sum()):.4f} over {len(after)} tokens, greedy: {'yes' if greedy else 'no'}"
+    return (
+        f"log-likelihood {float(chosen_logits.sum()):.4f} over {len(after)} tokens, greedy: {'yes' if greedy else 'no'}"
+    )

@@ -70,7 +70,9 @@ class Pairs(torch.utils.data.Dataset[Pair]):
                 group = recipe.references_per_prompt
                 self.pairs.extend(Pair(prompt, fits[i : i + group]) for i in range(0, len(fits), group))
         if not self.pairs:
-            raise BadInput(f"recipe {recipe.name}: no reference fits the model's {decoder.geometry.max_positions} positions")
+            raise BadInput(
+                f"recipe {recipe.name}: no reference fits the model's {decoder.geometry.max_positions} positions"
+            )
         self.references = len(lengths)
         self.median_tokens = int(statistics.median(lengths))
 
@@ -101,20 +103,26 @@ def collate(pairs: Sequence[Pair], pad: int) -> dict[str, torch.Tensor]:
 class ForcedModel(nn.Module):
     """A decoder as a torch module whose forward is the loss of one training stage."""
 
-    def __init__(self, decoder: Decoder, plan: TrainingPlan, stage: TrainingStage, expected_tokens: int, seed: int) -> None:
+    def __init__(
+        self, decoder: Decoder, plan: TrainingPlan, stage: TrainingStage, expected_tokens: int, seed: int
+    ) -> None:
         super().__init__()
         self.source = decoder.source
         self.extras = nn.ParameterDict()
         if stage.extras is not None:
             self.source.requires_grad_(False)
             shapes = stage.extras(decoder.geometry.width)
-            self.extras.update({name.replace(".", "__"): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()})
+            self.extras.update(
+                {name.replace(".", "__"): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
+            )
         self._decoder, self._plan, self._stage = decoder, plan, stage
         self._expected_tokens, self._seed = expected_tokens, seed
         self._full = methods.create("full")
         self.register_state_dict_post_hook(_drop_tied)
         # What the Trainer expects to be missing when it loads a state saved without the tied twins.
-        self._keys_to_ignore_on_save = [f"source.{name}" for name in getattr(self.source, "_tied_weights_keys", None) or ()]
+        self._keys_to_ignore_on_save = [
+            f"source.{name}" for name in getattr(self.source, "_tied_weights_keys", None) or ()
+        ]
 
     def tie_weights(self) -> None:
         """Called by the Trainer after loading; the twins share one tensor all along, so there is nothing to do."""
@@ -156,7 +164,7 @@ class ForcedModel(nn.Module):
 
 
 def _drop_tied(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """safetensors refuses one tensor under two names; a tied one is restored with its twin."""
+    """Safetensors refuses one tensor under two names; a tied one is restored with its twin."""
     for name in getattr(module.source, "_tied_weights_keys", None) or ():
         state.pop(f"{prefix}source.{name}", None)
 
@@ -174,12 +182,19 @@ class _GroupedTrainer(Trainer):
 class _Lines(TrainerCallback):  # type: ignore[misc]
     """One line per log entry; the Trainer's own prints a dict."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
-            print(f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f} lr {logs['learning_rate']:.2e}", flush=True)
+            print(
+                f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f} lr {logs['learning_rate']:.2e}",
+                flush=True,
+            )
 
 
-def train(recipe: Recipe, out: Path, *, data: Path | None = None, work: Path | None = None, device: str = "cpu") -> Path:
+def train(
+    recipe: Recipe, out: Path, *, data: Path | None = None, work: Path | None = None, device: str = "cpu"
+) -> Path:
     """Run a recipe; an interrupted run goes on from its last saved step.
 
     Args:
@@ -205,7 +220,9 @@ def train(recipe: Recipe, out: Path, *, data: Path | None = None, work: Path | N
     unknown = set(recipe.stages) - {stage.name for stage in plan.stages}
     if unknown:
         known = ", ".join(stage.name for stage in plan.stages)
-        raise BadInput(f"recipe {recipe.name}: stages.{sorted(unknown)[0]} is not a stage of {method.name}; it has {known}")
+        raise BadInput(
+            f"recipe {recipe.name}: stages.{sorted(unknown)[0]} is not a stage of {method.name}; it has {known}"
+        )
     pairs = Pairs(recipe, decoder, data)
     expected = recipe.expected_tokens or pairs.median_tokens
     print(
@@ -283,7 +300,12 @@ def _start(recipe: Recipe, data: Path | None, work: Path, device: str) -> Decode
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     settings = dict(recipe.architecture)
     config = AutoConfig.for_model(
-        **settings, vocab_size=recipe.vocabulary, pad_token_id=0, bos_token_id=1, eos_token_id=1, tie_word_embeddings=True
+        **settings,
+        vocab_size=recipe.vocabulary,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        tie_word_embeddings=True,
     )
     source = AutoModelForCausalLM.from_config(config)
     source.generation_config.eos_token_id, source.generation_config.pad_token_id = 1, 0
@@ -322,5 +344,7 @@ def save(decoder: Decoder, out: Path, extras: Mapping[str, torch.Tensor], card: 
     decoder.tokenizer.save_pretrained(out)
     if extras:
         (out / "extras").mkdir(exist_ok=True)
-        save_file({k: v.to(torch.float16).contiguous() for k, v in extras.items()}, out / "extras" / "extras.safetensors")
+        save_file(
+            {k: v.to(torch.float16).contiguous() for k, v in extras.items()}, out / "extras" / "extras.safetensors"
+        )
     (out / "depthbench.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -129,7 +129,7 @@ def test_overrides(minimal):
         ("processes=true", "a whole number"),
         ("memory=maybe", "true or false"),
         ("new_tokens=1", "2 or more"),
-        ("warmup=-1", "0 or more"),
+        ("warmup=0", "1 or more"),
     ],
 )
 def test_a_wrong_override_is_one_line_that_says_what_is_right(minimal, override, said):

@@ -71,7 +71,9 @@ def test_row_in_padded_batch_equals_row_alone(decoder: Decoder, spec: str) -> No
     ids, mask = ragged_prompts(rows=4)
     out = generate(decoder, method, ids, mask, max_new_tokens=NEW, stop_at_eos=False)
     for row in range(ids.shape[0]):
-        alone = generate(decoder, method, ids[row][mask[row].bool()].unsqueeze(0), max_new_tokens=NEW, stop_at_eos=False)
+        alone = generate(
+            decoder, method, ids[row][mask[row].bool()].unsqueeze(0), max_new_tokens=NEW, stop_at_eos=False
+        )
         assert torch.equal(alone.tokens[0], out.tokens[row])
         assert torch.equal(alone.trace.layers[0], out.trace.layers[row])
 
@@ -193,7 +195,8 @@ class Wandering(Schedule):
 
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         return LayerPlan(
-            tuple((i + step.index) % 3 != 0 for i in range(depth)), tuple((i + step.index) % 2 == 0 for i in range(depth))
+            tuple((i + step.index) % 3 != 0 for i in range(depth)),
+            tuple((i + step.index) % 2 == 0 for i in range(depth)),
         )
 
 

@@ -18,7 +18,9 @@ FULL = methods.create("full")
 
 def transformers_tokens(decoder: Decoder, ids: torch.Tensor, mask: torch.Tensor, new: int) -> torch.Tensor:
     """Greedy continuation by transformers' own `generate` [B, new], padded."""
-    out = decoder.source.generate(input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0)
+    out = decoder.source.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0
+    )
     tokens = out[:, ids.shape[1] :]
     return torch.nn.functional.pad(tokens, (0, new - tokens.shape[1]))  # type: ignore[no-any-return]
 
@@ -32,7 +34,9 @@ def test_full_equals_transformers_generate(decoder: Decoder) -> None:
         assert torch.equal(out.tokens, want[:, : out.tokens.shape[1]])
         alone = ids[:1]
         out = generate(decoder, FULL, alone, max_new_tokens=20)
-        assert torch.equal(out.tokens, transformers_tokens(decoder, alone, torch.ones_like(alone), 20)[:, : out.tokens.shape[1]])
+        assert torch.equal(
+            out.tokens, transformers_tokens(decoder, alone, torch.ones_like(alone), 20)[:, : out.tokens.shape[1]]
+        )
 
 
 def test_full_logits_equal_transformers(decoder: Decoder) -> None:
@@ -133,7 +137,12 @@ def test_bad_input_is_refused_before_compute(opt: Decoder, change: dict[str, obj
 
 @pytest.mark.parametrize(
     ("ids", "lengths", "message"),
-    [(GOOD, [4], "prompt_lengths"), (GOOD, [0], "prompt_lengths"), (GOOD, [1, 1], "prompt_lengths"), (GOOD[0], [1], "input_ids")],
+    [
+        (GOOD, [4], "prompt_lengths"),
+        (GOOD, [0], "prompt_lengths"),
+        (GOOD, [1, 1], "prompt_lengths"),
+        (GOOD[0], [1], "input_ids"),
+    ],
 )
 def test_score_refuses(opt: Decoder, ids: torch.Tensor, lengths: list[int], message: str) -> None:
     with pytest.raises(BadInput, match=message):

@@ -112,7 +112,16 @@ def test_bad_specs_are_refused_in_one_line(spec: str, message: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spec", ["skipdecode(min_layers=2,max_layers=9)", "skipdecode(speedup=8)", "fixed_exit(budget=7)", "random_skip(budget=7)", "calm(first_exit=7)"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "skipdecode(min_layers=2,max_layers=9)",
+        "skipdecode(speedup=8)",
+        "fixed_exit(budget=7)",
+        "random_skip(budget=7)",
+        "calm(first_exit=7)",
+    ],
+)
 def test_what_does_not_fit_the_model_is_refused(spec: str) -> None:
     with pytest.raises(BadInput, match="at most the model's 6 blocks"):
         methods.create(spec).resolve(6, {})

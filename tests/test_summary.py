@@ -274,6 +274,16 @@ def test_examples_are_paired_by_id():
     assert row["quality_verdict"] == "keeps quality"
 
 
+def test_only_shared_examples_are_compared():
+    """An arm that was scored on fewer examples is compared on those, and its own score is of its own."""
+    full, skip = quality(FULL, [9] * 10 + [5] * 30), quality(SKIP, [9] * 10 + [5] * 30)
+    full["examples"] = full["examples"][5:]
+    del skip["examples"][-5:]
+    row = rows(full_speed(), speed(SKIP), full, skip)["Skip", 1]
+    assert (row["toy/examples"], row["toy/score_diff"]) == (35, 0.0)
+    assert row["toy/score"] == pytest.approx((10 * 90 + 25 * 50) / 35)
+
+
 def test_unknown_metric_is_left_out_not_guessed():
     cells = (quality(FULL, [5] * 30, names=("score", "novel")), quality(SKIP, [5] * 30, names=("score", "novel")))
     assert not any("novel" in key for key in rows(full_speed(), speed(SKIP), *cells)["Skip", 1])

@@ -27,7 +27,9 @@ def bundled() -> list[str]:
     return sorted(f"{p.parent.parent.name}/{p.parent.name}" for p in ASSETS.glob("*/*/config.json"))
 
 
-def load_model(model: Any, *, dtype: str | torch.dtype = "float32", device: str = "cpu", tokenizer: Any = None) -> Decoder:
+def load_model(
+    model: Any, *, dtype: str | torch.dtype = "float32", device: str = "cpu", tokenizer: Any = None
+) -> Decoder:
     """Load a model as a `Decoder`.
 
     Args:
@@ -53,7 +55,9 @@ def load_model(model: Any, *, dtype: str | torch.dtype = "float32", device: str 
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         near = difflib.get_close_matches(name, [*bundled(), *{b.split("/")[0] for b in bundled()}], n=2, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise BadInput(f"model: {name!r} is neither bundled ({', '.join(bundled()) or 'none'}), a folder nor a hub id{hint}")
+        raise BadInput(
+            f"model: {name!r} is neither bundled ({', '.join(bundled()) or 'none'}), a folder nor a hub id{hint}"
+        )
     else:
         where = name
     source, tokenizer = _load(name, where, dtype)
@@ -119,13 +123,17 @@ def _check_folder(folder: Path) -> None:
     if not list(folder.glob("*.safetensors")):
         pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]
         if pickles:
-            raise BadInput(f"model: {folder / pickles[0]} is a pickle checkpoint, which can run code; save it as safetensors")
+            raise BadInput(
+                f"model: {folder / pickles[0]} is a pickle checkpoint, which can run code; save it as safetensors"
+            )
         raise BadInput(f"model: {folder} has no *.safetensors file; give a folder with weights")
 
 
 def _check_family(model_type: str) -> None:
     if model_type not in FAMILIES:
-        raise BadInput(f"model: architecture {model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}")
+        raise BadInput(
+            f"model: architecture {model_type!r} is not supported; supported are {', '.join(sorted(FAMILIES))}"
+        )
 
 
 def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -145,7 +153,9 @@ def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
     except BadInput:
         raise
     except SafetensorError as error:
-        raise BadInput(f"model: weights of {name} are damaged or truncated ({error}); copy the checkpoint again") from None
+        raise BadInput(
+            f"model: weights of {name} are damaged or truncated ({error}); copy the checkpoint again"
+        ) from None
     except (OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"model: {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     finally:
@@ -153,7 +163,9 @@ def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
             logging.enable_progress_bar()
     missing = sorted(set(info["missing_keys"]) - set(getattr(source, "_tied_weights_keys", None) or ()))
     if missing:
-        raise BadInput(f"model: {name} lacks {len(missing)} of its weights, {missing[0]} first; copy the checkpoint again")
+        raise BadInput(
+            f"model: {name} lacks {len(missing)} of its weights, {missing[0]} first; copy the checkpoint again"
+        )
     return source, tokenizer
 
 
@@ -167,7 +179,9 @@ def _wrap(name: str, source: Any, tokenizer: Any, folder: Path | None) -> Decode
     if folder is not None and (folder / "extras" / "extras.safetensors").is_file():
         from safetensors.torch import load_file
 
-        extras = {k: v.to(source.device, source.dtype) for k, v in load_file(folder / "extras" / "extras.safetensors").items()}
+        extras = {
+            k: v.to(source.device, source.dtype) for k, v in load_file(folder / "extras" / "extras.safetensors").items()
+        }
     if folder is not None:
         card = read_card(folder)
     with torch.inference_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,8 @@ def resident_bytes(field: str = "VmRSS") -> int | None:
 
 def reset_peaks(device: torch.device) -> None:
     """Start the peaks from now on: the kernel's high-water mark where it allows that, and the CUDA allocator's."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

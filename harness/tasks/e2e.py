@@ -1,8 +1,13 @@
 """E2E (minimal loader)."""
+
 from __future__ import annotations
-import csv, gzip, io
+
+import csv
+import gzip
+import io
 from pathlib import Path
 from typing import ClassVar
+
 from harness.tasks.base import Example, Task, collapse
 
 
@@ -19,7 +24,9 @@ class E2E(Task):
         groups = {}
         for row in csv.DictReader(io.StringIO(raw.decode("utf-8"), newline="")):
             groups.setdefault(collapse(row["mr"]), []).append(collapse(row["ref"]))
-        return [Example(f"e2e-{split}-{i:04d}", mr + "\n", tuple(refs)) for i, (mr, refs) in enumerate(groups.items())][:limit]
+        return [Example(f"e2e-{split}-{i:04d}", mr + "\n", tuple(refs)) for i, (mr, refs) in enumerate(groups.items())][
+            :limit
+        ]
 
     def metrics(self):
         return ()

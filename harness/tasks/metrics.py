@@ -108,7 +108,9 @@ class SlotErrorRate(Metric):
     name = "slot_error_rate"
     unit = "percent"
     better = "lower"
-    description = "slots of the meaning representation missing or wrong in the text, percent of all slots, by surface forms"
+    description = (
+        "slots of the meaning representation missing or wrong in the text, percent of all slots, by surface forms"
+    )
 
     def __init__(self, states: Callable[[str, str, str], bool]) -> None:
         self._states = states

@@ -25,7 +25,18 @@ NAMES = (
     "Cardamom Hill", "The Paper Crane", "Hazel Barn", "Rosewater", "The Blue Anchor Room",
 )  # fmt: skip
 KINDS = ("bistro", "tavern", "tearoom", "diner", "brasserie", "canteen")
-CUISINES = ("Greek", "Korean", "Mexican", "Lebanese", "Vietnamese", "Spanish", "Moroccan", "Thai", "Turkish", "Peruvian")
+CUISINES = (
+    "Greek",
+    "Korean",
+    "Mexican",
+    "Lebanese",
+    "Vietnamese",
+    "Spanish",
+    "Moroccan",
+    "Thai",
+    "Turkish",
+    "Peruvian",
+)
 LANDMARKS = (
     "Corn Exchange", "Lantern Theatre", "Ferry Terminal", "Botanic Garden", "Clock Tower", "Maritime Museum",
     "Town Library", "Rowing Club", "Glass Works", "Opera House", "Swimming Baths", "Art School",
@@ -41,7 +52,13 @@ DISTRICTS: Mapping[str, tuple[str, ...]] = {
     "canal basin": ("at the canal basin", "by the canal basin"),
 }
 BESIDE = ("next to the {}", "beside the {}", "close to the {}")
-SCORES: Mapping[str, str] = {"1 star": "one", "2 stars": "two", "3 stars": "three", "4 stars": "four", "5 stars": "five"}
+SCORES: Mapping[str, str] = {
+    "1 star": "one",
+    "2 stars": "two",
+    "3 stars": "three",
+    "4 stars": "four",
+    "5 stars": "five",
+}
 
 # Each value's ways of being said: before a noun, as "... prices", and as a verb phrase ("{a}" is where "also" may stand).
 COST_ADJECTIVES: Mapping[str, tuple[str, ...]] = {

@@ -147,7 +147,16 @@ def test_pareto_front() -> None:
     def quality(value: float) -> Interval:
         return Interval(value, value - 1, value + 1, 10)
 
-    facts = _Plane({"Full model": (None, 60.0), "a": (2.0, 59.0), "b": (1.5, 58.0), "c": (3.0, 40.0)}, quality)
+    facts = _Plane(
+        {
+            "Full model": (None, 60.0),
+            "a": (2.0, 59.0),
+            "b": (1.5, 58.0),
+            "c": (3.0, 40.0),
+            "as good, slower": (1.2, 59.0),
+        },
+        quality,
+    )
     figure = plots.trade_off(facts, "t", 1, "fig")  # type: ignore[arg-type]
     assert figure is not None
     assert isinstance(figure.plot, plots.TradeOff)
