@@ -354,14 +354,14 @@ def quality(
             }
     metrics = [m for m in task.metrics() if entry.metrics is None or m.name in entry.metrics]
     for index, example in enumerate(examples):
-        row = rows[index]
-        text = decoder.tokenizer.decode(row["token_ids"], skip_special_tokens=True).strip()
-        other = row["token_ids"] if reference is None else reference[example.id]
-        row.update(prompt=example.prompt, output=text, references=list(example.references))
-        row["stats"] = {m.name: m.example(text, example) for m in metrics}
-        row["stats"]["agreement"] = agreement_statistics(row["token_ids"], list(other))
+        found = rows[index]
+        text = decoder.tokenizer.decode(found["token_ids"], skip_special_tokens=True).strip()
+        other = found["token_ids"] if reference is None else reference[example.id]
+        found.update(prompt=example.prompt, output=text, references=list(example.references))
+        found["stats"] = {m.name: m.example(text, example) for m in metrics}
+        found["stats"]["agreement"] = agreement_statistics(found["token_ids"], list(other))
         if reference is not None:
-            del row["token_ids"]
+            del found["token_ids"]
     counted = layers.count(traces)
     return {
         "task": entry.name,

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -111,28 +112,18 @@ class _Jobs:
             for arm in arms:
                 cell = cell_id("quality", arm["label"], entry.name)
                 if cell not in done:
-                    work.append(
-                        (
-                            f"{entry.name}: {arm['label']}",
-                            lambda a=arm, i=index, c=cell: self._quality(c, a, i, arms, expected),
-                        )
-                    )  # type: ignore[misc]
+                    quality = partial(self._quality, cell, arm, index, arms, expected)
+                    work.append((f"{entry.name}: {arm['label']}", quality))
         for batch in suite.batch_sizes:
             if any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms):
                 for process in range(suite.processes):
-                    work.append(
-                        (f"speed, batch {batch}", lambda b=batch, p=process: self._speed_part(b, p, arms, expected))
-                    )  # type: ignore[misc]
-                work.append((f"speed, batch {batch}", lambda b=batch: self._speed_cells(b, arms)))  # type: ignore[misc]
+                    work.append((f"speed, batch {batch}", partial(self._speed_part, batch, process, arms, expected)))
+                work.append((f"speed, batch {batch}", partial(self._speed_cells, batch, arms)))
             for arm in arms if suite.memory else ():
                 cell = cell_id("memory", arm["label"], f"b{batch}")
                 if cell not in done:
-                    work.append(
-                        (
-                            f"memory, batch {batch}: {arm['label']}",
-                            lambda a=arm, b=batch, c=cell: self._memory(c, a, b, expected),
-                        )
-                    )  # type: ignore[misc]
+                    memory = partial(self._memory, cell, arm, batch, expected)
+                    work.append((f"memory, batch {batch}: {arm['label']}", memory))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
         with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:

@@ -118,7 +118,7 @@ class ForcedModel(nn.Module):
         self._decoder, self._plan, self._stage = decoder, plan, stage
         self._expected_tokens, self._seed = expected_tokens, seed
         self._full = methods.create("full")
-        self.register_state_dict_post_hook(_drop_tied)
+        self.register_state_dict_post_hook(_drop_tied)  # type: ignore[no-untyped-call]
         # What the Trainer expects to be missing when it loads a state saved without the tied twins.
         self._keys_to_ignore_on_save = [
             f"source.{name}" for name in getattr(self.source, "_tied_weights_keys", None) or ()
@@ -175,8 +175,9 @@ class _GroupedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         generator = torch.Generator().manual_seed(self.args.seed)
-        lengths = [pair.cost for pair in dataset]
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=generator)  # type: ignore[no-any-return]
+        assert isinstance(dataset, Pairs)
+        lengths = [pair.cost for pair in dataset.pairs]
+        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=generator)
 
 
 class _Lines(TrainerCallback):  # type: ignore[misc]

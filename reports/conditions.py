@@ -12,6 +12,7 @@ from reports.settings import machine, shared
 from reports.text import BYTES, MISSING, clean, counted, fixed, label, listed, real, scaled
 
 MOST_PROBLEMS = 5
+UNKNOWN = "not recorded"
 Pairs = tuple[tuple[str, str], ...]
 _SOFTWARE = ("versions", "software", "packages", "python")
 _RUN_KEYS = ("commit", "dirty", "date")
@@ -36,7 +37,7 @@ def definitions(facts: Facts) -> Definitions:
             "Machine",
             (
                 ("measured on", machine(facts)),
-                *flatten({k: v for k, v in env.items() if k not in (*_SOFTWARE, *_RUN_KEYS)}),
+                *_told({k: v for k, v in env.items() if k not in (*_SOFTWARE, *_RUN_KEYS)}),
             ),
         ),
         (
@@ -46,6 +47,14 @@ def definitions(facts: Facts) -> Definitions:
         ("Run", _run(run, env)),
     )
     return Definitions(tuple((title, pairs) for title, pairs in groups if pairs))
+
+
+def _told(record: Mapping[str, Any]) -> Pairs:
+    """What the fingerprint tells, then in one line what it could not read or what is not set."""
+    pairs = flatten(record)
+    unknown = [name for name, text in pairs if text == UNKNOWN]
+    told = tuple(pair for pair in pairs if pair[1] != UNKNOWN)
+    return (*told, ("not recorded or not set", ", ".join(unknown))) if unknown else told
 
 
 def _weights(facts: Facts) -> Pairs:
@@ -108,7 +117,7 @@ def pretty(key: object) -> str:
 def value_text(key: str, value: Any) -> str:
     """Return a recorded value in words: bytes and seconds with their unit, lists joined, nothing invented."""
     if value is None:
-        return "not recorded"
+        return UNKNOWN
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):

@@ -92,7 +92,7 @@ def _by_batch(plot: plots.ByBatch) -> tuple[Figure, Tips]:
         ax.grid(visible=False, axis="x")
     outer_labels_only(axes, columns)
     figure.supxlabel("Batch size (rows)", fontsize=SIZE, y=0.06 / figure.get_figheight())
-    figure.supylabel("Speed-up of decoding (× full model)", fontsize=SIZE, x=0.05 / figure.get_figwidth())
+    figure.supylabel("Speed-up (× full model)", fontsize=SIZE, x=0.05 / figure.get_figwidth())
     _key(figure, [
         Line2D([], [], color=ink("ink"), marker="o", markersize=4, label="realised, 95% interval"),
         Line2D([], [], color=ink("ink"), lw=1.1, ls=(0, (4, 2)), label="ideal"),

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.summary import summarise
-
 from harness.errors import BadInput
 from harness.store import Run, load_run
+from harness.summary import summarise
 
 Json = dict[str, Any]
 

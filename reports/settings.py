@@ -49,12 +49,12 @@ def shared(cells: Iterable[Json]) -> dict[str, list[Any]]:
 
 
 def values(cells: Iterable[Json], key: str) -> str:
-    """Return the distinct values of a key of the cells (else of their conditions), as `48, 64`; empty if none."""
-    seen: dict[str, None] = {}
-    for cell in cells:
-        value = cell.get(key, (cell.get("conditions") or {}).get(key))
-        if value is not None:
-            seen[label(value)] = None
+    """Return the distinct values of a key of the cells (else of their conditions), as `48`, `15 to 22`, `a, b`; empty if none."""
+    found = [cell.get(key, (cell.get("conditions") or {}).get(key)) for cell in cells]
+    seen = list(dict.fromkeys(label(value) for value in found if value is not None))
+    numbers = [number for value in found if (number := real(value)) is not None]
+    if len(seen) > 1 and len(numbers) == len(found):
+        return f"{min(numbers):g} to {max(numbers):g}"
     return ", ".join(seen)
 
 

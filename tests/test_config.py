@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from harness.config import MethodEntry, Suite, load_suite, suite_names
+from harness.config import MethodEntry, Suite, check_names, load_suite, suite_names
 from harness.errors import BadInput
 
 MINIMAL = """
@@ -225,3 +225,14 @@ def test_bundled_suites_name_methods_that_exist(name):
 def test_reading_a_suite_needs_no_torch():
     code = "import sys; from harness.config import load_suite; load_suite('quick'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_methods_and_tasks_that_are_not_known():
+    suite = load_suite("smoke")
+    check_names(suite, ["full", "skipdecode", "calm"], ["restaurants"])
+    with pytest.raises(BadInput, match=r"suite smoke: methods\.\d: 'calm' is not known; did you mean 'calmer'\?"):
+        check_names(suite, ["full", "skipdecode", "calmer"], ["restaurants"])
+    with pytest.raises(
+        BadInput, match=r"suite smoke: tasks\.0: 'restaurants' is not known; did you mean 'restaurant'\?"
+    ):
+        check_names(suite, ["full", "skipdecode", "calm"], ["restaurant"])

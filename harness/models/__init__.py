@@ -146,9 +146,10 @@ def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
         _check_family(config.model_type)
-        source, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
+        source, info = loaded
         tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except BadInput:
         raise

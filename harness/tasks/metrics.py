@@ -161,7 +161,7 @@ def _share(totals: Array) -> Array:
 
 @cache
 def _bleu() -> Any:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(lowercase=True, tokenize="13a")
 

@@ -55,7 +55,7 @@ def _examples(split: str, count: int) -> tuple[Example, ...]:
             continue
         seen.add(mr)
         references = _references(slots, mr)
-        if len(references) >= REFERENCE_COUNTS[0]:
+        if len(references) >= REFERENCE_COUNTS[0] and len({opening(text) for text in references}) > 1:
             result.append(Example(f"restaurants-{split}-{len(result):04d}", f"{mr}\n", references, slots))
     return tuple(result)
 
@@ -80,10 +80,19 @@ def _references(slots: Slots, mr: str) -> tuple[str, ...]:
     texts: dict[str, None] = {}  # a set that keeps its order
     # Few slots allow few texts: give up on more once the draws repeat themselves.
     for _ in range(40 * count):
-        texts[realise(dict(slots), draws)] = None
+        text = realise(dict(slots), draws)
+        # The last reference opens with another word than the first, so that no set of references has one opening only.
+        if len(texts) == count - 1 and len({opening(other) for other in (*texts, text)}) == 1:
+            continue
+        texts[text] = None
         if len(texts) == count:
             break
     return tuple(texts)
+
+
+def opening(text: str) -> str:
+    """Return the text's first word."""
+    return text.partition(" ")[0]
 
 
 # How a text denies that children are welcome; whatever of the affirming forms is left without these counts as a yes.

@@ -132,7 +132,7 @@ class Draws:
 
 
 def realise(facts: Mapping[str, str], draws: Draws) -> str:
-    """Return one English text that states the name and exactly the other facts given, each once.
+    """Return one English text that states exactly the facts given (the name may recur as a subject).
 
     Args:
         facts: slot -> value; "name" and at least one other slot of ``SLOT_VALUES``.
@@ -235,7 +235,8 @@ class _Text:
             "cuisine": lambda: facts["cuisine"],
         }
         words = [*(adjectives[slot]() for slot in self.before), self.head]
-        article = "an" if words[0][0].lower() in "aeiou" else "a"
+        # By sound: "an old", but "a one-star".
+        article = "an" if words[0][0].lower() in "aeiou" and not words[0].startswith("one-") else "a"
         tail = [f"called {called}"] if called else []
         if naming:
             tail.append(place)
@@ -277,7 +278,7 @@ class _Text:
         at_prices = "cuisine" in slots and "cost" in slots and draws.chance(0.6)
         if at_prices:
             slots.remove("cost")
-        phrases = []
+        phrases: list[str] = []
         for slot in slots:
             if slot == "cuisine":
                 phrase = draws.pick(CUISINE_PHRASES) % facts["cuisine"]
