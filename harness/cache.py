@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -10,8 +11,14 @@ import torch
 class Memory(Protocol):
     """Where a block puts its keys and values and finds those of earlier positions."""
 
-    def extend(self, layer: int, keys_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store [2, B, H, T, d] for block `layer`; return all keys and all values held, each [B, H, S, d]."""
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store keys and values [B, T, Hkv, d] at positions [B, T] for block `layer`; return all held, [B, Hkv, S, d] each."""
+        ...
+
+    def key_positions(self, layer: int) -> torch.Tensor:
+        """Positions of the keys block `layer` holds, [B, S]; only where the model was said to need them."""
         ...
 
 
@@ -20,65 +27,101 @@ class KVCache:
 
     A block that did not run at a position holds nothing for it: blocks append, so each attends over exactly the
     positions that ran it (positions are encoded before caching, so storage order carries no meaning).
+
+    Args:
+        capacities: positions each block has room for [L].
+        batch_size: B.
+        heads: key/value heads, Hkv.
+        head_dim: d.
+        dtype: of the model.
+        device: of the model.
+        keep_positions: also keep every key's position, for models whose attention depends on distances.
     """
 
     def __init__(
         self,
-        depth: int,
+        capacities: Sequence[int],
         batch_size: int,
         heads: int,
         head_dim: int,
-        capacity: int,
         dtype: torch.dtype,
         device: torch.device,
+        keep_positions: bool = False,
     ) -> None:
-        self.capacity = capacity
-        self.lengths = [0] * depth
-        self._store = torch.empty((depth, 2, batch_size, heads, capacity, head_dim), dtype=dtype, device=device)
-        self._layers = list(self._store.unbind(0))
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Bytes allocated."""
-        return self._store.numel() * self._store.element_size()
+        self.lengths = [0] * len(capacities)
+        self._row = heads * head_dim * batch_size
+        self._element = dtype.itemsize
+        store = torch.empty(2 * self._row * sum(capacities), dtype=dtype, device=device)
+        self.allocated_bytes = store.numel() * self._element
+        self._write: list[tuple[torch.Tensor, torch.Tensor]] = []  # [B, S, Hkv, d]: tokens are written side by side
+        self._read: list[tuple[torch.Tensor, torch.Tensor]] = []  # the same storage as [B, Hkv, S, d]
+        for part in store.split([2 * self._row * capacity for capacity in capacities]):
+            keys, values = part.view(2, batch_size, -1, heads, head_dim).unbind(0) if part.numel() else (part, part)
+            self._write.append((keys, values))
+            self._read.append((keys.transpose(1, 2), values.transpose(1, 2)) if part.numel() else (part, part))
+        self._positions: list[torch.Tensor] | None = None
+        if keep_positions:
+            self._positions = [torch.empty((batch_size, c), dtype=torch.long, device=device) for c in capacities]
 
     @property
     def written_bytes(self) -> int:
         """Bytes holding keys and values of some position."""
-        return sum(self.lengths) * self.allocated_bytes // (self.capacity * len(self.lengths))
+        return 2 * self._row * sum(self.lengths) * self._element
 
-    def extend(self, layer: int, keys_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Memory.extend`."""
-        self.write(layer, keys_values)
-        keys, values = self._layers[layer][:, :, :, : self.lengths[layer]].unbind(0)
-        return keys, values
+        self.write(layer, keys, values, positions)
+        held = self.lengths[layer]
+        all_keys, all_values = self._read[layer]
+        return all_keys.narrow(2, 0, held), all_values.narrow(2, 0, held)
 
-    def write(self, layer: int, keys_values: torch.Tensor) -> None:
-        """Append [2, B, H, T, d] to block `layer`."""
-        start = self.lengths[layer]
-        end = start + keys_values.shape[3]
-        self._layers[layer][:, :, :, start:end].copy_(keys_values)
-        self.lengths[layer] = end
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
+        """Append keys and values [B, T, Hkv, d] to block `layer`."""
+        start, count = self.lengths[layer], keys.shape[1]
+        to_keys, to_values = self._write[layer]
+        to_keys.narrow(1, start, count).copy_(keys)
+        to_values.narrow(1, start, count).copy_(values)
+        if self._positions is not None:
+            self._positions[layer].narrow(1, start, count).copy_(positions)
+        self.lengths[layer] = start + count
+
+    def key_positions(self, layer: int) -> torch.Tensor:
+        """See `Memory.key_positions`."""
+        assert self._positions is not None, "this cache was made without positions"
+        return self._positions[layer].narrow(1, 0, self.lengths[layer])
 
 
 class ForcedMemory:
     """Keys and values as a function: nothing is written in place, so gradients flow. One pass of prompts, one of targets."""
 
     def __init__(self, depth: int) -> None:
-        self._prompt: list[torch.Tensor | None] = [None] * depth
+        self._prompt: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * depth
+        self._prompt_positions: torch.Tensor | None = None
+        self._positions: torch.Tensor | None = None
         self._owners: torch.Tensor | None = None
 
     def share(self, owners: torch.Tensor) -> None:
         """From now on rows are continuations: row n continues the prompt row `owners[n]`."""
         self._owners = owners
 
-    def extend(self, layer: int, keys_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Memory.extend`; the prompt's keys and values are kept, a continuation's are only joined to them."""
         if self._owners is None:
-            self._prompt[layer] = keys_values
+            self._prompt[layer] = keys, values
+            self._prompt_positions = self._positions = positions
         else:
             prompt = self._prompt[layer]
-            assert prompt is not None, "prompts run before their continuations"
-            keys_values = torch.cat((prompt.index_select(1, self._owners), keys_values), dim=3)
-        keys, values = keys_values.unbind(0)
-        return keys, values
+            assert prompt is not None and self._prompt_positions is not None, "prompts run before their continuations"
+            keys = torch.cat((prompt[0].index_select(0, self._owners), keys), dim=1)
+            values = torch.cat((prompt[1].index_select(0, self._owners), values), dim=1)
+            self._positions = torch.cat((self._prompt_positions.index_select(0, self._owners), positions), dim=1)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def key_positions(self, layer: int) -> torch.Tensor:
+        """See `Memory.key_positions`; the keys just extended are the ones asked about."""
+        assert self._positions is not None, "nothing is held yet"
+        return self._positions

@@ -73,7 +73,14 @@ class Decoding:
         self._max = max_new_tokens
         self._expected = expected_tokens or max_new_tokens
         rows, width = input_ids.shape
-        self._cache = decoder.new_cache(rows, width + max_new_tokens - 1)
+        # A schedule is known beforehand: a block needs room only for the positions that will run its attention.
+        plans = [self.method.plan(Step(k, self._expected), width, decoder.depth) for k in range(1, max_new_tokens)]
+        if isinstance(self.method, Exit):
+            capacities = [width + max_new_tokens - 1] * decoder.depth
+        else:
+            capacities = [width + sum(plan.attention[layer] for plan in plans) for layer in range(decoder.depth)]
+        self._plans = plans
+        self._cache = decoder.new_cache(rows, capacities)
         self._tokens = torch.full((rows, max_new_tokens), decoder.pad_token_id, device=decoder.device)
         self._generated = 0
         self._lengths = torch.full((rows,), max_new_tokens, device=decoder.device)
@@ -99,20 +106,19 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> int:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded."""
-        depth = self.decoder.depth
         step = Step(self._generated, self._expected)
-        plan = self.method.plan(step, self._ids.shape[1], depth)
+        plan = self._plans[self._generated - 1]
         context = Context(self._next_position, self._step_mask)
         x = self.decoder.embed(self._tokens[:, self._generated - 1 : self._generated], self._next_position)
         if isinstance(self.method, Exit):
             logits = self._run_gated(self.method, x, step, context)
         else:
             for layer, attends, feeds in plan.operations:
-                block = self.decoder.blocks[layer]
+                block, entry = self.decoder.blocks[layer], x
                 if attends:
                     x = block.attend(x, self._cache, context)
                 if feeds:
-                    x = block.feed(x)
+                    x = block.feed(x, entry)
             logits = self.decoder.head(x[:, 0])
             self.trace.steps.append(StepTrace(plan, head_rows=x.shape[0]))
         self._next_position = self._next_position + 1
@@ -129,7 +135,7 @@ class Decoding:
         ran = 0
         for layer, block in enumerate(decoder.blocks):
             state.advance(x[:, 0])
-            y = block.feed(block.attend(x, cache, context))
+            y = block.feed(block.attend(x, cache, context), x)
             # A row that exited keeps its state: what it wrote to this block's cache came from that state already.
             x = y if exited is None else torch.where(exited[:, None, None], x, y)
             ran = layer + 1
@@ -151,7 +157,7 @@ class Decoding:
                 break
         filled = tuple(range(ran, decoder.depth))
         for layer in filled:
-            cache.write(layer, decoder.blocks[layer].keys_values(x, context))
+            cache.write(layer, *decoder.blocks[layer].keys_values(x, context), context.positions)
         everyone = exited is not None and bool(exited.all())
         head_rows = 0
         if logits is None or not everyone:

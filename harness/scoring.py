@@ -63,7 +63,7 @@ def run_prompt(
         context = Context(positions, (causal & seen[:, None, None, :]) | own)
     x = decoder.embed(ids, positions)
     for block in decoder.blocks:
-        x = block.feed(block.attend(x, memory, context))
+        x = block.feed(block.attend(x, memory, context), x)
         if after_block is not None:
             after_block(x)
     return x
@@ -143,8 +143,8 @@ def _run_plans(
             context = Context(positions[:, columns], mask[:, :, :count, : mask.shape[3] - mask.shape[2] + count])
             return block.attend(part, memory, context)  # type: ignore[no-any-return]
 
-        def feed(part: torch.Tensor, columns: torch.Tensor | slice, block=block) -> torch.Tensor:  # type: ignore[no-untyped-def]
-            return block.feed(part)  # type: ignore[no-any-return]
+        def feed(part: torch.Tensor, columns: torch.Tensor | slice, block=block, entry=x) -> torch.Tensor:  # type: ignore[no-untyped-def]
+            return block.feed(part, entry[:, columns])  # type: ignore[no-any-return]
 
         x = _on_columns(x, [p.attention[layer] for p in plans], attend)
         x = _on_columns(x, [p.feed[layer] for p in plans], feed)
@@ -192,7 +192,7 @@ def _run_exits(
             continue
         state.advance(x.flatten(0, 1))
         # Exited positions keep their state; their K and V at this block come from it, which is state propagation.
-        x = torch.where(running.view(n, t, 1), block.feed(block.attend(x, memory, context)), x)
+        x = torch.where(running.view(n, t, 1), block.feed(block.attend(x, memory, context), x), x)
         if method.tests(layer, depth):
             running = running & ~method.should_exit(layer, x.flatten(0, 1), state)
     return _Run(x, layers, [])

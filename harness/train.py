@@ -29,7 +29,7 @@ import methods
 from harness import tasks
 from harness.errors import BadInput
 from harness.method import Method, TrainingPlan, TrainingStage
-from harness.models import load_model
+from harness.models import kernels, load_model
 from harness.models.decoder import Decoder
 from harness.recipes import Recipe, StageSettings
 from harness.scoring import TrainingPass, force
@@ -144,10 +144,11 @@ class ForcedModel(nn.Module):
         method: Method = self._full
         if self._plan.draw is not None:
             method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"))
+        grad = torch.is_grad_enabled() and self._stage.extras is None
         # A frozen model needs no gradients through it: the loss reads its states and trains only the extras.
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self._stage.extras is None), sdpa_kernel(backends):
+        with torch.set_grad_enabled(grad), sdpa_kernel(backends), kernels.only("row"):
             self._decoder.refresh()
             forced = force(
                 self._decoder,

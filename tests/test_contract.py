@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from harness.engine import Decoding, Output, generate
 from harness.method import Exit, Method, Schedule
+from harness.models import kernels
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
 from harness.probes import flops
@@ -133,7 +134,7 @@ def test_flops_equal_torch_counter(decoder: Decoder, spec: str) -> None:
     method = methods.create(spec)
     ids, _ = ragged_prompts(rows=2)
     ids[ids == 0] = 5
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), kernels.only("row"), FlopCounterMode(display=False) as counter:
         decoding = Decoding(decoder, method, ids, max_new_tokens=NEW, stop_at_eos=False)
         decoding.prefill()
         prefill = counter.get_total_flops()
@@ -147,7 +148,7 @@ def test_flops_equal_torch_counter(decoder: Decoder, spec: str) -> None:
 def test_flop_check_would_notice_an_uncounted_backend(opt: Decoder) -> None:
     ids, _ = ragged_prompts(rows=2)
     ids[ids == 0] = 5
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), kernels.only("row"), FlopCounterMode(display=False) as counter:
         out = generate(opt, methods.create("full"), ids, max_new_tokens=NEW, stop_at_eos=False)
     counted = flops.count(out.trace, opt.geometry, 4)
     assert counted.prefill + counted.decode > 1.01 * counter.get_total_flops()

@@ -102,13 +102,23 @@ def test_classifier_exits_compute_the_head_once(opt: Decoder) -> None:
 
 
 def test_cache_appends_per_block() -> None:
-    cache = KVCache(2, 1, 1, 2, 4, torch.float32, torch.device("cpu"))
-    first = torch.arange(4.0).view(2, 1, 1, 1, 2)
-    cache.extend(0, first)
-    keys, values = cache.extend(0, first + 10)
-    assert cache.lengths == [2, 0]
+    cache = KVCache([4, 0, 1], 1, 1, 2, torch.float32, torch.device("cpu"), keep_positions=True)
+    k, v = torch.tensor([[[[0.0, 1.0]]]]), torch.tensor([[[[2.0, 3.0]]]])
+    cache.extend(0, k, v, torch.tensor([[3]]))
+    keys, values = cache.extend(0, k + 10, v + 10, torch.tensor([[7]]))
+    assert cache.lengths == [2, 0, 0]
     assert torch.equal(keys[0, 0], torch.tensor([[0.0, 1.0], [10.0, 11.0]]))
     assert torch.equal(values[0, 0], torch.tensor([[2.0, 3.0], [12.0, 13.0]]))
+    assert cache.key_positions(0).tolist() == [[3, 7]]
+    assert cache.allocated_bytes == 5 * 2 * 2 * 4 and cache.written_bytes == 2 * 2 * 2 * 4
+
+
+def test_a_schedule_gets_the_cache_it_fills_and_no_more(opt: Decoder) -> None:
+    ids, mask = ragged_prompts()
+    for spec in ("skipdecode(min_layers=2,max_layers=5)", "fixed_exit(budget=2)"):
+        out = generate(opt, methods.create(spec), ids, mask, max_new_tokens=8, stop_at_eos=False)
+        full = generate(opt, methods.create("full"), ids, mask, max_new_tokens=8, stop_at_eos=False)
+        assert out.kv_cache_bytes == out.kv_written_bytes < full.kv_cache_bytes == full.kv_written_bytes
 
 
 GOOD = torch.tensor([[5, 6, 7]])

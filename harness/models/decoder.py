@@ -10,12 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
 
 from harness.cache import KVCache, Memory
+from harness.models import kernels
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,23 @@ class Block(ABC):
         self.index = index
 
     @abstractmethod
+    def maps(self) -> Sequence[kernels.Linear]:
+        """The linear maps of this block."""
+
+    @abstractmethod
     def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
         """Attention sublayer: stores K and V of `x` [B, T, D] in `memory`, returns x with the sublayer's output added."""
 
     @abstractmethod
-    def feed(self, x: torch.Tensor) -> torch.Tensor:
-        """Feed-forward sublayer: [..., D] to [..., D], residual included."""
+    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """Feed-forward sublayer: x [B, T, D] to the same shape, residual included.
+
+        `entry` is the block's input at the same columns: blocks whose sublayers run side by side feed on it, others on x.
+        """
 
     @abstractmethod
-    def keys_values(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """K and V [2, B, Hkv, T, d] this block would store for the states x [B, T, D]; nothing else of it is computed."""
+    def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V [B, T, Hkv, d] this block would store for the states x [B, T, D]; nothing else of it is computed."""
 
     @abstractmethod
     def refresh(self) -> None:
@@ -120,9 +128,15 @@ class Decoder(ABC):
     folder: Path | None = None
     blocks: Sequence[Block] = field(init=False)
     geometry: Geometry = field(init=False)
+    needs_key_positions: ClassVar[bool] = False
+    """Attention depends on the distance between positions, so the cache keeps them."""
+
+    def __post_init__(self) -> None:
+        self.build()
+        self.refresh()
 
     @abstractmethod
-    def __post_init__(self) -> None:
+    def build(self) -> None:
         """Set `blocks` and `geometry` from `source`."""
 
     @property
@@ -169,20 +183,31 @@ class Decoder(ABC):
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """Final norm and output projection: [..., D] to logits [..., V]."""
 
+    @abstractmethod
+    def refresh_ends(self) -> Sequence[kernels.Linear]:
+        """Read the weights around the blocks again; returns the linear maps among them."""
+
     def refresh(self) -> None:
         """Read all fused weights again from the transformers modules."""
         for block in self.blocks:
             block.refresh()
+        kernels.group([*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()])
 
-    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
-        """An empty cache for `capacity` positions of `batch_size` rows."""
+    def new_cache(self, batch_size: int, capacities: Sequence[int]) -> KVCache:
+        """An empty cache of `batch_size` rows with room for `capacities[l]` positions in block l."""
         g = self.geometry
-        return KVCache(g.depth, batch_size, g.kv_heads, g.head_dim, capacity, self.dtype, self.device)
+        keep = self.needs_key_positions
+        return KVCache(capacities, batch_size, g.kv_heads, g.head_dim, self.dtype, self.device, keep)
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, context: Context) -> torch.Tensor:
-    """Scaled dot-product attention of q [B, H, T, d] over k, v [B, Hkv, S, d]; returns [B, T, H*d]."""
+    """Scaled dot-product attention of q [B, T, H, d] over k, v [B, Hkv, S, d]; returns [B, T, H*d]."""
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=context.mask_for(k.shape[2]), is_causal=context.causal, enable_gqa=q.shape[1] != k.shape[1]
+        q.transpose(1, 2),
+        k,
+        v,
+        attn_mask=context.mask_for(k.shape[2]),
+        is_causal=context.causal,
+        enable_gqa=q.shape[2] != k.shape[1],
     )
     return out.transpose(1, 2).flatten(2)

@@ -13,6 +13,7 @@ from transformers.activations import ACT2FN
 
 from harness.cache import Memory
 from harness.models.decoder import Block, Context, Decoder, Geometry, attention
+from harness.models.kernels import Linear
 
 
 class OPTBlock(Block):
@@ -22,58 +23,56 @@ class OPTBlock(Block):
         super().__init__(index)
         self._module = module
         self._norm_first = norm_first
-        self._activation = F.relu if activation == "relu" else ACT2FN[activation]
+        self._activation = None if activation == "relu" else ACT2FN[activation]
         self._heads = module.self_attn.num_heads
-        self.refresh()
 
     def refresh(self) -> None:
         """See `Block.refresh`. Queries, keys and values are fused into one matrix."""
-        attn = self._module.self_attn
+        attn, feed = self._module.self_attn, self._module
         parts = (attn.q_proj, attn.k_proj, attn.v_proj)
-        self._w_qkv = torch.cat([p.weight for p in parts])
-        self._b_qkv = None if attn.q_proj.bias is None else torch.cat([p.bias for p in parts])
-        self._w_out, self._b_out = attn.out_proj.weight, attn.out_proj.bias
-        self._w_up, self._b_up = self._module.fc1.weight, self._module.fc1.bias
-        self._w_down, self._b_down = self._module.fc2.weight, self._module.fc2.bias
-        width = self._w_out.shape[0]
-        self._w_kv = self._w_qkv[width:]
-        self._b_kv = None if self._b_qkv is None else self._b_qkv[width:]
+        weight = torch.cat([p.weight for p in parts])
+        bias = None if attn.q_proj.bias is None else torch.cat([p.bias for p in parts])
+        width = attn.out_proj.weight.shape[0]
+        self._qkv = Linear(weight, bias)
+        self._kv = Linear(weight[width:], None if bias is None else bias[width:])
+        self._out = Linear(attn.out_proj.weight, attn.out_proj.bias)
+        self._up = Linear(feed.fc1.weight, feed.fc1.bias, relu=self._activation is None)
+        self._down = Linear(feed.fc2.weight, feed.fc2.bias)
 
-    def _split(self, fused: torch.Tensor, parts: int) -> torch.Tensor:
-        """[B, T, parts*D] to [parts, B, H, T, d]."""
-        b, t, _ = fused.shape
-        return fused.view(b, t, parts, self._heads, -1).permute(2, 0, 3, 1, 4)
+    def maps(self) -> tuple[Linear, ...]:
+        """See `Block.maps`."""
+        return self._qkv, self._kv, self._out, self._up, self._down
 
     def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
         """See `Block.attend`."""
         norm = self._module.self_attn_layer_norm
-        y = _norm(x, norm) if self._norm_first else x
-        qkv = self._split(F.linear(y, self._w_qkv, self._b_qkv), 3)
-        # Split and unbind, not indices: their gradients are concatenations, not sums of zero-filled copies.
-        q, kv = qkv.split((1, 2))
-        k, v = memory.extend(self.index, kv)
-        out = F.linear(attention(q.squeeze(0), k, v, context), self._w_out, self._b_out)
-        out = x + out
+        qkv = self._qkv(_norm(x, norm) if self._norm_first else x)
+        q, k, v = qkv.view(*x.shape[:2], 3, self._heads, -1).unbind(2)
+        k, v = memory.extend(self.index, k, v, context.positions)
+        out = self._out(attention(q, k, v, context), x)
         return out if self._norm_first else _norm(out, norm)
 
-    def feed(self, x: torch.Tensor) -> torch.Tensor:
+    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
         """See `Block.feed`."""
         norm = self._module.final_layer_norm
-        y = _norm(x, norm) if self._norm_first else x
-        y = self._activation(F.linear(y, self._w_up, self._b_up))
-        out = x + F.linear(y, self._w_down, self._b_down)
+        y = self._up(_norm(x, norm) if self._norm_first else x)
+        if self._activation is not None:
+            y = self._activation(y)
+        out = self._down(y, x)
         return out if self._norm_first else _norm(out, norm)
 
-    def keys_values(self, x: torch.Tensor, context: Context) -> torch.Tensor:
+    def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Block.keys_values`."""
-        y = _norm(x, self._module.self_attn_layer_norm) if self._norm_first else x
-        return self._split(F.linear(y, self._w_kv, self._b_kv), 2)
+        kv = self._kv(_norm(x, self._module.self_attn_layer_norm) if self._norm_first else x)
+        k, v = kv.view(*x.shape[:2], 2, self._heads, -1).unbind(2)
+        return k, v
 
 
 class OPTDecoder(Decoder):
     """OPT over a transformers `OPTForCausalLM`."""
 
-    def __post_init__(self) -> None:
+    def build(self) -> None:
+        """See `Decoder.build`."""
         config, decoder = self.source.config, self.source.model.decoder
         self._decoder = decoder
         self.blocks = [
@@ -111,8 +110,13 @@ class OPTDecoder(Decoder):
             x = _norm(x, self._decoder.final_layer_norm)
         if self._decoder.project_out is not None:
             x = F.linear(x, self._decoder.project_out.weight)
-        return F.linear(x, self.source.lm_head.weight)
+        return self._output(x)
+
+    def refresh_ends(self) -> tuple[Linear, ...]:
+        """See `Decoder.refresh_ends`."""
+        self._output = Linear(self.source.lm_head.weight)
+        return (self._output,)
 
 
 def _norm(x: torch.Tensor, module: Any) -> torch.Tensor:
-    return F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+    return torch.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)

@@ -64,7 +64,7 @@ def step_parts(decoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | None, s
 
     rows, width = ids.shape
     wait, clock = synchronise(decoder.device), time.perf_counter
-    cache = decoder.new_cache(rows, width + steps)
+    cache = decoder.new_cache(rows, [width + steps] * decoder.depth)
     run_prompt(decoder, cache, ids, mask)
     real = ids.new_full((rows,), width) if mask is None else mask.sum(1)
     step_mask = None
@@ -81,7 +81,7 @@ def step_parts(decoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | None, s
         wait()
         t1 = clock()
         for block in decoder.blocks:
-            x = block.feed(block.attend(x, cache, context))
+            x = block.feed(block.attend(x, cache, context), x)
         wait()
         t2 = clock()
         token = decoder.head(x[:, 0]).argmax(-1).unsqueeze(1)

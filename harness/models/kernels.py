@@ -1,0 +1,171 @@
+"""Linear maps over loaded weights, stored in the layout that is fastest for the number of rows at hand.
+
+Which kernel is fastest depends on the shape, the rows and the machine, by factors: so it is measured once, on the loaded
+weights, the first time a shape meets a number of rows, and the choice is a condition of the run (`table`, `install`). Layouts:
+
+* `row`: [N, K] as loaded, `F.linear`; the only one on a GPU, with gradients, and under torch's FLOP counter (`only`);
+* `column`: a [K, N] copy, `torch.addmm`: reads few rows' weights in the order they are needed;
+* `packed`: oneDNN's blocked format, with bias, ReLU and the residual sum inside the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch.nn import functional as F
+
+LAYOUTS = ("row", "column", "packed")
+MAX_BUCKET = 256
+# Weights cycled through while measuring: more than the caches hold, as in a decode step.
+_MEASURED_BYTES = 64 << 20
+
+Kernel = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
+_choices: dict[str, str] = {}
+_installed = False
+_forced: str | None = None
+
+
+def table() -> dict[str, str]:
+    """The layouts chosen so far in this process, by shape and rows, e.g. `{"512x128 relu float32 rows 8": "column"}`."""
+    return dict(sorted(_choices.items()))
+
+
+def install(choices: Mapping[str, str]) -> None:
+    """Use these choices (from `table` of another process) and measure nothing; a shape that is missing keeps `row`."""
+    global _installed
+    _choices.clear()
+    _choices.update(choices)
+    _installed = True
+
+
+@contextlib.contextmanager
+def only(layout: str) -> Iterator[None]:
+    """Inside, every linear map runs in one layout."""
+    global _forced
+    before, _forced = _forced, layout
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+class Linear:
+    """y = activation(x W^T + b) + residual over [..., K] to [..., N].
+
+    Args:
+        weight: [N, K].
+        bias: [N] or None.
+        relu: whether ReLU follows.
+    """
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False) -> None:
+        self.weight, self.bias, self.relu = weight, bias, relu
+        self.peers: Sequence[Linear] = (self,)
+        self._kernels: dict[int, Kernel] = {}
+        self._plain = weight.device.type != "cpu"
+
+    @property
+    def key(self) -> str:
+        """Shape, activation and type: maps with the same key share a choice."""
+        n, k = self.weight.shape
+        kind = f"{n}x{k}{' relu' if self.relu else ''}{'' if self.bias is None else ' bias'}"
+        return f"{kind} {str(self.weight.dtype).removeprefix('torch.')}"
+
+    def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Apply to x [..., K]; `residual` [..., N] is added to the result."""
+        if self._plain or _forced == "row" or torch.is_grad_enabled():
+            return self._row(x, residual)
+        rows = x.numel() // self.weight.shape[1]
+        kernel = self._kernels.get(rows)
+        if kernel is None:
+            kernel = self._kernels[rows] = self._choose(rows)
+        return kernel(x, residual)
+
+    def _row(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if self.relu:
+            y = F.relu(y)
+        return y if residual is None else residual + y
+
+    def _column(self) -> Kernel:
+        columns, bias, relu = self.weight.t().contiguous(), self.bias, self.relu
+        k, n = columns.shape
+
+        def run(x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+            flat = x.reshape(-1, k)
+            y = torch.mm(flat, columns) if bias is None else torch.addmm(bias, flat, columns)
+            if relu:
+                y.relu_()
+            if x.dim() != 2:
+                y = y.view(*x.shape[:-1], n)
+            return y if residual is None else y.add_(residual)
+
+        return run
+
+    def _packed(self, rows: int) -> Kernel:
+        packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows)
+        bias, attribute = self.bias, "relu" if self.relu else "none"
+        unary = torch.ops.mkldnn._linear_pointwise.default
+        binary = torch.ops.mkldnn._linear_pointwise.binary
+
+        def run(x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+            if residual is None or attribute != "none":
+                y = unary(x, packed, bias, attribute, [], "")
+                return y if residual is None else y + residual  # type: ignore[no-any-return]
+            return binary(x, residual, packed, bias, "add")  # type: ignore[no-any-return]
+
+        return run
+
+    def build(self, layout: str, rows: int) -> Kernel:
+        """The kernel of a layout; raises what torch raises where the machine or type has none."""
+        if layout == "column":
+            return self._column()
+        return self._packed(rows) if layout == "packed" else self._row
+
+    def _choose(self, rows: int) -> Kernel:
+        bucket = min(1 << (rows - 1).bit_length(), MAX_BUCKET) if rows else 1
+        for other, kernel in self._kernels.items():  # one copy of the weights serves all rows of a bucket
+            if other and min(1 << (other - 1).bit_length(), MAX_BUCKET) == bucket:
+                return kernel
+        key = f"{self.key} rows {bucket}"
+        if key not in _choices:
+            _choices[key] = "row" if _installed or not rows else _fastest(self.peers, rows)
+        return self.build(_choices[key], rows)
+
+
+def _fastest(maps: Sequence[Linear], rows: int) -> str:
+    """The layout in which one pass over the maps (some of them, if they are large) takes least time."""
+    weight = maps[0].weight
+    size = weight.numel() * weight.element_size()
+    some = maps[: max(2, min(len(maps), _MEASURED_BYTES // size + 1))]
+    x = torch.randn(rows, weight.shape[1], dtype=weight.dtype)
+    times: dict[str, float] = {}
+    for layout in LAYOUTS:
+        try:
+            kernels = [m.build(layout, rows) for m in some]
+            times[layout] = min(_pass_seconds(kernels, x) for _ in range(8))
+        except (RuntimeError, NotImplementedError):  # no such kernel for this type or machine
+            continue
+    # Another copy of the weights must be worth it.
+    best = min(times, key=lambda layout: times[layout] * (1.0 if layout == "row" else 1.05))
+    return best
+
+
+def _pass_seconds(kernels: Sequence[Kernel], x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    for kernel in kernels:
+        kernel(x, None)
+    return time.perf_counter() - start
+
+
+def group(maps: Sequence[Linear]) -> None:
+    """Make maps of one key share their choice, measured over all of them."""
+    keys: dict[str, list[Linear]] = {}
+    for m in maps:
+        keys.setdefault(m.key, []).append(m)
+    for same in keys.values():
+        for m in same:
+            m.peers = same
