@@ -7,42 +7,40 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
-
 import methods
 from harness import tasks
-from harness.config import Suite
-from harness.engine import Decoding, Output, generate
+from harness.config import BASELINE, Suite
+from harness.engine import generate
 from harness.errors import BadInput
 from harness.method import Method
-from harness.models import load_model
+from harness.models import kernels
 from harness.models.decoder import Decoder
-from harness.probes import flops, latency, layers, memory
-from harness.prompts import Batch, expected_tokens, pad_left, speed_batch
-from harness.scoring import score
+from harness.probes import layers, memory
+from harness.prompts import expected_tokens, pad_left
+from harness.speed import speed
 from harness.tasks.metrics import agreement_statistics
+from harness.worker import Arm, Prepared, begin, load, set_threads, speed_batch, to_device
 
-Arm = Mapping[str, Any]
+__all__ = ["peak_memory", "prepare", "quality", "speed"]
 
 
 def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, Any]:
     """Check every arm, task and length before anything is measured.
 
     Returns:
-        `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task.
+        `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
+        `kernels`: the layout of the weights chosen for each shape and number of rows.
 
     Raises:
         BadInput: something does not fit; the message names it.
     """
-    _set_threads(suite)
-    decoders = {name: _load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
+    set_threads(suite)
+    decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
     expected: dict[str, int] = {}
     first = next(iter(decoders.values()))
     for entry in suite.tasks:
@@ -83,7 +81,18 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
                 "trained": _trained(method, decoder),
             }
         )
-    return {"arms": described, "expected_tokens": expected}
+    _choose_kernels(suite, first, data)
+    return {"arms": described, "expected_tokens": expected, "kernels": kernels.table()}
+
+
+def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
+    """Run two tokens at every batch size, so that the layouts of the weights are chosen once for all processes of the run."""
+    full = methods.create(BASELINE)
+    for entry in suite.tasks:
+        examples = tasks.create(entry.name, data).examples(entry.split, entry.limit)
+        for size in (*suite.batch_sizes, suite.quality_batch_size):
+            batch = speed_batch(suite, decoder, examples, size, 0)
+            generate(decoder, full, batch.ids, batch.mask, max_new_tokens=2, stop_at_eos=False)
 
 
 def _trained(method: Method, decoder: Decoder) -> str:
@@ -95,190 +104,13 @@ def _trained(method: Method, decoder: Decoder) -> str:
     return "schedule only" if method.family == "schedule" else "untrained"
 
 
-def speed(
-    suite: Suite, arms: Sequence[Arm], batch_size: int, process: int, expected: Mapping[str, int], data: Path | None
-) -> dict[str, dict[str, Any]]:
-    """All arms at one batch size, interleaved on the same prompts; fixed length, the end token ignored.
-
-    Returns a payload for every arm's label: `status`, and the fields of a speed cell with this process's runs.
-    """
-    _set_threads(suite)
-    decoders = {name: _load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
-    base = decoders[arms[0]["checkpoint"]]
-    entry = suite.tasks[0]
-    examples = tasks.create(entry.name, data).examples(entry.split, entry.limit)
-    batches = [
-        speed_batch(base.tokenizer, examples, batch_size, s, suite.prompt_tokens, suite.seed, base.pad_token_id)
-        for s in range(suite.prompt_sets)
-    ]
-    batches = [_to(batch, base.device) for batch in batches]
-    conditions = {
-        "model": suite.model,
-        "dtype": suite.dtype,
-        "device": str(base.device),
-        "threads": torch.get_num_threads(),
-        "batch_size": batch_size,
-        "new_tokens": suite.new_tokens,
-        "prompts_hash": hashlib.sha256("".join(b.hash for b in batches).encode()).hexdigest()[:16],
-        "padding": "left",
-        "attention": "torch scaled_dot_product_attention",
-        "sampling": "greedy",
-        "end_of_sequence": "ignored",
-        "expected_tokens": expected[entry.name],
-        "torch": torch.__version__,
-    }
-    bench = _Bench(suite, decoders, batches, expected[entry.name])
-    states = {arm["label"]: bench.start(arm) for arm in arms}
-    parts: dict[str, list[float]] = {"embed": [], "blocks": [], "head": []}
-    alive = [arm for arm in arms if states[arm["label"]]["status"] == "ok"]
-    gc.collect()
-    gc.disable()
-    try:
-        for repeat in range(suite.repeats):
-            order = alive if repeat % 2 == 0 else alive[::-1]
-            number = repeat % len(batches)
-            for place, arm in enumerate(order):
-                bench.repeat(arm, states[arm["label"]], process, repeat, place, number)
-            batch = batches[number]
-            for name, values in latency.step_parts(base, batch.ids, batch.mask, suite.new_tokens - 1).items():
-                parts[name].extend(values)
-            gc.collect()
-    finally:
-        gc.enable()
-    full = next((states[a["label"]] for a in alive if a["method"] == "full"), None)
-    for arm in arms:
-        state = states[arm["label"]]
-        state.update(conditions=conditions, batch_size=batch_size, new_tokens=suite.new_tokens)
-        state.update(prompt_tokens=max(b.ids.shape[1] for b in batches), prompts_hash=conditions["prompts_hash"])
-        if state["status"] == "ok":
-            state.update(_ideal(parts, full, base.depth, state["layers_per_token"]))
-    _compare_exact(arms, states)
-    return {label: {k: v for k, v in state.items() if k != "tokens"} for label, state in states.items()}
-
-
-class _Bench:
-    """The arms of one speed process on their decoders and prompts."""
-
-    def __init__(self, suite: Suite, decoders: Mapping[str, Decoder], batches: Sequence[Batch], expected: int) -> None:
-        self.suite, self.decoders, self.batches, self.expected = suite, decoders, batches, expected
-
-    def _decoding(self, arm: Arm, number: int) -> Decoding:
-        batch = self.batches[number]
-        return Decoding(
-            self.decoders[arm["checkpoint"]],
-            methods.create(arm["spec"]),
-            batch.ids,
-            batch.mask,
-            max_new_tokens=self.suite.new_tokens,
-            stop_at_eos=False,
-            expected_tokens=self.expected,
-        )
-
-    def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
-        return latency.measure(lambda: self._decoding(arm, number), self.decoders[arm["checkpoint"]].device)
-
-    def start(self, arm: Arm) -> dict[str, Any]:
-        """Warm up on every prompt set with the real shapes, and count what the trace says."""
-        decoder = self.decoders[arm["checkpoint"]]
-        try:
-            for _ in range(self.suite.warmup):
-                outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
-        except (RuntimeError, BadInput) as error:
-            return {"status": "failed", "error": " ".join(str(error).split())[:300], "runs": []}
-        counted = layers.count([(o.trace, o.lengths) for o in outputs])
-        size = decoder.dtype.itemsize
-        sums = [flops.count(o.trace, decoder.geometry, size) for o in outputs]
-        tokens = sum(s.tokens for s in sums)
-        tail = outputs[0].tokens
-        return {
-            "status": "ok",
-            "error": None,
-            "depth": decoder.depth,
-            "runs": [],
-            "layers_by_position": counted.by_position,
-            "layers_per_token": counted.per_token,
-            "computed_layers_per_token": counted.computed_per_token,
-            "flops_per_token": sum(s.decode for s in sums) / tokens,
-            "exit_test_flops_per_token": sum(s.exit_tests for s in sums) / tokens,
-            "fill_flops_per_token": sum(s.fill for s in sums) / tokens,
-            "head_flops_per_token": sum(s.head for s in sums) / tokens,
-            "prefill_flops": sums[0].prefill,
-            "weight_bytes_per_token": sum(s.weight_bytes for s in sums) / tokens,
-            "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
-            "kv_written_bytes": max(o.kv_written_bytes for o in outputs),
-            "tokens_hash": hashlib.sha256(b"".join(o.tokens.cpu().numpy().tobytes() for o in outputs)).hexdigest()[:16],
-            "finite": self._finite(arm, outputs[0]),
-            "repeatable": True,
-            "tokens": tail,
-        }
-
-    def _finite(self, arm: Arm, output: Output) -> bool:
-        """Whether the parallel pass over the first row's prompt and tokens gives finite logits throughout."""
-        batch = self.batches[0]
-        prompt = batch.ids[0] if batch.mask is None else batch.ids[0][batch.mask[0].bool()]
-        ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)
-        decoder = self.decoders[arm["checkpoint"]]
-        logits = score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
-        return bool(logits.isfinite().all())
-
-    def repeat(self, arm: Arm, state: dict[str, Any], process: int, repeat: int, place: int, number: int) -> None:
-        """One timed generation of one arm."""
-        timing, output = self._measure(arm, number)
-        if number == 0 and not torch.equal(output.tokens, state["tokens"]):
-            state["repeatable"] = False
-        state["runs"].append(
-            {
-                "process": process,
-                "repeat": repeat,
-                "order": place,
-                "prompt_set": number,
-                "ttft_s": timing.ttft_s,
-                "step_s": timing.step_s,
-                "step_tokens": timing.step_tokens,
-            }
-        )
-
-
-def _ideal(
-    parts: Mapping[str, list[float]], full: Mapping[str, Any] | None, depth: int, per_token: float | None
-) -> dict[str, Any]:
-    """The step time if skipping were free: the full model's own parts, with blocks in proportion to those a row ran."""
-    if full is None or per_token is None or not parts["blocks"]:
-        return {"step_parts_s": None, "ideal_step_s": None, "ideal_full_step_s": None}
-    embed, blocks, head = (statistics.median(parts[name]) for name in ("embed", "blocks", "head"))
-    step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
-    rest = max(step - embed - blocks - head, 0.0)
-    block = blocks / depth
-    return {
-        "step_parts_s": {"block": block, "head": head, "embed": embed, "rest": rest},
-        "ideal_step_s": embed + head + rest + per_token * block,
-        "ideal_full_step_s": embed + head + rest + blocks,
-    }
-
-
-def _compare_exact(arms: Sequence[Arm], states: Mapping[str, dict[str, Any]]) -> None:
-    """For exact methods: tokens that differ from the full model's on the same checkpoint."""
-    full = {
-        a["checkpoint"]: states[a["label"]] for a in arms if a["method"] == "full" and "tokens" in states[a["label"]]
-    }
-    for arm in arms:
-        state = states[arm["label"]]
-        if arm["exact"] and "tokens" in state and arm["checkpoint"] in full:
-            state["tokens_unlike_full"] = int((state["tokens"] != full[arm["checkpoint"]]["tokens"]).sum())
-
-
-def peak_memory(
-    suite: Suite, arm: Arm, batch_size: int, expected: Mapping[str, int], data: Path | None
-) -> dict[str, Any]:
+def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> dict[str, Any]:
     """Peak memory of one arm alone in this process: one fixed-length generation after the weights are loaded."""
-    _set_threads(suite)
-    decoder = _load(suite, arm["checkpoint"])
+    expected = begin(suite, prepared)
+    decoder = load(suite, arm["checkpoint"])
     entry = suite.tasks[0]
     examples = tasks.create(entry.name, data).examples(entry.split, entry.limit)
-    batch = speed_batch(
-        decoder.tokenizer, examples, batch_size, 0, suite.prompt_tokens, suite.seed, decoder.pad_token_id
-    )
-    batch = _to(batch, decoder.device)
+    batch = speed_batch(suite, decoder, examples, batch_size, 0)
     method = methods.create(arm["spec"])
     gc.collect()
     loaded = memory.resident_bytes()
@@ -305,7 +137,7 @@ def quality(
     suite: Suite,
     arm: Arm,
     task_index: int,
-    expected: Mapping[str, int],
+    prepared: Prepared,
     data: Path | None,
     reference: Mapping[str, Sequence[int]] | None,
 ) -> dict[str, Any]:
@@ -315,12 +147,12 @@ def quality(
         suite: the run's settings.
         arm: what is scored.
         task_index: place in `suite.tasks`.
-        expected: expected tokens by task.
+        prepared: what `prepare` found.
         data: local data folder.
         reference: the baseline arm's tokens by example id, for the agreement; None for the baseline itself.
     """
-    _set_threads(suite)
-    decoder = _load(suite, arm["checkpoint"])
+    expected = begin(suite, prepared)
+    decoder = load(suite, arm["checkpoint"])
     entry = suite.tasks[task_index]
     task = tasks.create(entry.name, data)
     examples = task.examples(entry.split, entry.limit)
@@ -333,7 +165,7 @@ def quality(
     seconds = 0.0
     for start in range(0, len(order), suite.quality_batch_size):
         chosen = order[start : start + suite.quality_batch_size]
-        batch = _to(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
+        batch = to_device(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
         began = time.perf_counter()
         out = generate(
             decoder, method, batch.ids, batch.mask, max_new_tokens=limit, expected_tokens=expected[entry.name]
@@ -393,21 +225,6 @@ def quality(
     }
 
 
-def _load(suite: Suite, checkpoint: str) -> Decoder:
-    decoder = load_model(checkpoint, dtype=suite.dtype, device=suite.device)
-    if decoder.tokenizer is None:
-        raise BadInput(f"model: {checkpoint} has no tokenizer; save one beside the weights")
-    return decoder
-
-
 def _vocabulary(decoder: Decoder) -> str:
     """Digest of the tokenizer's vocabulary."""
     return hashlib.sha256(repr(sorted(decoder.tokenizer.get_vocab().items())).encode()).hexdigest()
-
-
-def _set_threads(suite: Suite) -> None:
-    torch.set_num_threads(suite.threads or psutil.cpu_count(logical=False) or 1)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.ids.to(device), None if batch.mask is None else batch.mask.to(device))

@@ -12,7 +12,7 @@ import multiprocessing
 import re
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.connection import Connection
@@ -64,6 +64,7 @@ def run_suite(
         "suite": suite.plain(),
         "arms": prepared["arms"],
         "expected_tokens": prepared["expected_tokens"],
+        "kernels": prepared["kernels"],
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,
@@ -71,7 +72,7 @@ def run_suite(
     }
     record = _continue(store, record)
     store.write_run(record)
-    failed = jobs.run(record["arms"], record["expected_tokens"])
+    failed = jobs.run(record)
     store.write_samples()
     summary.write_summary(store)
     shutil.rmtree(store.path / PARTS, ignore_errors=True)
@@ -102,9 +103,10 @@ class _Jobs:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["harness.runner", "transformers.modeling_utils"])
 
-    def run(self, arms: Sequence[Json], expected: Mapping[str, int]) -> int:
+    def run(self, record: Json) -> int:
         """Measure every cell that is not there yet; returns how many cells of the run failed."""
-        suite = self.suite
+        suite, arms = self.suite, record["arms"]
+        prepared = {key: record[key] for key in ("expected_tokens", "kernels")}
         (self.store.path / PARTS).mkdir(exist_ok=True)
         done = self.store.ids("ok")
         work: list[tuple[str, Callable[[], None]]] = []
@@ -112,17 +114,17 @@ class _Jobs:
             for arm in arms:
                 cell = cell_id("quality", arm["label"], entry.name)
                 if cell not in done:
-                    quality = partial(self._quality, cell, arm, index, arms, expected)
+                    quality = partial(self._quality, cell, arm, index, arms, prepared)
                     work.append((f"{entry.name}: {arm['label']}", quality))
         for batch in suite.batch_sizes:
             if any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms):
                 for process in range(suite.processes):
-                    work.append((f"speed, batch {batch}", partial(self._speed_part, batch, process, arms, expected)))
+                    work.append((f"speed, batch {batch}", partial(self._speed_part, batch, process, arms, prepared)))
                 work.append((f"speed, batch {batch}", partial(self._speed_cells, batch, arms)))
             for arm in arms if suite.memory else ():
                 cell = cell_id("memory", arm["label"], f"b{batch}")
                 if cell not in done:
-                    memory = partial(self._memory, cell, arm, batch, expected)
+                    memory = partial(self._memory, cell, arm, batch, prepared)
                     work.append((f"memory, batch {batch}: {arm['label']}", memory))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
@@ -161,7 +163,7 @@ class _Jobs:
             raise CellFailed(value)
         return value
 
-    def _quality(self, cell: str, arm: Json, index: int, arms: Sequence[Json], expected: Mapping[str, int]) -> None:
+    def _quality(self, cell: str, arm: Json, index: int, arms: Sequence[Json], prepared: Json) -> None:
         baseline, entry = arms[0], self.suite.tasks[index]
         reference = None
         if arm["label"] != baseline["label"]:
@@ -173,16 +175,16 @@ class _Jobs:
                 )
                 return
         self._measure(
-            "quality", cell, arm, {"task": entry.name}, self.suite, arm, index, expected, self.data, reference
+            "quality", cell, arm, {"task": entry.name}, self.suite, arm, index, prepared, self.data, reference
         )
 
     def _baseline_tokens(self, cell: str) -> dict[str, list[int]] | None:
         found = next((c for c in self.store.cells("quality") if c["id"] == cell and c["status"] == "ok"), None)
         return None if found is None else {e["id"]: e["token_ids"] for e in found["examples"]}
 
-    def _memory(self, cell: str, arm: Json, batch: int, expected: Mapping[str, int]) -> None:
+    def _memory(self, cell: str, arm: Json, batch: int, prepared: Json) -> None:
         fields = {"batch_size": batch}
-        self._measure("memory", cell, arm, fields, self.suite, arm, batch, expected, self.data, function="peak_memory")
+        self._measure("memory", cell, arm, fields, self.suite, arm, batch, prepared, self.data, function="peak_memory")
 
     def _measure(self, kind: str, cell: str, arm: Json, fields: Json, *arguments: Any, function: str = "") -> None:
         try:
@@ -195,13 +197,13 @@ class _Jobs:
     def _part(self, batch: int, process: int) -> str:
         return f"{PARTS}/speed-b{batch}-p{process}.json"
 
-    def _speed_part(self, batch: int, process: int, arms: Sequence[Json], expected: Mapping[str, int]) -> None:
+    def _speed_part(self, batch: int, process: int, arms: Sequence[Json], prepared: Json) -> None:
         """One process's share of the speed cells of one batch size, kept until all shares are there."""
         path = self.store.path / self._part(batch, process)
         if _read(path) is not None:
             return
         try:
-            found = self.call("speed", self.suite, arms, batch, process, expected, self.data)
+            found = self.call("speed", self.suite, arms, batch, process, prepared, self.data)
         except (BadInput, CellFailed) as error:
             found = {arm["label"]: {"status": "failed", "error": str(error), "runs": []} for arm in arms}
         self.store.write_text(self._part(batch, process), json.dumps(found))

@@ -11,6 +11,7 @@ weights, the first time a shape meets a number of rows, and the choice is a cond
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -33,8 +34,16 @@ def table() -> dict[str, str]:
     return dict(sorted(_choices.items()))
 
 
+def digest() -> str:
+    """Short name of the choices, for conditions that must be equal."""
+    return hashlib.sha256(repr(sorted(_choices.items())).encode()).hexdigest()[:12]
+
+
 def install(choices: Mapping[str, str]) -> None:
-    """Use these choices (from `table` of another process) and measure nothing; a shape that is missing keeps `row`."""
+    """Use these choices (from `table` of another process) and measure nothing more.
+
+    A number of rows that is missing takes the choice of the nearest one measured for its shape, an unknown shape `row`.
+    """
     global _installed
     _choices.clear()
     _choices.update(choices)
@@ -132,8 +141,19 @@ class Linear:
                 return kernel
         key = f"{self.key} rows {bucket}"
         if key not in _choices:
-            _choices[key] = "row" if _installed or not rows else _fastest(self.peers, rows)
+            _choices[key] = _nearest(self.key, bucket) if _installed or not rows else _fastest(self.peers, rows)
         return self.build(_choices[key], rows)
+
+
+def _nearest(shape: str, bucket: int) -> str:
+    """The layout chosen for this shape at the number of rows nearest to `bucket` (by ratio)."""
+    known = [
+        (int(rows), layout)
+        for key, layout in _choices.items()
+        for name, _, rows in [key.rpartition(" rows ")]
+        if name == shape
+    ]
+    return min(known, key=lambda c: (abs(c[0].bit_length() - bucket.bit_length()), c[0]))[1] if known else "row"
 
 
 def _fastest(maps: Sequence[Linear], rows: int) -> str:

@@ -1,0 +1,54 @@
+"""What the worker functions share: the suite's model, threads, kernels and batches, set up alike in every process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psutil
+import torch
+
+from harness.config import Suite
+from harness.errors import BadInput
+from harness.models import kernels, load_model
+from harness.models.decoder import Decoder
+from harness.prompts import Batch
+from harness.prompts import speed_batch as draw_batch
+from harness.tasks.base import Example
+
+Arm = Mapping[str, Any]
+Prepared = Mapping[str, Any]
+"""What `runner.prepare` returned: `arms`, `expected_tokens` by task, `kernels`."""
+
+
+def set_threads(suite: Suite) -> None:
+    """Use as many threads as the suite says, else one per physical core."""
+    torch.set_num_threads(suite.threads or psutil.cpu_count(logical=False) or 1)
+
+
+def begin(suite: Suite, prepared: Prepared) -> Mapping[str, int]:
+    """Set up this process as `prepare` found right; returns the expected tokens by task."""
+    set_threads(suite)
+    kernels.install(prepared["kernels"])
+    return prepared["expected_tokens"]  # type: ignore[no-any-return]
+
+
+def load(suite: Suite, checkpoint: str) -> Decoder:
+    """A checkpoint of the suite, with its tokenizer."""
+    decoder = load_model(checkpoint, dtype=suite.dtype, device=suite.device)
+    if decoder.tokenizer is None:
+        raise BadInput(f"model: {checkpoint} has no tokenizer; save one beside the weights")
+    return decoder
+
+
+def speed_batch(suite: Suite, decoder: Decoder, examples: Sequence[Example], size: int, prompt_set: int) -> Batch:
+    """The timed prompts of one batch size and prompt set, on the decoder's device."""
+    batch = draw_batch(
+        decoder.tokenizer, examples, size, prompt_set, suite.prompt_tokens, suite.seed, decoder.pad_token_id
+    )
+    return to_device(batch, decoder.device)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    return Batch(batch.ids.to(device), None if batch.mask is None else batch.mask.to(device))
