@@ -49,9 +49,12 @@ class KVCache:
         keep_positions: bool = False,
     ) -> None:
         self.lengths = [0] * len(capacities)
+        self._columns: torch.Tensor | None = None
+        self._start = self._held = 0
         self._row = heads * head_dim * batch_size
         self._element = dtype.itemsize
-        store = torch.empty(2 * self._row * sum(capacities), dtype=dtype, device=device)
+        # Zeros: a column that no row has written yet may be read under a mask, and must be finite.
+        store = torch.zeros(2 * self._row * sum(capacities), dtype=dtype, device=device)
         self.allocated_bytes = store.numel() * self._element
         self._write: list[tuple[torch.Tensor, torch.Tensor]] = []  # [B, S, Hkv, d]: tokens are written side by side
         self._read: list[tuple[torch.Tensor, torch.Tensor]] = []  # the same storage as [B, Hkv, S, d]
@@ -73,13 +76,22 @@ class KVCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Memory.extend`."""
         self.write(layer, keys, values, positions)
-        held = self.lengths[layer]
+        held = self._held or self.lengths[layer]
         all_keys, all_values = self._read[layer]
         return all_keys.narrow(2, 0, held), all_values.narrow(2, 0, held)
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
-        """Append keys and values [B, T, Hkv, d] to block `layer`."""
-        start, count = self.lengths[layer], keys.shape[1]
+        """Append keys and values [B, T, Hkv, d] to block `layer`, or put them where `seek` said."""
+        if self._columns is not None:
+            rows = torch.arange(keys.shape[0], device=keys.device).unsqueeze(1)
+            self._write[layer][0][rows, self._columns] = keys
+            self._write[layer][1][rows, self._columns] = values
+            if self._positions is not None:
+                self._positions[layer][rows, self._columns] = positions
+            self.lengths[layer] = max(self.lengths[layer], self._held)
+            return
+        count = keys.shape[1]
+        start = self._start if self._held else self.lengths[layer]
         to_keys, to_values = self._write[layer]
         to_keys.narrow(1, start, count).copy_(keys)
         to_values.narrow(1, start, count).copy_(values)
@@ -87,10 +99,27 @@ class KVCache:
             self._positions[layer].narrow(1, start, count).copy_(positions)
         self.lengths[layer] = start + count
 
+    def seek(self, columns: torch.Tensor | int, count: int) -> int:
+        """Put what is written next at these columns instead of appending: rows that progress raggedly, drafts taken back.
+
+        Args:
+            columns: first column to write, the same for every row (int) or one per row [B].
+            count: columns that will be written.
+
+        Returns:
+            How many columns a block holds then: what is read until the next `seek`.
+        """
+        if isinstance(columns, int):
+            self._columns, self._start, self._held = None, columns, columns + count
+        else:
+            self._columns = columns.unsqueeze(1) + torch.arange(count, device=columns.device)
+            self._held = int(columns.max()) + count
+        return self._held
+
     def key_positions(self, layer: int) -> torch.Tensor:
         """See `Memory.key_positions`."""
         assert self._positions is not None, "this cache was made without positions"
-        return self._positions[layer].narrow(1, 0, self.lengths[layer])
+        return self._positions[layer].narrow(1, 0, self._held or self.lengths[layer])
 
 
 class ForcedMemory:

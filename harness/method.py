@@ -7,7 +7,7 @@ Three families, in rising order of freedom:
 
 1. `Schedule`: the plan of a step is known before the step, the same for every row.
 2. `Exit`: rows stop one by one while the blocks go by; the exited state is propagated to the K/V of the blocks above.
-3. draft and verify (see `Method.family`).
+3. `Draft`: drafts tokens under a plan; the engine verifies them with the full model, so the output is the full model's.
 """
 
 from __future__ import annotations
@@ -183,6 +183,33 @@ class ExitState:
         self.test_flops += 2 * hidden.numel()
         weight, bias = self.extras[f"{name}.weight"], self.extras[f"{name}.bias"]
         return torch.sigmoid(torch.nn.functional.linear(hidden, weight, bias).squeeze(-1).float())
+
+
+@dataclass(frozen=True)
+class Draft(Method):
+    """Tokens are drafted cheaply, then verified by the full model in one pass; what it yields is the full model's output.
+
+    One step drafts up to `draft_tokens` tokens for every row and yields those that agree with the full model, plus one of the
+    full model's own. Rows accept different numbers, so they progress raggedly. The leading blocks that the draft's plan runs
+    whole are not run again by the verification.
+    """
+
+    family: ClassVar[str] = "draft"
+    exact: ClassVar[bool] = True
+    skipped_kv: ClassVar[str] = "verification writes the K/V that drafting left out"
+
+    @property
+    @abstractmethod
+    def draft_tokens(self) -> int:
+        """Tokens drafted per step at most, 1 or more."""
+
+    @abstractmethod
+    def draft_plan(self, depth: int) -> LayerPlan:
+        """The sublayers that run for a drafted token; the model's own final norm and head follow."""
+
+    def goes_on(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Given the logits [B, V] of the token just drafted, which rows draft another one, bool [B]; None: all do."""
+        return None
 
 
 @dataclass(frozen=True)

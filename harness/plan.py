@@ -81,6 +81,25 @@ class Step:
     expected_tokens: int
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One run over some columns inside a step that drafts and verifies.
+
+    Attributes:
+        plan: the sublayers that ran.
+        columns: columns of every row.
+        keys: keys each attention looked at, itself included.
+        head_rows: rows and columns for which the vocabulary projection was computed.
+        draft: the pass made a draft; False: it verified one.
+    """
+
+    plan: LayerPlan
+    columns: int
+    keys: int
+    head_rows: int
+    draft: bool
+
+
 @dataclass
 class StepTrace:
     """What one decode step really did, as the engine saw it. B rows, L blocks.
@@ -92,6 +111,9 @@ class StepTrace:
         test_heads: vocabulary projections computed for exit tests, summed over rows.
         test_flops: other matrix and vector work of exit tests, in FLOPs, summed over rows.
         head_rows: rows for which the final vocabulary projection was computed.
+        passes: what a step that drafts and verifies ran, in order; `plan` is then that of the tokens it yielded.
+        drafted: tokens drafted for each row [B], in such a step.
+        yielded: tokens each row got from the step [B]; None: one each.
     """
 
     plan: LayerPlan
@@ -100,13 +122,23 @@ class StepTrace:
     test_heads: int = 0
     test_flops: int = 0
     head_rows: int = 0
+    passes: tuple[Pass, ...] = ()
+    drafted: torch.Tensor | None = None
+    yielded: torch.Tensor | None = None
+
+    def runs(self, sublayer: str) -> list[int]:
+        """How many columns of a row `attention` or `feed` of each block was computed for [L]."""
+        passes = self.passes or (Pass(self.plan, 1, 0, 0, False),)
+        flags = [(p.columns, getattr(p.plan, sublayer)) for p in passes]
+        return [sum(columns for columns, ran in flags if ran[layer]) for layer in range(self.plan.depth)]
 
 
 @dataclass
 class Trace:
     """Which sublayers ran at every position of a generation; built from the engine's own step records.
 
-    Index n of every tensor is the generated token: n = 0 came from prefill (full depth), n >= 1 from decode step n.
+    Index n of every tensor is the generated token: n = 0 came from prefill (full depth), n >= 1 from decode step n
+    (where steps draft and verify, from the step that yielded it).
     Rows that ended (EOS) keep being computed; use the output's `lengths` to leave those positions out.
 
     Attributes:
@@ -143,7 +175,16 @@ class Trace:
         rows = [step.plan for step in (self.prefill, *self.steps)]
         return torch.tensor([[a or f for a, f in zip(p.attention, p.feed, strict=True)] for p in rows])
 
+    @property
+    def drafts(self) -> bool:
+        """Whether the steps drafted and verified, so that rows may have got several tokens from one."""
+        return bool(self.steps) and self.steps[0].yielded is not None
+
     def _flags(self, sublayer: str) -> torch.Tensor:
+        if self.drafts:
+            # Every token that was yielded is the full model's own: all blocks ran at its position.
+            got = torch.stack([s.yielded for s in self.steps if s.yielded is not None]).sum(0)
+            return torch.ones(self.batch_size, 1 + int(got.max()), self.depth, dtype=torch.bool)
         records = (self.prefill, *self.steps)
         column = torch.tensor([getattr(step.plan, sublayer) for step in records])  # [N, L]
         flags = column.unsqueeze(0).expand(self.batch_size, -1, -1).clone()

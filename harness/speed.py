@@ -77,7 +77,7 @@ def speed(
         state.update(conditions=conditions, batch_size=batch_size, new_tokens=suite.new_tokens)
         state.update(prompt_tokens=max(b.ids.shape[1] for b in batches), prompts_hash=conditions["prompts_hash"])
         if state["status"] == "ok":
-            state.update(_ideal(parts, full, base.depth, state["layers_per_token"]))
+            state.update(_ideal(parts, full, base.depth, state["serial_layers_per_token"], state["heads_per_token"]))
     _compare_exact(arms, states)
     return {label: {k: v for k, v in state.items() if k != "tokens"} for label, state in states.items()}
 
@@ -124,6 +124,8 @@ class _Bench:
             "layers_by_position": counted.by_position,
             "layers_per_token": counted.per_token,
             "computed_layers_per_token": counted.computed_per_token,
+            "serial_layers_per_token": counted.serial_per_token,
+            "heads_per_token": counted.heads_per_token,
             "flops_per_token": sum(s.decode for s in sums) / tokens,
             "exit_test_flops_per_token": sum(s.exit_tests for s in sums) / tokens,
             "fill_flops_per_token": sum(s.fill for s in sums) / tokens,
@@ -166,19 +168,28 @@ class _Bench:
 
 
 def _ideal(
-    parts: Mapping[str, list[float]], full: Mapping[str, Any] | None, depth: int, per_token: float | None
+    parts: Mapping[str, list[float]],
+    full: Mapping[str, Any] | None,
+    depth: int,
+    layers_per_token: float | None,
+    heads_per_token: float | None,
 ) -> dict[str, Any]:
-    """The step time if skipping were free: the full model's own parts, with blocks in proportion to those a row ran."""
-    if full is None or per_token is None or not parts["blocks"]:
+    """The time per token if skipping were free: the full model's own parts, with blocks in proportion to those a row ran.
+
+    A method that drafts pays embedding, head and the rest of a step once per pass; running its blocks over the several columns
+    of a verification is taken to cost what one column costs.
+    """
+    if full is None or layers_per_token is None or heads_per_token is None or not parts["blocks"]:
         return {"step_parts_s": None, "ideal_step_s": None, "ideal_full_step_s": None}
     embed, blocks, head = (statistics.median(parts[name]) for name in ("embed", "blocks", "head"))
     step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
     rest = max(step - embed - blocks - head, 0.0)
     block = blocks / depth
+    around = embed + head + rest
     return {
         "step_parts_s": {"block": block, "head": head, "embed": embed, "rest": rest},
-        "ideal_step_s": embed + head + rest + per_token * block,
-        "ideal_full_step_s": embed + head + rest + blocks,
+        "ideal_step_s": heads_per_token * around + layers_per_token * block,
+        "ideal_full_step_s": around + blocks,
     }
 
 

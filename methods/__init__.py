@@ -17,6 +17,8 @@ METHODS: dict[str, str] = {
     "calm": "methods.calm:CALM",
     "fixed_exit": "methods.fixed_exit:FixedExit",
     "random_skip": "methods.random_skip:RandomSkip",
+    "unified_skip": "methods.unified_skip:UnifiedSkip",
+    "layerskip": "methods.layerskip:LayerSkip",
 }
 
 

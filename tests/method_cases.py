@@ -19,6 +19,8 @@ CASES: dict[str, list[str]] = {
     ],
     "fixed_exit": ["fixed_exit(budget=3)", "fixed_exit(budget=2,side=top)"],
     "random_skip": ["random_skip(budget=3)", "random_skip(budget=1,seed=3)"],
+    "unified_skip": ["unified_skip(speedup=2)", "unified_skip(speedup=3)"],
+    "layerskip": ["layerskip(exit_layer=2,draft_tokens=3)", "layerskip(exit_layer=5,draft_tokens=2)", "layerskip"],
 }
 
 SPECS = [spec for specs in CASES.values() for spec in specs]

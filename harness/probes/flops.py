@@ -59,6 +59,16 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
     blocks = head = tests = fill = weights = 0.0
     keys = [width] * g.depth
     for step in trace.steps:
+        for part in step.passes:
+            columns = rows * part.columns
+            ran = part.plan.operations
+            products = sum(g.attention_weights * a + g.feed_weights * f for _, a, f in ran) + g.embed_weights
+            attending = sum(a for _, a, _ in ran)
+            blocks += columns * (2 * products + attending * per_key * part.keys)
+            head += part.head_rows * 2 * g.head_weights
+            weights += products + len(ran) * g.block_vectors + g.head_weights * (part.head_rows > 0)
+        if step.passes:
+            continue
         blocks += rows * 2 * g.embed_weights
         weights += g.embed_weights
         for layer, attends, feeds in step.plan.operations:
@@ -78,4 +88,5 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
         head += step.head_rows * 2 * g.head_weights
         # A vocabulary projection reads its matrix once for all rows; tests project the whole column.
         weights += g.head_weights * (step.test_heads // rows + (step.head_rows > 0))
-    return FlopCount(prefill, blocks, head, tests, fill, rows * len(trace.steps), weights * element_bytes)
+    tokens = sum(rows if step.yielded is None else int(step.yielded.sum()) for step in trace.steps)
+    return FlopCount(prefill, blocks, head, tests, fill, tokens, weights * element_bytes)

@@ -18,12 +18,16 @@ class LayerCount:
         per_token: blocks per decode token, mean over rows that had not ended.
         computed_per_token: blocks the batch computed per step (the last row decides), mean over steps.
         rows: (row, step) pairs counted.
+        serial_per_token: block runs one after the other per token: a verification of several columns counts once.
+        heads_per_token: vocabulary projections one after the other per token, those of exit tests left out.
     """
 
     by_position: list[list[float]]
     per_token: float | None
     computed_per_token: float | None
     rows: int
+    serial_per_token: float | None
+    heads_per_token: float | None
 
 
 def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
@@ -37,6 +41,8 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
         n = len(trace.steps)
         if not n:
             continue
+        if trace.drafts:
+            return _count_drafts(traces)
         live = torch.arange(1, n + 1) < lengths.cpu().unsqueeze(1)  # [B, n]: step k yields token k
         ran[:n] += (trace.layers[:, 1:] & live.unsqueeze(2)).sum(0)
         alive[:n] += live.sum(0)
@@ -45,9 +51,36 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     rows = int(alive.sum())
     kept = int((alive > 0).sum())
     shares = ran[:kept] / alive[:kept, None] if kept else ran[:0]
+    per_token = float(ran.sum() / rows) if rows else None
     return LayerCount(
         [[round(value, 6) for value in row] for row in shares.tolist()],
-        float(ran.sum() / rows) if rows else None,
+        per_token,
         computed / total_steps if total_steps else None,
         rows,
+        per_token,
+        1.0 if rows else None,
     )
+
+
+def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
+    """Where steps draft and verify: all block runs of a row, rejected work included, over the tokens it got."""
+    depth = traces[0][0].depth
+    executed = batch = columns = 0.0
+    serial = heads = 0
+    tokens = 0
+    for trace, _ in traces:
+        for step in trace.steps:
+            assert step.yielded is not None
+            ran = [max(a, f) for a, f in zip(step.runs("attention"), step.runs("feed"), strict=True)]
+            got = int(step.yielded.sum())
+            executed += sum(ran) * int((step.yielded > 0).sum())
+            batch += sum(ran)
+            tokens += got
+            columns += got / len(step.yielded)
+            serial += sum(part.plan.budget for part in step.passes)
+            heads += sum(part.head_rows > 0 for part in step.passes)
+    longest = max(trace.layers.shape[1] for trace, _ in traces) - 1
+    shares = [[1.0] * depth for _ in range(longest)]
+    if not tokens:
+        return LayerCount(shares, None, None, 0, None, None)
+    return LayerCount(shares, executed / tokens, batch / columns, tokens, serial / columns, heads / columns)

@@ -1,0 +1,44 @@
+"""What a generation may be asked for: refused before any compute, with the argument's name and what would be right."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.errors import BadInput
+from harness.models.decoder import Decoder
+
+
+def check_generation(
+    decoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | None, max_new_tokens: int, expected_tokens: int | None
+) -> None:
+    """Raise BadInput if the arguments of a generation do not fit each other or the model."""
+    if ids.dim() != 2 or not ids.numel() or ids.is_floating_point():
+        raise BadInput(
+            f"input_ids: {ids.dtype} of shape {tuple(ids.shape)}; give integers [batch, tokens], one or more of each"
+        )
+    if max_new_tokens < 1:
+        raise BadInput(f"max_new_tokens: {max_new_tokens} is out of range; give 1 or more")
+    if expected_tokens is not None and expected_tokens < 1:
+        raise BadInput(f"expected_tokens: {expected_tokens} is out of range; give 1 or more")
+    low, high = int(ids.min()), int(ids.max())
+    vocabulary = decoder.geometry.vocabulary
+    if low < 0 or high >= vocabulary:
+        raise BadInput(f"input_ids: token {low if low < 0 else high} is outside the vocabulary 0..{vocabulary - 1}")
+    longest = ids.shape[1]
+    if mask is not None:
+        if mask.shape != ids.shape:
+            raise BadInput(f"attention_mask: shape {tuple(mask.shape)} differs from input_ids' {tuple(ids.shape)}")
+        seen = mask.bool()
+        if not bool(seen[:, -1].all()):
+            raise BadInput("attention_mask: a row ends in padding; pad on the left, where decoding does not continue")
+        if bool((seen[:, :-1] & ~seen[:, 1:]).any()):
+            raise BadInput("attention_mask: a row has padding between its tokens; all padding belongs on the left")
+        longest = int(seen.sum(1).max())
+    limit = decoder.geometry.max_positions
+    if longest > limit:
+        raise BadInput(f"input_ids: a prompt of {longest} tokens is longer than the model's {limit} positions")
+    if longest + max_new_tokens - 1 > limit:
+        raise BadInput(
+            f"max_new_tokens: {max_new_tokens} after a prompt of {longest} tokens needs {longest + max_new_tokens - 1} "
+            f"positions, the model has {limit}; give at most {limit - longest + 1}"
+        )
