@@ -122,6 +122,35 @@ class KVCache:
         return self._positions[layer].narrow(1, 0, self._held or self.lengths[layer])
 
 
+class RowsOfCache:
+    """Some rows of a cache at the position being processed; whoever splits a batch counts the position once, at the end."""
+
+    def __init__(self, cache: KVCache, rows: torch.Tensor) -> None:
+        self._cache, self._rows = cache, rows
+
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Memory.extend`; what these rows hold is copied."""
+        self.write(layer, keys, values, positions)
+        held = self._cache.lengths[layer] + keys.shape[1]
+        return tuple(part[self._rows, :, :held] for part in self._cache._read[layer])  # type: ignore[return-value]
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
+        """Keys and values [R, T, Hkv, d] of these rows after what block `layer` holds."""
+        start, count = self._cache.lengths[layer], keys.shape[1]
+        to_keys, to_values = self._cache._write[layer]
+        to_keys[self._rows, start : start + count] = keys
+        to_values[self._rows, start : start + count] = values
+        if self._cache._positions is not None:
+            self._cache._positions[layer][self._rows, start : start + count] = positions
+
+    def key_positions(self, layer: int) -> torch.Tensor:
+        """See `Memory.key_positions`."""
+        assert self._cache._positions is not None, "this cache was made without positions"
+        return self._cache._positions[layer][self._rows, : self._cache.lengths[layer] + 1]
+
+
 class ForcedMemory:
     """Keys and values as a function: nothing is written in place, so gradients flow. One pass of prompts, one of targets."""
 

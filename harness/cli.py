@@ -149,17 +149,58 @@ def train(
     typer.echo(run_recipe(recipes.load_recipe(recipe), out, data=data, device=device))
 
 
+@app.command()
+def baseline(
+    model: Model = "opt-e2e-mini/full",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, e.g. 1,8,32.")] = "1,8,32",
+    engines: Annotated[
+        str, typer.Option("--engines", help="Engines to compare, this one among them.")
+    ] = "depthbench,transformers,transformers-static,ctranslate2",
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Tokens of every prompt.")] = 32,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens generated per row.")] = 64,
+    repeats: Annotated[int, typer.Option("--repeats", help="Turns of every engine.")] = 7,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads; default: one per physical core.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record, raw seconds included.")] = None,
+) -> None:
+    """Compare the full model's speed here with the engines a user could pick instead: same weights, prompts and threads."""
+    from harness import listing
+
+    table, problems = listing.baseline(
+        out,
+        model=model,
+        batch_sizes=listing.numbers("batch", batch),
+        engines=tuple(engines.split(",")),
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+        dtype=dtype,
+    )
+    _print_table(table, left=("engine",))
+    for problem in problems:
+        typer.echo(f"left out: {problem}", err=True)
+
+
 def _print_summary(folder: Path) -> None:
     """The main columns of summary.csv as a table."""
+    from harness import listing
+
+    _print_table(listing.summary_rows(folder), left=("label",))
+
+
+def _print_table(rows: list[tuple[str, ...]], left: tuple[str, ...]) -> None:
+    """Print rows, the first one the header; numbers to the right, the columns named in `left` to the left."""
     from rich.console import Console
     from rich.table import Table
 
-    from harness import listing
-
-    rows = listing.summary_rows(folder)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in rows[0]:
-        table.add_column(column, justify="left" if column == "label" else "right")
+        table.add_column(column, justify="left" if column in left else "right")
     for row in rows[1:]:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)

@@ -19,7 +19,7 @@ import keyword
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -120,7 +120,8 @@ class Suite(_Frozen):
         model: checkpoint of every method entry that names none.
         methods: the arms; one of them is `full`.
         batch_sizes: rows decoded together, each timed on its own.
-        tasks: what is scored; the first one's prompts are timed.
+        tasks: what is scored; the first one's prompts are timed. None at all: random prompts of `prompt_tokens` tokens are
+            timed and nothing is scored, as for a model without trained weights.
         prompt_tokens: None: the task's own prompts; else prompts of exactly so many tokens.
         new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
         dtype: of the weights.
@@ -136,6 +137,8 @@ class Suite(_Frozen):
         prompt_sets: different batches of prompts the repeats cycle over.
         expected_tokens: output length schedules plan for; None: the task's median reference length.
         memory: measure peak memory, every arm and batch size in a process of its own.
+        compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False
+            computes all rows along until the last has left. The same for all arms, so both ways are two runs.
     """
 
     name: Text
@@ -144,7 +147,7 @@ class Suite(_Frozen):
     model: Text
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     batch_sizes: tuple[Count, ...] = Field(min_length=1)
-    tasks: tuple[TaskEntry, ...] = Field(min_length=1)
+    tasks: tuple[TaskEntry, ...] = ()
     prompt_tokens: Count | None = None
     new_tokens: Annotated[int, Field(strict=True, ge=2)] = 48
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -159,6 +162,7 @@ class Suite(_Frozen):
     prompt_sets: Count = 1
     expected_tokens: Count | None = None
     memory: Annotated[bool, Field(strict=True)] = True
+    compact_exits: Annotated[bool, Field(strict=True)] = False
 
     @field_validator("device")
     @classmethod
@@ -186,6 +190,16 @@ class Suite(_Frozen):
         if all(entry.name != BASELINE for entry in entries):
             raise ValueError(f"no entry is {BASELINE!r}, so there is nothing to compare with; add `- {BASELINE}`")
         return entries
+
+    @model_validator(mode="after")
+    def _prompts(self) -> Self:
+        if not self.tasks and self.prompt_tokens is None:
+            raise ValueError("tasks: none is given, so there are no prompts; name one, or give prompt_tokens")
+        if self.tasks and any(self.checkpoint(entry).startswith("random:") for entry in self.methods):
+            raise ValueError(
+                "tasks: a random: shape has no trained weights and no tokenizer; leave tasks out, give prompt_tokens"
+            )
+        return self
 
     def default_label(self, entry: MethodEntry) -> str:
         """How an arm is named when its entry gives no label: name and parameters, e.g. `skipdecode(speedup=2)`."""

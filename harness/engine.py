@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from harness.arguments import check_generation
-from harness.method import Draft, Exit, ExitState, Method
+from harness.exits import run_gated
+from harness.method import Draft, Exit, Method
 from harness.models.decoder import Context, Decoder
 from harness.plan import LayerPlan, Pass, Step, StepTrace, Trace
 from harness.sampling import GREEDY, Sampling, StopStrings
@@ -52,6 +53,7 @@ class Decoding:
         expected_tokens: what schedules reckon with (`Step.expected_tokens`); default `max_new_tokens`.
         sampling: how tokens are chosen; greedy unless said otherwise.
         stop_strings: texts that end a row with the token that completes one of them.
+        compact_exits: after rows have exited, go on with the others alone instead of computing all rows to the last one's exit.
 
     Raises:
         BadInput: before any compute, when an argument does not fit the others or the model.
@@ -69,6 +71,7 @@ class Decoding:
         expected_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         stop_strings: Sequence[str] = (),
+        compact_exits: bool = False,
     ) -> None:
         check_generation(decoder, input_ids, attention_mask, max_new_tokens, expected_tokens)
         self.decoder = decoder
@@ -80,6 +83,7 @@ class Decoding:
         self._max = max_new_tokens
         self._expected = expected_tokens or max_new_tokens
         self._sampling = sampling
+        self._compact = compact_exits
         self._stops = StopStrings(stop_strings, decoder.tokenizer)
         rows, width = input_ids.shape
         self._rows = torch.arange(rows, device=decoder.device)
@@ -132,7 +136,8 @@ class Decoding:
         context = Context(self._next_position, self._step_mask)
         x = self.decoder.embed(self._tokens[:, self._generated - 1 : self._generated], self._next_position)
         if isinstance(self.method, Exit):
-            logits = self._run_gated(self.method, x, step, context)
+            logits, record = run_gated(self.decoder, self._cache, self.method, x, step, context, compact=self._compact)
+            self.trace.steps.append(record)
         else:
             logits = self.decoder.head(self._run(plan, x, context)[:, 0])
             self.trace.steps.append(StepTrace(plan, head_rows=x.shape[0]))
@@ -150,53 +155,6 @@ class Decoding:
             if feeds:
                 x = block.feed(x, entry)
         return x
-
-    def _run_gated(self, gate: Exit, x: torch.Tensor, step: Step, context: Context) -> torch.Tensor:
-        """Blocks from the bottom up until every row has exited; then only K and V from the frozen states."""
-        decoder, cache = self.decoder, self._cache
-        state = ExitState(decoder.head, decoder.extras, step.index, step.expected_tokens)
-        rows = x.shape[0]
-        exits: torch.Tensor | None = None
-        exited: torch.Tensor | None = None
-        logits: torch.Tensor | None = None
-        ran = 0
-        for layer, block in enumerate(decoder.blocks):
-            state.advance(x[:, 0])
-            y = block.feed(block.attend(x, cache, context), x)
-            # A row that exited keeps its state: what it wrote to this block's cache came from that state already.
-            x = y if exited is None else torch.where(exited[:, None, None], x, y)
-            ran = layer + 1
-            if not gate.tests(layer, decoder.depth):
-                continue
-            leaves = gate.should_exit(layer, x[:, 0], state)
-            fresh = leaves if exited is None else leaves & ~exited
-            count = int(fresh.sum())
-            if count == 0:
-                continue
-            if exits is None:
-                exits = torch.full((rows,), decoder.depth, device=x.device)
-            exits = torch.where(fresh, ran, exits)
-            if state.last_logits is not None:
-                # The test computed this exit's prediction already; it is not computed twice.
-                logits = state.last_logits if logits is None else torch.where(fresh[:, None], state.last_logits, logits)
-            exited = fresh if exited is None else exited | fresh
-            if bool(exited.all()):
-                break
-        filled = tuple(range(ran, decoder.depth))
-        for layer in filled:
-            cache.write(layer, *decoder.blocks[layer].keys_values(x, context), context.positions)
-        everyone = exited is not None and bool(exited.all())
-        head_rows = 0
-        if logits is None or not everyone:
-            # Rows that ran to the end, or tests that made no prediction: the head over the column as it stands.
-            logits = decoder.head(x[:, 0])
-            head_rows = rows
-        self.trace.steps.append(
-            StepTrace(
-                LayerPlan.of(range(ran), decoder.depth), exits, filled, state.test_heads, state.test_flops, head_rows
-            )
-        )
-        return logits
 
     def _draft_and_verify(self, method: Draft) -> int:
         """Draft, run the full model over all drafted columns at once, keep what agrees and one token more."""
@@ -366,6 +324,7 @@ def generate(
     expected_tokens: int | None = None,
     sampling: Sampling = GREEDY,
     stop_strings: Sequence[str] = (),
+    compact_exits: bool = False,
 ) -> Output:
     """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`."""
     decoding = Decoding(
@@ -378,6 +337,7 @@ def generate(
         expected_tokens=expected_tokens,
         sampling=sampling,
         stop_strings=stop_strings,
+        compact_exits=compact_exits,
     )
     decoding.prefill()
     while not decoding.done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 from harness.errors import BadInput
 
@@ -86,6 +87,30 @@ def summary_rows(folder: Path) -> Rows:
         wanted += [key for key in records[0] if "/" in key and not key.endswith(("_low", "_high", "_diff"))]
         wanted.append("verdict")
     return [tuple(wanted), *(tuple(record.get(key) or "" for key in wanted) for record in records)]
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas, or BadInput that names the option."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"{name}: {text!r} is not a list of whole numbers; write e.g. 1,8,32") from None
+
+
+def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
+    """Measure with `harness.baseline`, keep the record in `out`; the table to print, and what was left out and why."""
+    import json
+
+    from harness import baseline as comparison
+    from harness.store import write_atomically
+
+    if out is not None and out.exists():
+        raise BadInput(f"out: {out} is there already; name another file")
+    record = comparison.measure(comparison.Settings(**settings))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, [json.dumps(record, indent=1) + "\n"])
+    return comparison.table(record), record["problems"]
 
 
 def _yes(value: bool) -> str:

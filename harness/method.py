@@ -155,7 +155,7 @@ class ExitState:
         self.expected_tokens = expected_tokens
         self.extras = extras
         self.previous: torch.Tensor | None = None
-        self.test_heads = 0
+        self.test_heads = self.test_reads = 0
         self.test_flops = 0
         self.last_logits: torch.Tensor | None = None
         self._head = head
@@ -168,6 +168,7 @@ class ExitState:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits [R, V] of the hidden states [R, D] through the model's own final norm and head; charged per row."""
         self.test_heads += hidden.shape[0]
+        self.test_reads += 1
         self.last_logits = self._head(hidden)
         return self.last_logits
 

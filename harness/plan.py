@@ -109,10 +109,13 @@ class StepTrace:
         exits: for each row the number of blocks after which it stopped [B], or None when every row ran the plan.
         filled: blocks that only wrote K and V from a propagated state, for all rows.
         test_heads: vocabulary projections computed for exit tests, summed over rows.
+        test_reads: how often exit tests read the vocabulary projection, each time for all rows they looked at.
         test_flops: other matrix and vector work of exit tests, in FLOPs, summed over rows.
         head_rows: rows for which the final vocabulary projection was computed.
         passes: what a step that drafts and verifies ran, in order; `plan` is then that of the tokens it yielded.
         drafted: tokens drafted for each row [B], in such a step.
+        rows: rows each block of the plan was computed for, where exited rows were left out; None: all rows.
+        fill_rows: rows times blocks of the plan that wrote K and V only, from a propagated state.
         yielded: tokens each row got from the step [B]; None: one each.
     """
 
@@ -125,6 +128,9 @@ class StepTrace:
     passes: tuple[Pass, ...] = ()
     drafted: torch.Tensor | None = None
     yielded: torch.Tensor | None = None
+    rows: tuple[int, ...] | None = None
+    fill_rows: int = 0
+    test_reads: int = 0
 
     def runs(self, sublayer: str) -> list[int]:
         """How many columns of a row `attention` or `feed` of each block was computed for [L]."""

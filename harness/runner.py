@@ -24,7 +24,17 @@ from harness.probes import layers, memory
 from harness.prompts import expected_tokens, pad_left
 from harness.speed import speed
 from harness.tasks.metrics import agreement_statistics
-from harness.worker import Arm, Prepared, begin, load, set_threads, speed_batch, to_device
+from harness.worker import (
+    Arm,
+    Prepared,
+    begin,
+    load,
+    set_threads,
+    speed_batch,
+    timed_examples,
+    timed_expected,
+    to_device,
+)
 
 __all__ = ["peak_memory", "prepare", "quality", "speed"]
 
@@ -59,6 +69,12 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
                     f"{key}: {new} after prompts of up to {width} tokens (task {entry.name}) needs {width + new - 1} positions, "
                     f"{first.name} has {room}; give at most {max(room - width + 1, 0)}"
                 )
+    needed = (suite.prompt_tokens or 0) + suite.new_tokens - 1
+    if not suite.tasks and needed > first.geometry.max_positions:
+        raise BadInput(
+            f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
+            f"{first.name} has {first.geometry.max_positions}"
+        )
     described = []
     for arm in arms:
         decoder = decoders[arm["checkpoint"]]
@@ -88,11 +104,10 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
 def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
     """Run two tokens at every batch size, so that the layouts of the weights are chosen once for all processes of the run."""
     full = methods.create(BASELINE)
-    for entry in suite.tasks:
-        examples = tasks.create(entry.name, data).examples(entry.split, entry.limit)
-        for size in (*suite.batch_sizes, suite.quality_batch_size):
-            batch = speed_batch(suite, decoder, examples, size, 0)
-            generate(decoder, full, batch.ids, batch.mask, max_new_tokens=2, stop_at_eos=False)
+    examples = timed_examples(suite, data)
+    for size in (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes:
+        batch = speed_batch(suite, decoder, examples, size, 0)
+        generate(decoder, full, batch.ids, batch.mask, max_new_tokens=2, stop_at_eos=False)
 
 
 def _trained(method: Method, decoder: Decoder) -> str:
@@ -108,9 +123,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     """Peak memory of one arm alone in this process: one fixed-length generation after the weights are loaded."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    entry = suite.tasks[0]
-    examples = tasks.create(entry.name, data).examples(entry.split, entry.limit)
-    batch = speed_batch(suite, decoder, examples, batch_size, 0)
+    batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
     method = methods.create(arm["spec"])
     gc.collect()
     loaded = memory.resident_bytes()
@@ -122,7 +135,8 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
         batch.mask,
         max_new_tokens=suite.new_tokens,
         stop_at_eos=False,
-        expected_tokens=expected[entry.name],
+        expected_tokens=timed_expected(suite, expected),
+        compact_exits=suite.compact_exits,
     )
     return {
         "batch_size": batch_size,
@@ -168,7 +182,13 @@ def quality(
         batch = to_device(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
         began = time.perf_counter()
         out = generate(
-            decoder, method, batch.ids, batch.mask, max_new_tokens=limit, expected_tokens=expected[entry.name]
+            decoder,
+            method,
+            batch.ids,
+            batch.mask,
+            max_new_tokens=limit,
+            expected_tokens=expected[entry.name],
+            compact_exits=suite.compact_exits,
         )
         tokens, lengths = out.tokens.tolist(), out.lengths.tolist()
         seconds += time.perf_counter() - began
@@ -227,4 +247,6 @@ def quality(
 
 def _vocabulary(decoder: Decoder) -> str:
     """Digest of the tokenizer's vocabulary."""
+    if decoder.tokenizer is None:
+        return str(decoder.geometry.vocabulary)
     return hashlib.sha256(repr(sorted(decoder.tokenizer.get_vocab().items())).encode()).hexdigest()

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 import methods
-from harness import tasks
 from harness.config import BASELINE, Suite
 from harness.engine import Decoding, Output
 from harness.errors import BadInput
@@ -21,7 +20,7 @@ from harness.models.decoder import Decoder
 from harness.probes import flops, latency, layers
 from harness.prompts import Batch
 from harness.scoring import score
-from harness.worker import Arm, Prepared, begin, load, speed_batch
+from harness.worker import Arm, Prepared, begin, load, speed_batch, timed_examples, timed_expected
 
 
 def speed(
@@ -34,8 +33,8 @@ def speed(
     expected = begin(suite, prepared)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
     base = decoders[arms[0]["checkpoint"]]
-    entry = suite.tasks[0]
-    examples = tasks.create(entry.name, data).examples(entry.split, entry.limit)
+    examples = timed_examples(suite, data)
+    tokens = timed_expected(suite, expected)
     batches = [speed_batch(suite, base, examples, batch_size, s) for s in range(suite.prompt_sets)]
     conditions = {
         "model": suite.model,
@@ -49,11 +48,12 @@ def speed(
         "attention": "torch scaled_dot_product_attention",
         "kernels": kernels.digest(),
         "sampling": "greedy",
+        "exited_rows": "left out" if suite.compact_exits else "computed along",
         "end_of_sequence": "ignored",
-        "expected_tokens": expected[entry.name],
+        "expected_tokens": tokens,
         "torch": torch.__version__,
     }
-    bench = _Bench(suite, decoders, batches, expected[entry.name])
+    bench = _Bench(suite, decoders, batches, tokens)
     states = {arm["label"]: bench.start(arm) for arm in arms}
     parts: dict[str, list[float]] = {"embed": [], "blocks": [], "head": []}
     alive = [arm for arm in arms if states[arm["label"]]["status"] == "ok"]
@@ -98,6 +98,7 @@ class _Bench:
             max_new_tokens=self.suite.new_tokens,
             stop_at_eos=False,
             expected_tokens=self.expected,
+            compact_exits=self.suite.compact_exits,
         )
 
     def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:

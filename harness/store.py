@@ -150,12 +150,12 @@ class RunStore:
         """Write a file of the run folder whole or not at all and return it; raises BadInput if it cannot be written."""
         target = self.path / name
         with _clear_errors(target, "cannot write"):
-            _write_atomically(target, [text] if isinstance(text, str) else text)
+            write_atomically(target, [text] if isinstance(text, str) else text)
         return target
 
     def _write_json(self, target: Path, record: Mapping[str, Any]) -> None:
         with _clear_errors(target, "cannot write"):
-            _write_atomically(target, [_dumps(record), "\n"])
+            write_atomically(target, [_dumps(record), "\n"])
 
     def _cell(self, path: Path) -> Json | None:
         cell, problem = _read_cell(path)
@@ -301,7 +301,7 @@ def _dumps(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _write_atomically(target: Path, parts: Iterable[str]) -> None:
+def write_atomically(target: Path, parts: Iterable[str]) -> None:
     """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
     temporary = target.with_name(f".{target.name}.tmp")
     try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from harness import tasks
 from harness.config import Suite
 from harness.errors import BadInput
 from harness.models import kernels, load_model
@@ -34,15 +36,34 @@ def begin(suite: Suite, prepared: Prepared) -> Mapping[str, int]:
 
 
 def load(suite: Suite, checkpoint: str) -> Decoder:
-    """A checkpoint of the suite, with its tokenizer."""
+    """A checkpoint of the suite, with its tokenizer where there is text to read or write."""
     decoder = load_model(checkpoint, dtype=suite.dtype, device=suite.device)
-    if decoder.tokenizer is None:
+    if suite.tasks and decoder.tokenizer is None:
         raise BadInput(f"model: {checkpoint} has no tokenizer; save one beside the weights")
     return decoder
 
 
+def timed_examples(suite: Suite, data: Path | None) -> Sequence[Example]:
+    """The examples whose prompts are timed: those of the first task; none where the suite has no task."""
+    if not suite.tasks:
+        return ()
+    entry = suite.tasks[0]
+    return tasks.create(entry.name, data).examples(entry.split, entry.limit)
+
+
+def timed_expected(suite: Suite, expected: Mapping[str, int]) -> int:
+    """The number of tokens that schedules expect in the timed generations."""
+    return expected[suite.tasks[0].name] if suite.tasks else suite.expected_tokens or suite.new_tokens
+
+
 def speed_batch(suite: Suite, decoder: Decoder, examples: Sequence[Example], size: int, prompt_set: int) -> Batch:
-    """The timed prompts of one batch size and prompt set, on the decoder's device."""
+    """The timed prompts of one batch size and prompt set, on the decoder's device; random ones where there are no examples."""
+    if not examples:
+        assert suite.prompt_tokens is not None, "a suite without tasks has prompt_tokens"
+        generator = torch.Generator().manual_seed(1000 * suite.seed + prompt_set)
+        shape = (size, suite.prompt_tokens)
+        ids = torch.randint(2, decoder.geometry.vocabulary, shape, generator=generator)
+        return to_device(Batch(ids, None), decoder.device)
     batch = draw_batch(
         decoder.tokenizer, examples, size, prompt_set, suite.prompt_tokens, suite.seed, decoder.pad_token_id
     )

@@ -11,13 +11,26 @@ from typing import Any
 import torch
 
 from harness.errors import BadInput
+from harness.models import shapes
 from harness.models.decoder import Decoder
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEFAULT_VARIANT = "full"
 
 # transformers' model_type -> "module:Class". The only list of families.
-FAMILIES: dict[str, str] = {"opt": "harness.models.opt:OPTDecoder"}
+FAMILIES: dict[str, str] = {
+    "bloom": "harness.models.bloom:BloomDecoder",
+    "gemma2": "harness.models.gemma2:Gemma2Decoder",
+    "gemma3_text": "harness.models.gemma3:Gemma3Decoder",
+    "gpt2": "harness.models.gpt2:GPT2Decoder",
+    "gpt_neox": "harness.models.gpt_neox:GPTNeoXDecoder",
+    "llama": "harness.models.llama:LlamaDecoder",
+    "mistral": "harness.models.mistral:MistralDecoder",
+    "opt": "harness.models.opt:OPTDecoder",
+    "phi3": "harness.models.phi3:Phi3Decoder",
+    "qwen2": "harness.models.qwen2:Qwen2Decoder",
+    "qwen3": "harness.models.qwen3:Qwen3Decoder",
+}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,7 +46,8 @@ def load_model(
     """Load a model as a `Decoder`.
 
     Args:
-        model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), local folder, hub id, or a transformers model.
+        model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), local folder, hub id, `random:<shape>` (a named
+            configuration without weights, see shapes.py), or a transformers model.
         dtype: type of the weights in memory; ignored for a model object, which is used as it is.
         device: `cpu`, `cuda` or `cuda:N`; ignored for a model object.
         tokenizer: only for a model object.
@@ -46,6 +60,8 @@ def load_model(
         return _wrap(type(model).__name__, model, tokenizer, None)
     name, dtype = str(model), check_dtype(dtype)
     check_device(device)
+    if shapes.is_random(name):
+        return _wrap(name, shapes.build(name, dtype, device), None, None)
     folder = _bundled_folder(name)
     if folder is None and Path(name).is_dir():
         folder = Path(name)
@@ -136,7 +152,17 @@ def _check_family(model_type: str) -> None:
         )
 
 
+def family(config: Any) -> type[Decoder]:
+    """The class for a transformers config; BadInput where there is none, or none that computes it exactly."""
+    _check_family(config.model_type)
+    module, _, attribute = FAMILIES[config.model_type].partition(":")
+    cls: type[Decoder] = getattr(importlib.import_module(module), attribute)
+    cls.check(config)
+    return cls
+
+
 def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -145,7 +171,7 @@ def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(where, trust_remote_code=False)
-        _check_family(config.model_type)
+        family(config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
@@ -157,7 +183,7 @@ def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise BadInput(
             f"model: weights of {name} are damaged or truncated ({error}); copy the checkpoint again"
         ) from None
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
         raise BadInput(f"model: {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     finally:
         if bars:
@@ -171,10 +197,14 @@ def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _wrap(name: str, source: Any, tokenizer: Any, folder: Path | None) -> Decoder:
-    model_type = getattr(getattr(source, "config", None), "model_type", type(source).__name__)
-    _check_family(model_type)
-    module, _, attribute = FAMILIES[model_type].partition(":")
-    cls = getattr(importlib.import_module(module), attribute)
+    config = getattr(source, "config", None)
+    if not hasattr(config, "model_type"):
+        _check_family(type(source).__name__)
+    cls = family(config)
+    if source.get_output_embeddings() is None:
+        raise BadInput(
+            f"model: {type(source).__name__} has no output matrix; give the model for causal language modelling"
+        )
     extras: dict[str, torch.Tensor] = {}
     card: dict[str, Any] = {}
     if folder is not None and (folder / "extras" / "extras.safetensors").is_file():
@@ -186,4 +216,4 @@ def _wrap(name: str, source: Any, tokenizer: Any, folder: Path | None) -> Decode
     if folder is not None:
         card = read_card(folder)
     with torch.inference_mode():
-        return cls(name, source, tokenizer, extras, card, folder)  # type: ignore[no-any-return]
+        return cls(name, source, tokenizer, extras, card, folder)

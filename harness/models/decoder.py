@@ -1,7 +1,7 @@
 """A decoder whose blocks and sublayers can be called one by one, over weights that transformers loaded.
 
-One class per family derives `Block` and `Decoder` (opt.py, ...). Blocks call torch directly on the loaded weights: the
-modules of transformers hold the parameters and are never called.
+One class per family derives `Block` and `Decoder` (opt.py, ...), most of them by way of blocks.py. Blocks call torch directly
+on the loaded weights: the modules of transformers hold the parameters and are never called.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from harness.cache import KVCache, Memory
+from harness.errors import BadInput
 from harness.models import kernels
 
 
@@ -63,15 +63,30 @@ class Context:
         mask: bool [B, 1, T, S_max], True where a query may look, or None when nothing held is hidden. A block that holds S
             keys uses the first S columns: prompt columns come first in every block, later ones are never hidden.
         causal: queries and keys are the same columns and each looks back only (prefill without padding).
+        furthest: no position is larger; asked of the device where it is needed and the caller did not say.
+        cache: what families compute once for all blocks, e.g. rotary tables.
     """
 
     positions: torch.Tensor
     mask: torch.Tensor | None = None
     causal: bool = False
+    furthest: int | None = None
+    cache: dict[Any, Any] = field(default_factory=dict)
+
+    def rows(self, rows: torch.Tensor) -> Context:
+        """The same columns of some rows [R] alone."""
+        mask = self.mask if self.mask is None or self.mask.shape[0] == 1 else self.mask[rows]
+        return Context(self.positions[rows], mask, self.causal, self.furthest)
 
     def mask_for(self, keys: int) -> torch.Tensor | None:
         """The mask over the first `keys` keys."""
         return None if self.mask is None else self.mask[..., :keys]
+
+    def reaches(self, window: int) -> bool:
+        """Whether a query can have a key `window` or more positions behind it."""
+        if self.furthest is None:
+            self.furthest = int(self.positions.max())
+        return self.furthest >= window
 
 
 class Block(ABC):
@@ -128,12 +143,20 @@ class Decoder(ABC):
     folder: Path | None = None
     blocks: Sequence[Block] = field(init=False)
     geometry: Geometry = field(init=False)
-    needs_key_positions: ClassVar[bool] = False
-    """Attention depends on the distance between positions, so the cache keeps them."""
+    needs_key_positions: bool = field(init=False, default=False)
+    """Attention depends on the distance between positions, so the cache keeps them; set by `build`."""
 
     def __post_init__(self) -> None:
         self.build()
         self.refresh()
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """BadInput for a transformers config of this family that the blocks would not compute exactly."""
+        if getattr(config, "quantization_config", None) is not None:
+            raise BadInput("model: quantization_config is set; only weights of one floating-point type are supported")
+        if getattr(config, "is_heterogeneous", False):
+            raise BadInput("model: per_layer_config is set; only layers of one shape are supported")
 
     @abstractmethod
     def build(self) -> None:
@@ -200,14 +223,6 @@ class Decoder(ABC):
         return KVCache(capacities, batch_size, g.kv_heads, g.head_dim, self.dtype, self.device, keep)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, context: Context) -> torch.Tensor:
-    """Scaled dot-product attention of q [B, T, H, d] over k, v [B, Hkv, S, d]; returns [B, T, H*d]."""
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        k,
-        v,
-        attn_mask=context.mask_for(k.shape[2]),
-        is_causal=context.causal,
-        enable_gqa=q.shape[2] != k.shape[1],
-    )
-    return out.transpose(1, 2).flatten(2)
+def layer_norm(x: torch.Tensor, module: Any) -> torch.Tensor:
+    """What a `torch.nn.LayerNorm` holding these weights computes."""
+    return torch.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers.activations import ACT2FN
 
 from harness.cache import Memory
-from harness.models.decoder import Block, Context, Decoder, Geometry, attention
+from harness.models.attention import attention
+from harness.models.blocks import activation as activation_function
+from harness.models.blocks import check_activation
+from harness.models.decoder import Block, Context, Decoder, Geometry, layer_norm
 from harness.models.kernels import Linear
 
 
@@ -23,7 +25,7 @@ class OPTBlock(Block):
         super().__init__(index)
         self._module = module
         self._norm_first = norm_first
-        self._activation = None if activation == "relu" else ACT2FN[activation]
+        self._activation = None if activation == "relu" else activation_function(activation)
         self._heads = module.self_attn.num_heads
 
     def refresh(self) -> None:
@@ -46,30 +48,36 @@ class OPTBlock(Block):
     def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
         """See `Block.attend`."""
         norm = self._module.self_attn_layer_norm
-        qkv = self._qkv(_norm(x, norm) if self._norm_first else x)
+        qkv = self._qkv(layer_norm(x, norm) if self._norm_first else x)
         q, k, v = qkv.view(*x.shape[:2], 3, self._heads, -1).unbind(2)
         k, v = memory.extend(self.index, k, v, context.positions)
         out = self._out(attention(q, k, v, context), x)
-        return out if self._norm_first else _norm(out, norm)
+        return out if self._norm_first else layer_norm(out, norm)
 
     def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
         """See `Block.feed`."""
         norm = self._module.final_layer_norm
-        y = self._up(_norm(x, norm) if self._norm_first else x)
+        y = self._up(layer_norm(x, norm) if self._norm_first else x)
         if self._activation is not None:
             y = self._activation(y)
         out = self._down(y, x)
-        return out if self._norm_first else _norm(out, norm)
+        return out if self._norm_first else layer_norm(out, norm)
 
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Block.keys_values`."""
-        kv = self._kv(_norm(x, self._module.self_attn_layer_norm) if self._norm_first else x)
+        kv = self._kv(layer_norm(x, self._module.self_attn_layer_norm) if self._norm_first else x)
         k, v = kv.view(*x.shape[:2], 2, self._heads, -1).unbind(2)
         return k, v
 
 
 class OPTDecoder(Decoder):
     """OPT over a transformers `OPTForCausalLM`."""
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """See `Decoder.check`."""
+        super().check(config)
+        check_activation(config, "activation_function")
 
     def build(self) -> None:
         """See `Decoder.build`."""
@@ -107,7 +115,7 @@ class OPTDecoder(Decoder):
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """See `Decoder.head`."""
         if self._decoder.final_layer_norm is not None:
-            x = _norm(x, self._decoder.final_layer_norm)
+            x = layer_norm(x, self._decoder.final_layer_norm)
         if self._decoder.project_out is not None:
             x = F.linear(x, self._decoder.project_out.weight)
         return self._output(x)
@@ -116,7 +124,3 @@ class OPTDecoder(Decoder):
         """See `Decoder.refresh_ends`."""
         self._output = Linear(self.source.lm_head.weight)
         return (self._output,)
-
-
-def _norm(x: torch.Tensor, module: Any) -> torch.Tensor:
-    return torch.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)

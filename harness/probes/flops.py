@@ -71,22 +71,23 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
             continue
         blocks += rows * 2 * g.embed_weights
         weights += g.embed_weights
-        for layer, attends, feeds in step.plan.operations:
+        for place, (layer, attends, feeds) in enumerate(step.plan.operations):
+            running = rows if step.rows is None else step.rows[place]
             if attends:
                 keys[layer] += 1
-                blocks += rows * (2 * g.attention_weights + per_key * keys[layer])
+                blocks += running * (2 * g.attention_weights + per_key * keys[layer])
                 weights += g.attention_weights
             if feeds:
-                blocks += rows * 2 * g.feed_weights
+                blocks += running * 2 * g.feed_weights
                 weights += g.feed_weights
             weights += g.block_vectors
         for layer in step.filled:
             keys[layer] += 1
-        fill += rows * 2 * g.kv_weights * len(step.filled)
+        fill += 2 * g.kv_weights * (rows * len(step.filled) + step.fill_rows)
         weights += g.kv_weights * len(step.filled)
         tests += step.test_heads * 2 * g.head_weights + step.test_flops
         head += step.head_rows * 2 * g.head_weights
         # A vocabulary projection reads its matrix once for all rows; tests project the whole column.
-        weights += g.head_weights * (step.test_heads // rows + (step.head_rows > 0))
+        weights += g.head_weights * (step.test_reads + (step.head_rows > 0))
     tokens = sum(rows if step.yielded is None else int(step.yielded.sum()) for step in trace.steps)
     return FlopCount(prefill, blocks, head, tests, fill, tokens, weights * element_bytes)
