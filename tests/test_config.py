@@ -119,7 +119,7 @@ def test_overrides(minimal):
         ("methods=[full, full]", "label 'full' stands at 0 and at 1"),
         ("methods=['skipdecode(speedup=2']", "cannot be read"),
         ("methods=[full, {name: 'calm(threshold=1)', threshold: 2}]", "threshold is given twice"),
-        ("tasks=[]", "tasks: is empty"),
+        ("tasks=[]", "tasks: none is given"),
         ("tasks.0.limt=4", "did you mean 'limit'?"),
         ("tasks.0.split=tst", "did you mean 'test'?"),
         ("dtype=float23", "did you mean 'float32'?"),
