@@ -23,6 +23,7 @@ from harness.errors import BadInput, CellFailed
 Json = dict[str, Any]
 
 OWN = "depthbench"
+ENGINES = (OWN, "transformers", "transformers-static", "ctranslate2")
 _PAUSE_S = 0.3
 """Before every turn: idle OpenMP threads of the engine before spin for up to 0.2 s."""
 
@@ -34,7 +35,7 @@ class Settings:
     Attributes:
         model: anything `load_model` takes.
         batch_sizes: rows decoded together.
-        engines: names of `harness.peers.PEERS`, `depthbench` among them.
+        engines: some of `ENGINES`, `depthbench` among them.
         prompt_tokens: tokens of every prompt.
         new_tokens: tokens generated per row, 2 or more.
         repeats: turns of every engine.
@@ -46,7 +47,7 @@ class Settings:
 
     model: str = "opt-e2e-mini/full"
     batch_sizes: tuple[int, ...] = (1, 8, 32)
-    engines: tuple[str, ...] = (OWN, "transformers", "transformers-static", "ctranslate2")
+    engines: tuple[str, ...] = ENGINES
     prompt_tokens: int = 32
     new_tokens: int = 64
     repeats: int = 7
@@ -56,11 +57,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        from harness.peers import PEERS
-
         for name in self.engines:
-            if name not in PEERS:
-                raise BadInput(f"engines: {name!r} is not known; give some of {', '.join(PEERS)}")
+            if name not in ENGINES:
+                raise BadInput(f"engines: {name!r} is not known; give some of {', '.join(ENGINES)}")
         for name, least in (("prompt_tokens", 1), ("new_tokens", 2), ("repeats", 1)):
             if getattr(self, name) < least:
                 raise BadInput(f"{name}: {getattr(self, name)} is out of range; give {least} or more")
@@ -203,7 +202,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
         arguments = (far, name, settings.model, settings.dtype, settings.device, threads)
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
+        # Not a daemon: an engine may convert its weights in a process of its own. It ends when the pipe closes.
+        self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
         far.close()
         self.sizes: dict[str, int] = self._receive()
@@ -234,37 +234,37 @@ class _Worker:
 
 def _serve(pipe: Connection, name: str, model: str, dtype: str, device: str, threads: int) -> None:
     """Body of a worker: load, then answer until the pipe closes."""
-    import torch
-
-    from harness.peers import PEERS
-    from harness.probes.latency import synchronise
-
     try:
-        peer = PEERS[name](model, dtype, device, threads)
+        engine = _engine(name, model, dtype, device, threads)
     except BadInput as error:
         pipe.send(("bad", str(error)))
         return
     except Exception as error:  # an engine that cannot run this model is left out, with its reason
         pipe.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
         return
-    pipe.send(("ok", peer.sizes))
-    wait = synchronise(torch.device(device))
+    pipe.send(("ok", engine.sizes))
     while True:
         try:
             what, prompts, new_tokens = pipe.recv()
         except EOFError:
             return
-        ids = torch.tensor(prompts, device=device)
         try:
-            with torch.inference_mode():
-                if what == "profile":
-                    pipe.send(("ok", peer.profile(ids, new_tokens)))
-                    continue
-                wait()
-                start = time.perf_counter()
-                tokens = peer.run(ids, new_tokens)
-                wait()
-                seconds = time.perf_counter() - start
-            pipe.send(("ok", (seconds, tokens.tolist())))
+            if what == "profile":
+                pipe.send(("ok", engine.profile(prompts, new_tokens)))
+                continue
+            start = time.perf_counter()
+            tokens = engine.run(prompts, new_tokens)
+            pipe.send(("ok", (time.perf_counter() - start, tokens)))
         except Exception as error:
             pipe.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
+
+
+def _engine(name: str, model: str, dtype: str, device: str, threads: int) -> Any:
+    """The engine of a name; what it imports is imported here, in its own process."""
+    if name == "ctranslate2":
+        from harness.peer_ctranslate2 import CTranslate2
+
+        return CTranslate2(model, dtype, device, threads)
+    from harness.peers import PEERS
+
+    return PEERS[name](model, dtype, device, threads)

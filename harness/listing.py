@@ -70,23 +70,35 @@ def _recipes() -> Rows:
 
 
 def summary_rows(folder: Path) -> Rows:
-    """The main columns of a run's summary.csv, quality columns included."""
+    """The main numbers of a run's summary.csv, rounded: decode time, speed-up with its interval, layers, first metrics."""
     with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
         records = list(csv.DictReader(file))
-    wanted = [
-        "label",
-        "batch_size",
-        "tpot_ms",
-        "speedup",
-        "speedup_low",
-        "speedup_high",
-        "layers_per_token",
-        "gflops_per_token",
-    ]
-    if records:
-        wanted += [key for key in records[0] if "/" in key and not key.endswith(("_low", "_high", "_diff"))]
-        wanted.append("verdict")
-    return [tuple(wanted), *(tuple(record.get(key) or "" for key in wanted) for record in records)]
+    scores = [key for key in (records[0] if records else ()) if "/" in key and f"{key}_low" in records[0]]
+    scores = [key for key in scores if not key.endswith("/agreement")]
+    head = ("label", "batch", "ms/token", "speed-up [95 %]", "layers", *scores, "verdict")
+    table: Rows = [head]
+    for record in records:
+        table.append(
+            (
+                record["label"],
+                record["batch_size"],
+                _rounded(record["tpot_ms"], 2),
+                _with_interval(record, "speedup", 2),
+                _rounded(record["layers_per_token"], 1),
+                *(_rounded(record[key], 1) for key in scores),
+                record.get("verdict") or record["status"],
+            )
+        )
+    return table
+
+
+def _rounded(text: str, digits: int) -> str:
+    return f"{float(text):.{digits}f}" if text else ""
+
+
+def _with_interval(record: dict[str, str], key: str, digits: int) -> str:
+    value, low, high = (_rounded(record.get(name) or "", digits) for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{value} [{low}, {high}]" if low and high else value
 
 
 def numbers(name: str, text: str) -> tuple[int, ...]:

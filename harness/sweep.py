@@ -7,6 +7,7 @@ a process of its own. A job that fails, or whose process dies, becomes a failed 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import re
@@ -263,7 +264,8 @@ def _work(connection: Connection, function: str, arguments: tuple[Any, ...]) -> 
         result = ("bad", str(error))
     except Exception as error:  # whatever a measurement raises becomes a failed cell, never a lost run
         result = ("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    connection.send(result)
+    with contextlib.suppress(BrokenPipeError):  # the run was stopped and waits for nobody
+        connection.send(result)
     connection.close()
 
 
