@@ -182,6 +182,7 @@ def test_quick():
         "Fixed exit 12": ("fixed_exit(budget=12)", "calm"),
         "Random skip 12": ("random_skip(budget=12)", "skipdecode"),
         "SkipDecode 2x (schedule only)": ("skipdecode(speedup=2)", "full"),
+        "LayerSkip 6+4": ("layerskip(exit_layer=6, draft_tokens=4)", "calm"),
     }
     assert arms(suite) == expected
     assert (suite.batch_sizes, suite.new_tokens, suite.processes, suite.repeats) == ((1, 8, 32), 24, 1, 5)
