@@ -204,7 +204,7 @@ def test_the_official_suite_scores_the_whole_test_set():
     assert {(f"calm(confidence=softmax, threshold={x})", "calm") for x in (0.25, 0.5, 0.75, 0.9)} <= ran
     assert {(f"calm(confidence=classifier, threshold={x})", "calm") for x in (0.5, 0.8, 0.9)} <= ran
     assert {("fixed_exit(budget=12, side=top)", "skipdecode"), ("random_skip(budget=12)", "full")} <= ran
-    assert len(suite.methods) == 24
+    assert len(suite.methods) == 26
 
 
 @pytest.mark.parametrize("name", suite_names())
