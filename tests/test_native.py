@@ -171,6 +171,7 @@ def test_without_kernels_everything_runs_in_torch(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(kernels, "_choices", {})  # what was chosen with kernels
     assert native.library() is None and reason in native.status()
     ids, mask = ragged_prompts()
     model = MODELS["opt"]()
