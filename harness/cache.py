@@ -66,6 +66,7 @@ class KVCache:
         keep_positions: bool = False,
     ) -> None:
         self.lengths = [0] * len(capacities)
+        self.capacities, self.rows, self.device = list(capacities), batch_size, device
         self._columns: torch.Tensor | None = None
         self._addresses: dict[int, tuple[int, int, int]] = {}
         self._start = self._held = 0
@@ -82,7 +83,7 @@ class KVCache:
             self._read.append((keys.transpose(1, 2), values.transpose(1, 2)) if part.numel() else (part, part))
         self._positions: list[torch.Tensor] | None = None
         if keep_positions:
-            self._positions = [torch.empty((batch_size, c), dtype=torch.long, device=device) for c in capacities]
+            self._positions = [torch.zeros((batch_size, c), dtype=torch.long, device=device) for c in capacities]
 
     @property
     def written_bytes(self) -> int:
@@ -136,6 +137,29 @@ class KVCache:
     def wrote(self, layer: int, column: int) -> None:
         """A kernel put keys and values into this column."""
         self.lengths[layer] = column + 1
+
+    def put(
+        self, layer: int, at: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> None:
+        """Write one column [B, 1, Hkv, d] at the place `at` [1], without counting it."""
+        self._write[layer][0].index_copy_(1, at, keys)
+        self._write[layer][1].index_copy_(1, at, values)
+        if self._positions is not None:
+            self._positions[layer].index_copy_(1, at, positions)
+
+    def whole(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All room of block `layer` for keys and values, [B, Hkv, S, d] each."""
+        return self._read[layer]
+
+    def whole_positions(self, layer: int) -> torch.Tensor:
+        """Positions of all keys there is room for, [B, S]."""
+        assert self._positions is not None, "this cache was made without positions"
+        return self._positions[layer]
+
+    def clear(self) -> None:
+        """Hold nothing; the storage stays."""
+        self.lengths = [0] * len(self.lengths)
+        self._columns, self._start, self._held = None, 0, 0
 
     def seek(self, columns: torch.Tensor | int, count: int) -> int:
         """Put what is written next at these columns instead of appending: rows that progress raggedly, drafts taken back.

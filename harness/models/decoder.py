@@ -150,6 +150,8 @@ class Decoder(ABC):
     folder: Path | None = None
     blocks: Sequence[Block] = field(init=False)
     geometry: Geometry = field(init=False)
+    static_steps: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
+    """Buffers and graphs of `harness.replay`, which hold on to the weights as they are."""
     needs_key_positions: bool = field(init=False, default=False)
     """Attention depends on the distance between positions, so the cache keeps them; set by `build`."""
 
@@ -221,6 +223,7 @@ class Decoder(ABC):
 
     def refresh(self) -> None:
         """Read all fused weights again from the transformers modules."""
+        self.static_steps.clear()
         for block in self.blocks:
             block.refresh()
         kernels.group([*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()])
