@@ -1,7 +1,8 @@
-"""`depthbench`: one function per verb, no logic. Exit status 0 = done, 1 = a cell failed, 2 = bad input."""
+"""`depthbench`: one function per verb, no logic. Exit status 0 = done, 1 = a cell or a gate failed, 2 = bad input."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,10 +45,14 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
     ] = False,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, or ray: spread the cells over a Ray cluster.")
+    ] = "local",
 ) -> None:
     """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
     import methods
-    from harness import config, sweep, tasks
+    from harness import config, gates, sweep, tasks
+    from harness import executor as executors
     from reports import write_report
 
     chosen = config.load_suite(suite, set_ or [])
@@ -55,12 +60,18 @@ def run(
     for entry in chosen.methods:
         methods.create(entry.spec)
     folder = out or Path("results") / chosen.name
-    failed = sweep.run_suite(chosen, folder, data=data, resume=resume, command=["depthbench", *sys.argv[1:]])
+    command = ["depthbench", *sys.argv[1:]]
+    workers = executors.create(executor)
+    failed = sweep.run_suite(chosen, folder, data=data, resume=resume, command=command, workers=workers)
     report_path = write_report([folder])
     _print_summary(folder)
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
-    if failed:
-        raise CellFailed(f"{failed} cells failed; see the lines above and {folder}")
+    judged = gates.load_gates(folder)
+    for line in gates.lines(judged):
+        typer.echo(line, err=True)
+    stopped = sum(gate.stops for gate in judged)
+    if failed or stopped:
+        raise CellFailed(f"{failed} cells and {stopped} gates failed; see the lines above and {folder}")
 
 
 @app.command()
@@ -217,7 +228,7 @@ def main() -> None:
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was measured is kept, go on with --resume", 130)
+        _fail(_interrupted(sys.argv[1:]), 130)
     except OSError as error:
         _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
     except Exception as error:
@@ -225,6 +236,14 @@ def main() -> None:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):
             _fail(error.format_message(), 2)
         raise
+
+
+def _interrupted(arguments: list[str]) -> str:
+    """What to say after Ctrl-C: how to go on, where one can."""
+    if arguments[:1] != ["run"]:
+        return "interrupted"
+    again = shlex.join(["depthbench", *arguments, *([] if "--resume" in arguments else ["--resume"])])
+    return f"interrupted; what was measured is kept, go on with: {again}"
 
 
 def _fail(message: str, status: int) -> None:

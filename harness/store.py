@@ -2,6 +2,7 @@
 
     run.json            suite as resolved, arms, environment
     cells/<id>.json     raw values of one cell
+    gates.json          what must hold before the numbers are believed; see harness.gates
     samples.jsonl       per-example outputs and scores, rebuilt from the quality cells
     summary.csv, report.html, report.pdf    derived; see harness.summary and reports
 
@@ -32,7 +33,7 @@ KINDS = ("speed", "memory", "quality")
 
 Json = dict[str, Any]
 
-_OURS = {"run.json", "cells", "samples.jsonl", "summary.csv", "report.html", "report.pdf"}
+_OURS = {"run.json", "cells", "parts", "samples.jsonl", "summary.csv", "gates.json", "report.html", "report.pdf"}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 
 
