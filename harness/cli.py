@@ -197,6 +197,65 @@ def baseline(
         typer.echo(f"left out: {problem}", err=True)
 
 
+@app.command()
+def check(
+    method: Annotated[
+        str,
+        typer.Argument(help='A method, e.g. "skipdecode(speedup=2)", or a class in a file, e.g. mine.py:EveryOther.'),
+    ],
+) -> None:
+    """Check that a method keeps the contract, on tiny models; exit status 1 if it does not."""
+    from harness import contract, listing
+
+    made = contract.load(method)
+    table, failed = listing.checks(contract.check(made))
+    _print_table(table, left=("what must hold", "models"))
+    for line in failed:
+        typer.echo(line, err=True)
+    if failed:
+        raise CellFailed(f"{made} breaks the contract in {len(failed)} checks")
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option("--out", help="Where runs will be written.")] = Path("results"),
+    device: Device = "cpu",
+) -> None:
+    """Say what would spoil a run on this machine now; exit status 1 if something would."""
+    from harness import doctor as doctors
+
+    findings = doctors.examine(out, device)
+    _print_table(doctors.table(findings), left=("what", "found", "verdict", "what to do"))
+    if bad := [finding.what for finding in findings if finding.verdict == doctors.BAD]:
+        raise CellFailed(f"a run here now would mislead because of: {', '.join(bad)}")
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="Run folder to compare with.")],
+    after: Annotated[Path, typer.Argument(help="Run folder that is judged.")],
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help='Exit status 1 if it holds, e.g. "speedup drop > 5%" or "bleu drop > 1".'),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", help="Smallest change worth speaking of, in percent.")
+    ] = 5.0,
+    ignore: Annotated[list[str] | None, typer.Option("--ignore", help="Condition that may differ, e.g. torch.")] = None,
+) -> None:
+    """Compare two runs cell by cell: ratio with interval, and what it shows."""
+    from harness import compare as comparing
+
+    compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
+    _print_table(comparing.table(compared), left=("label", "what", "verdict"))
+    for line in compared.refusals:
+        typer.echo(f"not compared: {line}", err=True)
+    for line in compared.broken:
+        typer.echo(line, err=True)
+    if compared.broken:
+        raise CellFailed(f"{len(compared.broken)} findings against --fail-if, see above")
+
+
 def _print_summary(folder: Path) -> None:
     """The main columns of summary.csv as a table."""
     from harness import listing
