@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import multiprocessing
 import os
 import resource
@@ -52,7 +53,7 @@ class Executor(Protocol):
     slots: int
 
     def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
-        """Run `harness.runner.<function>` in a fresh process.
+        """Run `harness.runner.<function>` (or `module:function`) in a fresh process.
 
         Raises:
             BadInput: the function did.
@@ -135,7 +136,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-_ARM = "\x1edepthbench arm: "
+_ARM = "[depthbench] running "
 
 
 def say_arm(label: str) -> None:
@@ -151,8 +152,8 @@ def read_tail(log: Path) -> tuple[list[str], str | None]:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return [], None
-    arms = [line.removeprefix(_ARM.strip()).strip() for line in (x.strip() for x in lines) if _ARM.strip() in line]
-    return [line for line in lines if _ARM.strip() not in line][-LOG_LINES:], arms[-1] if arms else None
+    arms = [line.removeprefix(_ARM) for line in lines if line.startswith(_ARM)]
+    return [line for line in lines if not line.startswith(_ARM)][-LOG_LINES:], arms[-1] if arms else None
 
 
 def failure(error: BadInput | CellFailed) -> dict[str, Any]:
@@ -203,9 +204,8 @@ def _work(connection: Connection, log: str, function: str, arguments: tuple[Any,
     _begin(log)
     message: tuple[str, Any]
     try:
-        from harness import runner
-
-        result = getattr(runner, function)(*arguments)
+        module, _, name = function.rpartition(":")
+        result = getattr(importlib.import_module(module or "harness.runner"), name)(*arguments)
         message = ("ok", {"result": result, "cpu_s": _cpu_seconds()})
     except BadInput as error:
         message = ("bad", str(error))

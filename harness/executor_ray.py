@@ -64,7 +64,7 @@ class RayExecutor:
         here = {name: os.environ.get(name) for name in environment.THREAD_VARIABLES if name != "CUDA_VISIBLE_DEVICES"}
         task = self._ray.remote(**_needs(arguments))(_job)
         why = ""
-        for _ in range(ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             reference = task.remote(os.getcwd(), here, function, limit_s, *map(self._shared, arguments))
             try:
                 kind, value = self._wait(reference)
@@ -81,7 +81,8 @@ class RayExecutor:
                 raise BadInput(value)
             if kind == "failed":
                 raise CellFailed(**value)
-            return Outcome(*value)
+            result, machine = value
+            return Outcome(result, {**machine, "attempts": attempt})
         raise CellFailed(f"its node was lost {ATTEMPTS} times ({why})", NODE_LOST)
 
     def close(self) -> None:
