@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import Limits
+from harness.config import BASELINE, Limits
 from harness.errors import BadInput
 from harness.store import SCHEMA_VERSION, Json, Run, RunStore, load_run
 
@@ -167,11 +167,11 @@ def _prompts(facts: _Facts) -> Gate:
     for cell in (*facts.timed, *facts.scored):
         groups.setdefault((cell["kind"], cell.get("batch_size"), cell.get("task")), []).append(cell)
     for cells in groups.values():
-        first = _prompt_marks(cells[0])
+        reference = next((cell for cell in cells if cell["arm"].get("method") == BASELINE), cells[0])
         for cell in cells:
             checked += 1
-            if _prompt_marks(cell) != first:
-                findings.append(Finding(cell["id"], f"has other prompts than {cells[0]['id']}"))
+            if _prompt_marks(cell) != _prompt_marks(reference):
+                findings.append(Finding(cell["id"], f"has other prompts than {reference['id']}"))
     return _counted("prompts identical across arms", "cells", checked, findings, "timed and scored cells")
 
 
@@ -228,7 +228,7 @@ def _lossless(facts: _Facts) -> Gate:
     findings, ties, checked, unknown = [], 0, 0, 0
     for cell in (*facts.timed, *facts.scored):
         arm = cell["arm"]
-        if not arm.get("exact") or arm.get("method") == "full":
+        if not arm.get("exact") or arm.get("method") == BASELINE:
             continue
         parted = cell.get("divergences")
         if parted is None:
