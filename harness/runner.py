@@ -124,6 +124,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     """Peak memory of one arm alone in this process: one fixed-length generation after the weights are loaded."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
+    choices = kernels.digest()  # before an arm runs: one that leaves rows out adds choices for its numbers of rows
     batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
     method = methods.create(arm["spec"])
     gc.collect()
@@ -145,7 +146,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
             "batch_size": batch_size,
             "new_tokens": suite.new_tokens,
             "prompts_hash": batch.hash,
-            "kernels": kernels.digest(),
+            "kernels": choices,
             "end_of_sequence": "ignored",
             "expected_tokens": timed_expected(suite, expected),
         },
@@ -179,6 +180,7 @@ def quality(
     """
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
+    choices = kernels.digest()  # before the arm runs, as in peak_memory
     entry = suite.tasks[task_index]
     task = tasks.create(entry.name, data)
     examples = task.examples(entry.split, entry.limit)
@@ -254,7 +256,7 @@ def quality(
             "max_new_tokens": limit,
             "expected_tokens": expected[entry.name],
             "end_of_sequence": "natural",
-            "kernels": kernels.digest(),
+            "kernels": choices,
             "prompts_hash": evidence.token_hash(prompts),
         },
     }

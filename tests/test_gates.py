@@ -60,6 +60,11 @@ def _set(path: str, value: Any) -> Change:
     return change
 
 
+def _other_threads(cell: dict[str, Any]) -> None:
+    cell["conditions"]["threads"] = 4
+    cell["conditions_hash"] = "other"
+
+
 def _noisy(cell: dict[str, Any]) -> None:
     for i, run in enumerate(cell["runs"]):
         run["step_s"] = [i + 0.1] * 3
@@ -68,6 +73,7 @@ def _noisy(cell: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("name", "cell", "change", "says"),
     [
+        ("conditions identical across arms", "quality--draft", _other_threads, "threads 4, not None as quality--full"),
         ("prompts identical across arms", "speed--draft", _set("prompts_seen", ["other"]), "other prompts than speed"),
         ("prompts identical across arms", "quality--draft", _set("examples.0.id", "e9"), "other prompts than quality"),
         ("token counts right", "speed--draft", _set("runs.0.step_tokens", [1, 1]), "tokens in a repeat instead of"),

@@ -93,7 +93,8 @@ def test_quality_keeps_every_example(finished: tuple[Suite, Path]) -> None:
 def test_gates_are_judged_from_what_workers_recorded(finished: tuple[Suite, Path]) -> None:
     """The facts are there: outputs with margins, prompts as seen, the machine during the measurement, one version of the code."""
     judged = {gate.name: gate for gate in gates.load_gates(finished[1])}
-    for name in ("prompts identical across arms", "token counts right", "no empty generation", "finite logits",
+    for name in ("conditions identical across arms", "prompts identical across arms",
+                 "token counts right", "no empty generation", "finite logits",
                  "timed outputs equal scored outputs", "one version of the code"):  # fmt: skip
         assert judged[name].status == gates.PASSED, judged[name]
     assert "12 timed rows" in judged["timed outputs equal scored outputs"].detail
