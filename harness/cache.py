@@ -99,6 +99,17 @@ class KVCache:
             self._positions[layer].narrow(1, start, count).copy_(positions)
         self.lengths[layer] = start + count
 
+    def write_rows(
+        self, layer: int, rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> None:
+        """Keys and values [R, T, Hkv, d] of some rows [R] after what block `layer` holds, which is not counted as held yet."""
+        start, count = self.lengths[layer], keys.shape[1]
+        to_keys, to_values = self._write[layer]
+        to_keys[rows, start : start + count] = keys
+        to_values[rows, start : start + count] = values
+        if self._positions is not None:
+            self._positions[layer][rows, start : start + count] = positions
+
     def seek(self, columns: torch.Tensor | int, count: int) -> int:
         """Put what is written next at these columns instead of appending: rows that progress raggedly, drafts taken back.
 
@@ -138,12 +149,7 @@ class RowsOfCache:
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
         """Keys and values [R, T, Hkv, d] of these rows after what block `layer` holds."""
-        start, count = self._cache.lengths[layer], keys.shape[1]
-        to_keys, to_values = self._cache._write[layer]
-        to_keys[self._rows, start : start + count] = keys
-        to_values[self._rows, start : start + count] = values
-        if self._cache._positions is not None:
-            self._cache._positions[layer][self._rows, start : start + count] = positions
+        self._cache.write_rows(layer, self._rows, keys, values, positions)
 
     def key_positions(self, layer: int) -> torch.Tensor:
         """See `Memory.key_positions`."""

@@ -218,7 +218,8 @@ class _Jobs:
             good = [share for share in mine if share["status"] == "ok"]
             error = next((share["error"] for share in mine if share["status"] != "ok"), None)
             fields: Json = {"batch_size": batch, **(good[0] if good else {})}
-            fields["runs"] = [run for share in good for run in share["runs"]]
+            for raw in ("runs", "breakdown"):
+                fields[raw] = [one for share in good for one in share[raw]]
             for flag in ("finite", "repeatable"):
                 if good:
                     fields[flag] = all(share[flag] for share in good)
