@@ -74,6 +74,4 @@ def difference(counts: Discordant, level: float = 0.95) -> Interval:
     half = float(ndtri(1 - (1 - level) / 2)) * error
     value = (counts.gained - counts.lost) / counts.n
     low, high = max(middle - half, -1.0), min(middle + half, 1.0)
-    return Interval(
-        counts.scale * value, counts.scale * min(low, value), counts.scale * max(high, value), counts.n
-    )
+    return Interval(counts.scale * value, counts.scale * min(low, value), counts.scale * max(high, value), counts.n)

@@ -126,7 +126,7 @@ class Suite(_Frozen):
         new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
         dtype: of the weights.
         device: cpu, cuda or cuda:N.
-        processes: fresh processes the timing is repeated in.
+        processes: fresh processes the timing is repeated in; 5 or more say how processes differ.
         repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats
             over all processes; with fewer it is `inconclusive`.
         warmup: repeats before those, run alike and dropped.
@@ -137,6 +137,12 @@ class Suite(_Frozen):
         prompt_sets: different batches of prompts the repeats cycle over.
         expected_tokens: output length schedules plan for; None: the task's median reference length.
         memory: measure peak memory, every arm and batch size in a process of its own.
+        energy: measure energy per token where a counter can be read, every arm and batch size in a process of its own.
+        energy_window_s: seconds over which a counter is read, idle and generating each.
+        quality_margin: loss one accepts, in points of a task's first metric: `keeps quality` means that the loss is smaller
+            with 95 % confidence.
+        dispersion_limit: interquartile range over median of a cell's decode times above which the cell is marked noisy and
+            its verdict is `inconclusive`.
         compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False
             computes all rows along until the last has left. The same for all arms, so both ways are two runs.
     """
@@ -152,8 +158,8 @@ class Suite(_Frozen):
     new_tokens: Annotated[int, Field(strict=True, ge=2)] = 48
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Text = "cpu"
-    processes: Count = 1
-    repeats: Count = 5
+    processes: Count = 5
+    repeats: Count = 10
     warmup: Count = 1
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     threads: Count | None = None
@@ -162,6 +168,10 @@ class Suite(_Frozen):
     prompt_sets: Count = 1
     expected_tokens: Count | None = None
     memory: Annotated[bool, Field(strict=True)] = True
+    energy: Annotated[bool, Field(strict=True)] = True
+    energy_window_s: Annotated[float, Field(ge=1)] = 5.0
+    quality_margin: Annotated[float, Field(ge=0)] = 1.0
+    dispersion_limit: Annotated[float, Field(gt=0)] = 0.25
     compact_exits: Annotated[bool, Field(strict=True)] = False
 
     @field_validator("device")

@@ -78,7 +78,9 @@ class Pairs:
         widest = self.above.shape[1]
         repeats = (rng.random((samples, size, widest)) * drawn[..., None]).astype(np.int64)  # [S, P, Rmax]
         used = (np.arange(widest) < drawn[..., None])[..., None]
-        above, below = ((a[processes[..., None], repeats] * used).sum((1, 2)) for a in (self.above, self.below))  # [S, K]
+        above, below = (
+            (a[processes[..., None], repeats] * used).sum((1, 2)) for a in (self.above, self.below)
+        )  # [S, K]
         hit = above > 0  # a prompt that no drawn repeat timed says nothing in that draw
         logs = np.log(np.where(hit, above, 1.0)) - np.log(np.where(hit, below, 1.0))
         return np.asarray(logs.sum(1) / hit.sum(1), dtype=np.float64)

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 import methods
+from harness.engine import Decoding
 from harness.engine import generate as continuation
 from harness.errors import BadInput
 from harness.models import kernels, load_model
 from harness.models.decoder import Decoder
-from harness.engine import Decoding
 from harness.probes import breakdown
 
 

@@ -1,8 +1,9 @@
 """A suite to results: arms, jobs, worker processes, cells. A killed run goes on where it stopped.
 
 Jobs: one `prepare`, which checks everything before anything is measured; then, per task, the quality of each arm; per batch
-size and process, the speed of all arms interleaved; per batch size and arm, the memory of that arm alone. Every job runs in
-a process of its own. A job that fails, or whose process dies, becomes a failed cell and the rest goes on.
+size and process, the speed of all arms interleaved; per batch size and arm, the memory and the energy of that arm alone. Every job
+runs in a process of its own, and the bar is drawn between jobs only: nothing prints while one measures. A
+job that fails, or whose process dies, becomes a failed cell and the rest goes on.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def run_suite(
         "arms": prepared["arms"],
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
+        "energy_counters": prepared["energy_counters"],
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,
@@ -122,17 +124,22 @@ class _Jobs:
                 for process in range(suite.processes):
                     work.append((f"speed, batch {batch}", partial(self._speed_part, batch, process, arms, prepared)))
                 work.append((f"speed, batch {batch}", partial(self._speed_cells, batch, arms)))
-            for arm in arms if suite.memory else ():
-                cell = cell_id("memory", arm["label"], f"b{batch}")
-                if cell not in done:
-                    memory = partial(self._memory, cell, arm, batch, prepared)
-                    work.append((f"memory, batch {batch}: {arm['label']}", memory))
+            # Passes of their own, each arm alone in a fresh process; energy only where a counter can be read.
+            alone = {"memory": suite.memory, "energy": suite.energy and bool(record.get("energy_counters"))}
+            for kind in (kind for kind, wanted in alone.items() if wanted):
+                for arm in arms:
+                    cell = cell_id(kind, arm["label"], f"b{batch}")
+                    if cell not in done:
+                        job = partial(self._alone, kind, cell, arm, batch, prepared)
+                        work.append((f"{kind}, batch {batch}: {arm['label']}", job))
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        shown = sys.stderr.isatty()
+        # No refreshing thread: it would draw, and take time from the worker, while a job measures.
+        with Progress(*columns, console=console, disable=not shown, auto_refresh=False) as progress:
             bar = progress.add_task(suite.name, total=len(work))
             for what, job in work:
-                progress.update(bar, description=what)
+                progress.update(bar, description=what, refresh=True)
                 job()
                 progress.advance(bar)
         return len(self.store.ids("failed"))
@@ -183,9 +190,9 @@ class _Jobs:
         found = next((c for c in self.store.cells("quality") if c["id"] == cell and c["status"] == "ok"), None)
         return None if found is None else {e["id"]: e["token_ids"] for e in found["examples"]}
 
-    def _memory(self, cell: str, arm: Json, batch: int, prepared: Json) -> None:
-        fields = {"batch_size": batch}
-        self._measure("memory", cell, arm, fields, self.suite, arm, batch, prepared, self.data, function="peak_memory")
+    def _alone(self, kind: str, cell: str, arm: Json, batch: int, prepared: Json) -> None:
+        fields, function = {"batch_size": batch}, {"memory": "peak_memory", "energy": "energy_per_token"}[kind]
+        self._measure(kind, cell, arm, fields, self.suite, arm, batch, prepared, self.data, function=function)
 
     def _measure(self, kind: str, cell: str, arm: Json, fields: Json, *arguments: Any, function: str = "") -> None:
         try:

@@ -65,7 +65,9 @@ def measure(
         clock: seconds, rising.
     """
     watch = _Stopwatch(clock, synchronise(decoder.device))
-    decoding = make(_decoder(watch, decoder), _method(watch, method), _shadowed(sampling, pick=watch.of("sampling", sampling.pick)))
+    decoding = make(
+        _decoder(watch, decoder), _method(watch, method), _shadowed(sampling, pick=watch.of("sampling", sampling.pick))
+    )
     decoding.prefill()
     step_s: list[float] = []
     step_tokens: list[int] = []
