@@ -1,7 +1,8 @@
-"""`depthbench`: one function per verb, no logic. Exit status 0 = done, 1 = a cell failed, 2 = bad input."""
+"""`depthbench`: one function per verb, no logic. Exit status 0 = done, 1 = a cell or a gate failed, 2 = bad input."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -44,10 +45,14 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
     ] = False,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local, or ray: spread the cells over a Ray cluster.")
+    ] = "local",
 ) -> None:
     """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
     import methods
-    from harness import config, sweep, tasks
+    from harness import config, gates, sweep, tasks
+    from harness import executor as executors
     from reports import write_report
 
     chosen = config.load_suite(suite, set_ or [])
@@ -55,12 +60,18 @@ def run(
     for entry in chosen.methods:
         methods.create(entry.spec)
     folder = out or Path("results") / chosen.name
-    failed = sweep.run_suite(chosen, folder, data=data, resume=resume, command=["depthbench", *sys.argv[1:]])
+    command = ["depthbench", *sys.argv[1:]]
+    workers = executors.create(executor)
+    failed = sweep.run_suite(chosen, folder, data=data, resume=resume, command=command, workers=workers)
     report_path = write_report([folder])
     _print_summary(folder)
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
-    if failed:
-        raise CellFailed(f"{failed} cells failed; see the lines above and {folder}")
+    judged = gates.load_gates(folder)
+    for line in gates.lines(judged):
+        typer.echo(line, err=True)
+    stopped = sum(gate.stops for gate in judged)
+    if failed or stopped:
+        raise CellFailed(f"{failed} cells and {stopped} gates failed; see the lines above and {folder}")
 
 
 @app.command()
@@ -187,8 +198,69 @@ def baseline(
 
 
 @app.command()
+def check(
+    method: Annotated[
+        str,
+        typer.Argument(help='A method, e.g. "skipdecode(speedup=2)", or a class in a file, e.g. mine.py:EveryOther.'),
+    ],
+) -> None:
+    """Check that a method keeps the contract, on tiny models; exit status 1 if it does not."""
+    from harness import contract, listing
+
+    made = contract.load(method)
+    table, failed = listing.checks(contract.check(made))
+    _print_table(table, left=("what must hold", "models"))
+    for line in failed:
+        typer.echo(line, err=True)
+    if failed:
+        raise CellFailed(f"{made} breaks the contract in {len(failed)} checks")
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option("--out", help="Where runs will be written.")] = Path("results"),
+    device: Device = "cpu",
+) -> None:
+    """Say what would spoil a run on this machine now; exit status 1 if something would."""
+    from harness import doctor as doctors
+
+    findings = doctors.examine(out, device)
+    _print_table(doctors.table(findings), left=("what", "found", "verdict", "what to do"))
+    if bad := [finding.what for finding in findings if finding.verdict == doctors.BAD]:
+        raise CellFailed(f"a run here now would mislead because of: {', '.join(bad)}")
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="Run folder to compare with.")],
+    after: Annotated[Path, typer.Argument(help="Run folder that is judged.")],
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option("--fail-if", help='Exit status 1 if it holds, e.g. "speedup drop > 5%" or "bleu drop > 1".'),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option("--threshold", help="Smallest change worth speaking of, in percent.")
+    ] = 5.0,
+    ignore: Annotated[list[str] | None, typer.Option("--ignore", help="Condition that may differ, e.g. torch.")] = None,
+) -> None:
+    """Compare two runs cell by cell: ratio with interval, and what it shows."""
+    from harness import compare as comparing
+
+    compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
+    _print_table(comparing.table(compared), left=("label", "what", "verdict"))
+    for line in compared.refusals:
+        typer.echo(f"not compared: {line}", err=True)
+    for line in compared.broken:
+        typer.echo(line, err=True)
+    if compared.broken:
+        raise CellFailed(f"{len(compared.broken)} findings against --fail-if, see above")
+
+
+@app.command()
 def selfcheck(
-    suite: Annotated[str, typer.Argument(help="Suite with `full` twice on the same weights, or a YAML file.")] = "selfcheck",
+    suite: Annotated[
+        str, typer.Argument(help="Suite with `full` twice on the same weights, or a YAML file.")
+    ] = "selfcheck",
     out: Annotated[Path, typer.Option("--out", help="Folder for the tries; finished ones are kept.")] = Path(
         "results/selfcheck"
     ),
@@ -202,7 +274,12 @@ def selfcheck(
 
     chosen = config.load_suite(suite, set_ or [])
     record = checks.check(
-        chosen, out, tries, data=data, command=["depthbench", *sys.argv[1:]], tell=lambda line: typer.echo(line, err=True)
+        chosen,
+        out,
+        tries,
+        data=data,
+        command=["depthbench", *sys.argv[1:]],
+        tell=lambda line: typer.echo(line, err=True),
     )
     for line in checks.lines(record):
         typer.echo(line)
@@ -242,7 +319,7 @@ def main() -> None:
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted; what was measured is kept, go on with --resume", 130)
+        _fail(_interrupted(sys.argv[1:]), 130)
     except OSError as error:
         _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
     except Exception as error:
@@ -250,6 +327,14 @@ def main() -> None:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):
             _fail(error.format_message(), 2)
         raise
+
+
+def _interrupted(arguments: list[str]) -> str:
+    """What to say after Ctrl-C: how to go on, where one can."""
+    if arguments[:1] != ["run"]:
+        return "interrupted"
+    again = shlex.join(["depthbench", *arguments, *([] if "--resume" in arguments else ["--resume"])])
+    return f"interrupted; what was measured is kept, go on with: {again}"
 
 
 def _fail(message: str, status: int) -> None:

@@ -110,6 +110,25 @@ class TaskEntry(_Frozen):
         return {"name": given} if isinstance(given, str) else given
 
 
+class Limits(_Frozen):
+    """Where the gates of a run stand (`harness.gates`); they judge what was measured and change nothing of it.
+
+    Attributes:
+        dispersion: interquartile range over median of an arm's decode times, at most; above it a cell is marked noisy and its
+            verdict is `inconclusive`.
+        throttled_share: of the samples of a GPU's clocks, how many may show a reason that slows it down.
+        foreign_cpu_share: of the processor's time, how much others may use while a CPU is measured. Above it the gate says
+            so; it does not fail the run, for the intervals show what the noise did.
+        differing_rows: share of timed rows whose tokens may differ from the scored ones. Ties (two best logits closer than
+            the dtype tells apart) are never counted.
+    """
+
+    dispersion: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
+    throttled_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    foreign_cpu_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    differing_rows: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
 class Suite(_Frozen):
     """A named experiment.
 
@@ -141,10 +160,10 @@ class Suite(_Frozen):
         energy_window_s: seconds over which a counter is read, idle and generating each.
         quality_margin: loss one accepts, in points of a task's first metric: `keeps quality` means that the loss is smaller
             with 95 % confidence.
-        dispersion_limit: interquartile range over median of a cell's decode times above which the cell is marked noisy and
-            its verdict is `inconclusive`.
         compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False
             computes all rows along until the last has left. The same for all arms, so both ways are two runs.
+        time_limit_s: seconds one worker process may take before it is taken to hang and is killed.
+        limits: where the gates stand.
     """
 
     name: Text
@@ -169,10 +188,11 @@ class Suite(_Frozen):
     expected_tokens: Count | None = None
     memory: Annotated[bool, Field(strict=True)] = True
     energy: Annotated[bool, Field(strict=True)] = True
-    energy_window_s: Annotated[float, Field(ge=1)] = 5.0
-    quality_margin: Annotated[float, Field(ge=0)] = 1.0
-    dispersion_limit: Annotated[float, Field(gt=0)] = 0.25
+    energy_window_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 5.0
+    quality_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     compact_exits: Annotated[bool, Field(strict=True)] = False
+    time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
+    limits: Limits = Limits()
 
     @field_validator("device")
     @classmethod
@@ -218,6 +238,12 @@ class Suite(_Frozen):
     def checkpoint(self, entry: MethodEntry) -> str:
         """The weights an arm runs on."""
         return entry.checkpoint or self.model
+
+    def measures(self) -> dict[str, Any]:
+        """The suite without what does not change a measurement: two runs that are equal in it may be one."""
+        return {
+            key: value for key, value in self.plain().items() if key not in ("time_limit_s", "limits", "quality_margin")
+        }
 
     def plain(self) -> dict[str, Any]:
         """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""
@@ -405,12 +431,16 @@ def _explain(error: ValidationError) -> str:
 def _problem(problem: ErrorDetails) -> str:
     kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
     if kind == "extra_forbidden":
-        model: type[BaseModel] = TaskEntry if problem["loc"][0] == "tasks" else Suite
+        model: type[BaseModel] = {"tasks": TaskEntry, "limits": Limits}.get(str(problem["loc"][0]), Suite)
         return f"unknown key; {_near(str(problem['loc'][-1]), model.model_fields)}"
     if kind == "missing":
         return "is missing; give it"
     if kind == "greater_than_equal":
         return f"{given!r} is out of range; {context['ge']} or more"
+    if kind == "greater_than":
+        return f"{given!r} is out of range; more than {context['gt']}"
+    if kind == "less_than_equal":
+        return f"{given!r} is out of range; {context['le']} or less"
     if kind == "literal_error":
         options = [option.strip("'") for option in str(context["expected"]).replace(" or ", ", ").split(", ")]
         return f"{given!r} is not known; {_near(str(given), options)}"
@@ -420,6 +450,8 @@ def _problem(problem: ErrorDetails) -> str:
         return f"{given!r} is of the wrong type; a list, as in [...]"
     if kind in ("int_type", "int_parsing", "int_from_float"):
         return f"{given!r} is of the wrong type; a whole number"
+    if kind in ("float_type", "float_parsing"):
+        return f"{given!r} is of the wrong type; a number"
     if kind == "bool_type":
         return f"{given!r} is of the wrong type; true or false"
     if kind in ("string_type", "string_sub_type"):

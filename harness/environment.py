@@ -25,7 +25,7 @@ CODE = ("harness", "methods", "reports", "pyproject.toml")
 
 PACKAGES = (
     "depthbench", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "datasets", "sacrebleu",
-    "rouge-score", "lm-eval", "matplotlib", "pydantic", "nvidia-ml-py",
+    "rouge-score", "lm-eval", "matplotlib", "pydantic", "nvidia-ml-py", "ray",
 )  # fmt: skip
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "KMP_AFFINITY",
@@ -38,7 +38,8 @@ def fingerprint() -> dict[str, Any]:
 
     Keys: `commit` and `dirty` of the project's own repository (None outside one), `date` (UTC), `versions`, `os`, `cpu`
     (`model`, physical `cores`, logical `threads`, `usable_cores` of this process, `governor`, `turbo`, `max_mhz`),
-    `memory_bytes`, `memory_available_bytes`, `load_average` (1, 5, 15 minutes), `threads` (environment variables) and
+    `memory_bytes`, `memory_available_bytes`, `memory_limit_bytes` (of the control
+    group), `swap_used_bytes`, `load_average` (1, 5, 15 minutes), `threads` (environment variables) and
     `gpu` (one record per device, or None).
     """
     commit, dirty = _repository(ROOT)
@@ -51,6 +52,8 @@ def fingerprint() -> dict[str, Any]:
         "cpu": _cpu(),
         "memory_bytes": _try(lambda: int(psutil.virtual_memory().total)),
         "memory_available_bytes": _try(lambda: int(psutil.virtual_memory().available)),
+        "memory_limit_bytes": _memory_limit(),
+        "swap_used_bytes": _try(lambda: int(psutil.swap_memory().used)),
         "load_average": _try(lambda: [round(value, 2) for value in os.getloadavg()]),
         "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
         "gpu": _gpus(),
@@ -115,7 +118,7 @@ def _repository(root: Path) -> tuple[str | None, bool | None]:
 def _cpu() -> dict[str, Any]:
     maximum = _try(lambda: psutil.cpu_freq())
     return {
-        "model": _cpu_model(),
+        "model": cpu_model(),
         "cores": _try(lambda: psutil.cpu_count(logical=False)),
         "threads": _try(lambda: psutil.cpu_count(logical=True)),
         "usable_cores": usable_cores(),
@@ -125,7 +128,8 @@ def _cpu() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """The processor's name as the system gives it."""
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
@@ -166,6 +170,21 @@ def _quota() -> int | None:
     if not (quota.isdigit() and period.isdigit() and int(period)):
         return None
     return max(1, int(quota) // int(period))
+
+
+def _memory_limit() -> int | None:
+    """Bytes the control group grants; None without a limit."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        text = _read(path) or ""
+        if text.isdigit() and int(text) < 2**60:
+            return int(text)
+    return None
+
+
+def gpu_driver() -> str | None:
+    """Version of the NVIDIA driver; None without one."""
+    gpus = _gpus()
+    return gpus[0]["driver"] if gpus else None
 
 
 def _gpus() -> list[dict[str, Any]] | None:
@@ -210,6 +229,7 @@ def _gpu(nvml: Any, device: Any) -> dict[str, Any]:
         "power_cap_w": ask("nvmlDeviceGetEnforcedPowerLimit", device, take=watts),
         "power_default_w": ask("nvmlDeviceGetPowerManagementDefaultLimit", device, take=watts),
         "temperature_c": ask("nvmlDeviceGetTemperature", device, nvml.NVML_TEMPERATURE_GPU),
+        "processes": ask("nvmlDeviceGetComputeRunningProcesses", device, take=lambda found: [p.pid for p in found]),
         "throttle_reasons": ask("nvmlDeviceGetCurrentClocksThrottleReasons", device, take=lambda bits: f"0x{bits:x}"),
         "persistence": ask("nvmlDeviceGetPersistenceMode", device, take=bool),
         "ecc": ask("nvmlDeviceGetEccMode", device, take=lambda modes: bool(modes[0])),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,22 @@ def _rounded(text: str, digits: int) -> str:
 def _with_interval(record: dict[str, str], key: str, digits: int) -> str:
     value, low, high = (_rounded(record.get(name) or "", digits) for name in (key, f"{key}_low", f"{key}_high"))
     return f"{value} [{low}, {high}]" if low and high else value
+
+
+def checks(results: Iterable[Any]) -> tuple[Rows, list[str]]:
+    """Results of `harness.contract.check` as one row per check over all models, and a line for each that failed."""
+    found: dict[str, list[Any]] = {}
+    for result in results:
+        found.setdefault(result.check, []).append(result)
+    table: Rows = [("what must hold", "models", "result")]
+    failed = []
+    for name, those in found.items():
+        wrong = [result for result in those if result.error]
+        failed += [f"{name} ({result.model}): {result.error}" for result in wrong]
+        asked = [result.model for result in those if result.error is not None]
+        said = "does not apply" if not asked else f"failed on {len(wrong)}" if wrong else "passed"
+        table.append((name, ", ".join(asked), said))
+    return table, failed
 
 
 def numbers(name: str, text: str) -> tuple[int, ...]:

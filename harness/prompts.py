@@ -40,6 +40,11 @@ def pad_left(rows: Sequence[Sequence[int]], pad: int) -> Batch:
     return Batch(ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]))
 
 
+def drawn(examples: Sequence[Example], prompt_set: int, seed: int) -> list[int]:
+    """The order in which the speed runs of a prompt set take the examples; longer batches begin again."""
+    return random.Random(f"{seed}-{prompt_set}").sample(range(len(examples)), len(examples))
+
+
 def speed_batch(
     tokenizer: Any,
     examples: Sequence[Example],
@@ -53,8 +58,7 @@ def speed_batch(
 
     With `prompt_tokens` every prompt has exactly that many tokens: the drawn prompts one after the other, cut to length.
     """
-    rng = random.Random(f"{seed}-{prompt_set}")
-    order = rng.sample(range(len(examples)), len(examples))
+    order = drawn(examples, prompt_set, seed)
     texts = [examples[order[i % len(order)]].prompt for i in range(batch_size)]
     rows = tokenizer(texts).input_ids
     if prompt_tokens is not None:

@@ -6,14 +6,13 @@ Every function here takes and returns plain data, so that a result can cross a p
 from __future__ import annotations
 
 import gc
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import methods
-from harness import tasks
+from harness import evidence, tasks
 from harness.config import BASELINE, Suite
 from harness.engine import generate
 from harness.errors import BadInput
@@ -76,10 +75,11 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
             f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
             f"{first.name} has {first.geometry.max_positions}"
         )
+    digests = {name: evidence.weights_digest(decoder) for name, decoder in decoders.items()}
     described = []
     for arm in arms:
         decoder = decoders[arm["checkpoint"]]
-        if decoder.geometry != first.geometry or _vocabulary(decoder) != _vocabulary(first):
+        if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
             raise BadInput(
                 f"methods: {arm['label']}: checkpoint {arm['checkpoint']} has other sizes or another tokenizer than {first.name}; "
                 "one suite compares weights of one shape"
@@ -96,6 +96,7 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
                 "paper": method.paper,
                 "skipped_kv": method.skipped_kv,
                 "trained": _trained(method, decoder),
+                "weights": digests[arm["checkpoint"]],
             }
         )
     _choose_kernels(suite, first, data)
@@ -134,6 +135,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     memory.reset_peaks(decoder.device)
     _fixed_length(suite, decoder, method, batch, expected)
     return {
+        "conditions": _conditions(suite, decoder, batch, batch_size, expected),
         "batch_size": batch_size,
         "baseline_rss_bytes": loaded,
         "weights_bytes": decoder.weight_bytes,
@@ -156,7 +158,23 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
         suite.energy_window_s,
         power_w=None if gpu is None else gpu.power_w,
     )
-    return {"batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
+    conditions = _conditions(suite, decoder, batch, batch_size, expected)
+    return {"conditions": conditions, "batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
+
+
+def _conditions(
+    suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Mapping[str, int]
+) -> dict[str, Any]:
+    """What an arm that is measured alone may not change."""
+    return {
+        **evidence.conditions(suite, decoder),
+        "batch_size": batch_size,
+        "new_tokens": suite.new_tokens,
+        "prompts_hash": batch.hash,
+        "kernels": kernels.digest(),
+        "end_of_sequence": "ignored",
+        "expected_tokens": timed_expected(suite, expected),
+    }
 
 
 def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, expected: Mapping[str, int]) -> int:
@@ -181,6 +199,7 @@ def quality(
     prepared: Prepared,
     data: Path | None,
     reference: Mapping[str, Sequence[int]] | None,
+    lossless: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Outputs and scores of one arm on one task, each row to its natural end.
 
@@ -191,6 +210,7 @@ def quality(
         prepared: what `prepare` found.
         data: local data folder.
         reference: the baseline arm's tokens by example id, for the agreement; None for the baseline itself.
+        lossless: for an exact arm, the tokens that the full model gave on the same checkpoint, by example id.
     """
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
@@ -245,10 +265,15 @@ def quality(
         found.update(prompt=example.prompt, output=text, references=list(example.references))
         found["stats"] = {m.name: m.example(text, example) for m in metrics}
         found["stats"]["agreement"] = agreement_statistics(found["token_ids"], list(other))
-        if reference is not None:
-            del found["token_ids"]
     counted = layers.count(traces)
+    parted = {}
+    if lossless is not None:
+        names = [example.id for example in examples]
+        ours = {name: rows[i]["token_ids"] for i, name in enumerate(names)}
+        found = evidence.scored_divergences(decoder, dict(zip(names, prompts, strict=True)), lossless, ours)
+        parted = {"divergences": found}
     return {
+        **parted,
         "task": entry.name,
         "split": entry.split,
         "batch_size": suite.quality_batch_size,
@@ -263,24 +288,15 @@ def quality(
         "batches": batches,
         "seconds": sum(each["seconds"] for each in batches),
         "conditions": {
-            "model": suite.model,
-            "dtype": suite.dtype,
-            "device": str(decoder.device),
+            **evidence.conditions(suite, decoder),
             "task": entry.name,
             "split": entry.split,
             "examples": len(examples),
             "batch_size": suite.quality_batch_size,
             "max_new_tokens": limit,
             "expected_tokens": expected[entry.name],
-            "sampling": "greedy",
             "end_of_sequence": "natural",
-            "prompts_hash": hashlib.sha256("".join(e.prompt for e in examples).encode()).hexdigest()[:16],
+            "kernels": kernels.digest(),
+            "prompts_hash": evidence.token_hash(prompts),
         },
     }
-
-
-def _vocabulary(decoder: Decoder) -> str:
-    """Digest of the tokenizer's vocabulary."""
-    if decoder.tokenizer is None:
-        return str(decoder.geometry.vocabulary)
-    return hashlib.sha256(repr(sorted(decoder.tokenizer.get_vocab().items())).encode()).hexdigest()

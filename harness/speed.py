@@ -6,15 +6,18 @@ import gc
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import methods
+from harness import evidence
 from harness.config import BASELINE, Suite
 from harness.engine import Decoding, Output
 from harness.errors import BadInput
+from harness.executor import BAD_INPUT, one_line, reason_of, say_arm
 from harness.method import Method
 from harness.models import kernels
 from harness.models.decoder import Decoder
@@ -39,25 +42,19 @@ def speed(
     tokens = timed_expected(suite, expected)
     batches = [speed_batch(suite, base, examples, batch_size, s) for s in range(suite.prompt_sets)]
     conditions = {
-        "model": suite.model,
-        "dtype": suite.dtype,
-        "device": str(base.device),
-        "threads": torch.get_num_threads(),
+        **evidence.conditions(suite, base),
         "batch_size": batch_size,
         "new_tokens": suite.new_tokens,
         "prompts_hash": hashlib.sha256("".join(b.hash for b in batches).encode()).hexdigest()[:16],
-        "padding": "left",
-        "attention": "torch scaled_dot_product_attention",
         "kernels": kernels.digest(),
-        "sampling": "greedy",
-        "exited_rows": "left out" if suite.compact_exits else "computed along",
         "end_of_sequence": "ignored",
         "expected_tokens": tokens,
-        "torch": torch.__version__,
     }
     bench = _Bench(suite, decoders, batches, tokens)
+    bench.timed_ids = [evidence.timed_ids(suite, examples, batch_size, s) for s in range(suite.prompt_sets)]
     states = {arm["label"]: bench.start(arm) for arm in arms}
     alive = [arm for arm in arms if states[arm["label"]]["status"] == "ok"]
+    base_arm = next((arm for arm in alive if arm["method"] == BASELINE), arms[0])
     gc.collect()
     gc.disable()
     try:
@@ -65,15 +62,17 @@ def speed(
             order = alive if repeat % 2 == 0 else alive[::-1]
             number = repeat % len(batches)
             for place, arm in enumerate(order):
-                bench.repeat(arm, states[arm["label"]], process, repeat, place, number)
-            if alive and alive[0]["method"] == BASELINE:
-                bench.instrument(alive[0], states[alive[0]["label"]], process, number)
+                if states[arm["label"]]["status"] == "ok":  # one that failed in an earlier repeat stays out
+                    bench.repeat(arm, states[arm["label"]], process, repeat, place, number)
+            bench.instrument(base_arm, states[base_arm["label"]], process, number)
             gc.collect()
         # The other arms' instrumented pass comes after everything that is timed.
-        for arm in alive[alive[0]["method"] == BASELINE :] if alive else ():
-            bench.instrument(arm, states[arm["label"]], process, 0)
+        for arm in alive:
+            if arm is not base_arm:
+                bench.instrument(arm, states[arm["label"]], process, 0)
     finally:
         gc.enable()
+    alive = [arm for arm in alive if states[arm["label"]]["status"] == "ok"]
     full = next((states[a["label"]] for a in alive if a["method"] == BASELINE), None)
     for arm in arms:
         state = states[arm["label"]]
@@ -90,10 +89,9 @@ class _Bench:
 
     def __init__(self, suite: Suite, decoders: Mapping[str, Decoder], batches: Sequence[Batch], expected: int) -> None:
         self.suite, self.decoders, self.batches, self.expected = suite, decoders, batches, expected
+        self.timed_ids: list[list[str] | None] = [None] * len(batches)
 
-    def _decoding(
-        self, decoder: Decoder, method: Method, number: int, sampling: Sampling = GREEDY, new_tokens: int | None = None
-    ) -> Decoding:
+    def _decoding(self, number: int, decoder: Decoder, method: Method, sampling: Sampling = GREEDY) -> Decoding:
         """A generation of one prompt set at fixed length."""
         batch = self.batches[number]
         return Decoding(
@@ -101,25 +99,32 @@ class _Bench:
             method,
             batch.ids,
             batch.mask,
-            max_new_tokens=new_tokens or self.suite.new_tokens,
+            max_new_tokens=self.suite.new_tokens,
             stop_at_eos=False,
             expected_tokens=self.expected,
             sampling=sampling,
             compact_exits=self.suite.compact_exits,
         )
 
+    def _make(self, arm: Arm, number: int) -> Decoding:
+        return self._decoding(number, self.decoders[arm["checkpoint"]], methods.create(arm["spec"]))
+
     def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
         decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
-        return latency.measure(lambda: self._decoding(decoder, method, number), decoder.device)
+        return latency.measure(lambda: self._decoding(number, decoder, method), decoder.device)
 
     def instrument(self, arm: Arm, state: dict[str, Any], process: int, number: int) -> None:
         """One generation with a clock around every part; its times are kept apart from the timed ones."""
-        found, output = breakdown.measure(
-            lambda decoder, method, sampling: self._decoding(decoder, method, number, sampling),
-            self.decoders[arm["checkpoint"]],
-            methods.create(arm["spec"]),
-        )
-        if number == 0 and not torch.equal(output.tokens, state["tokens"]):
+        if state["status"] != "ok":
+            return
+        say_arm(arm["label"])
+        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        try:
+            found, output = breakdown.measure(partial(self._decoding, number), decoder, method)
+        except (RuntimeError, BadInput) as error:
+            state.update(_failed(error))
+            return
+        if not torch.equal(output.tokens, state["tokens"][number]):
             state["repeatable"] = False
         state["breakdown"].append(
             {
@@ -134,16 +139,17 @@ class _Bench:
     def start(self, arm: Arm) -> dict[str, Any]:
         """Warm up on every prompt set with the real shapes, and count what the trace says."""
         decoder = self.decoders[arm["checkpoint"]]
+        say_arm(arm["label"])
         try:
             for _ in range(self.suite.warmup):
                 outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
+            seen = [evidence.observe(self._make(arm, number)) for number in range(len(self.batches))]
         except (RuntimeError, BadInput) as error:
-            return {"status": "failed", "error": " ".join(str(error).split())[:300], "runs": []}
+            return {**_failed(error), "runs": []}
         counted = layers.count([(o.trace, o.lengths) for o in outputs])
         size = decoder.dtype.itemsize
         sums = [flops.count(o.trace, decoder.geometry, size) for o in outputs]
         tokens = sum(s.tokens for s in sums)
-        tail = outputs[0].tokens
         return {
             "status": "ok",
             "error": None,
@@ -166,9 +172,12 @@ class _Bench:
             "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
             "kv_written_bytes": max(o.kv_written_bytes for o in outputs),
             "tokens_hash": hashlib.sha256(b"".join(o.tokens.cpu().numpy().tobytes() for o in outputs)).hexdigest()[:16],
-            "finite": self._finite(arm, outputs[0]),
-            "repeatable": True,
-            "tokens": tail,
+            "finite": self._finite(arm, outputs[0]) and all(finite for _, finite in seen),
+            "repeatable": all(o.tokens.tolist() == w["tokens"] for o, (w, _) in zip(outputs, seen, strict=True)),
+            "outputs": [{"examples": ids, **what} for ids, (what, _) in zip(self.timed_ids, seen, strict=True)],
+            "device_uuid": evidence.device_uuid(decoder.device),
+            "prompts_seen": [],
+            "tokens": [output.tokens for output in outputs],
         }
 
     def _finite(self, arm: Arm, output: Output) -> bool:
@@ -182,9 +191,16 @@ class _Bench:
 
     def repeat(self, arm: Arm, state: dict[str, Any], process: int, repeat: int, place: int, number: int) -> None:
         """One timed generation of one arm."""
-        timing, output = self._measure(arm, number)
-        if number == 0 and not torch.equal(output.tokens, state["tokens"]):
+        say_arm(arm["label"])
+        try:
+            timing, output = self._measure(arm, number)
+        except (RuntimeError, BadInput) as error:
+            state.update(_failed(error))
+            return
+        if not torch.equal(output.tokens, state["tokens"][number]):
             state["repeatable"] = False
+        if len(state["prompts_seen"]) == number:  # after the arm ran: a method that writes into its prompts would show
+            state["prompts_seen"].append(self.batches[number].hash)
         state["runs"].append(
             {
                 "process": process,
@@ -196,6 +212,14 @@ class _Bench:
                 "step_tokens": timing.step_tokens,
             }
         )
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    """The fields of an arm that raised; what it held on the device is given back for the arms that follow."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    reason = BAD_INPUT if isinstance(error, BadInput) else reason_of(error)
+    return {"status": "failed", "error": one_line(error), "failure": {"reason": reason, "log_tail": []}}
 
 
 def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,4 +263,7 @@ def _compare_exact(arms: Sequence[Arm], states: Mapping[str, dict[str, Any]]) ->
     for arm in arms:
         state = states[arm["label"]]
         if arm["exact"] and "tokens" in state and arm["checkpoint"] in full:
-            state["tokens_unlike_full"] = int((state["tokens"] != full[arm["checkpoint"]]["tokens"]).sum())
+            theirs, ours = full[arm["checkpoint"]], state
+            pairs = zip(ours["tokens"], theirs["tokens"], strict=True)
+            state["tokens_unlike_full"] = sum(int((a != b).sum()) for a, b in pairs)
+            state["divergences"] = evidence.timed_divergences(theirs["outputs"], ours["outputs"])

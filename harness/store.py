@@ -2,6 +2,7 @@
 
     run.json            suite as resolved, arms, environment
     cells/<id>.json     raw values of one cell
+    gates.json          what must hold before the numbers are believed; see harness.gates
     samples.jsonl       per-example outputs and scores, rebuilt from the quality cells
     summary.csv, report.html, report.pdf    derived; see harness.summary and reports
 
@@ -32,7 +33,8 @@ KINDS = ("speed", "memory", "energy", "quality")
 
 Json = dict[str, Any]
 
-_OURS = {"run.json", "cells", "samples.jsonl", "summary.csv", "report.html", "report.pdf"}
+_OURS = {"run.json", "cells", "parts", "samples.jsonl", "summary.csv", "gates.json", "report.html", "report.pdf"}
+FOREIGN = "is not known"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 
 
@@ -115,7 +117,7 @@ class RunStore:
         An unreadable file is renamed to `<id>.json.broken` and noted in `problems`.
 
         Raises:
-            BadInput: a cell has a schema version this code does not know.
+            BadInput: a cell has a schema version this code does not know: going on would write over it.
         """
         found = []
         for path in sorted((self.path / "cells").glob("[!.]*.json")):
@@ -159,6 +161,8 @@ class RunStore:
 
     def _cell(self, path: Path) -> Json | None:
         cell, problem = _read_cell(path)
+        if FOREIGN in problem:
+            raise BadInput(f"{problem}; use the version that wrote it, or name another folder")
         if problem:
             aside = _set_aside(path)
             self.problems.append(f"{problem}; kept as {aside.name}" if aside else problem)
@@ -185,7 +189,7 @@ def load_run(path: str | Path) -> Run:
     """Read a run folder without changing it.
 
     Raises:
-        BadInput: no such folder, no run in it, or a schema version this code does not know.
+        BadInput: no such folder, no run in it, or a run.json of a schema version this code does not know.
     """
     folder = Path(path)
     run = _read_run(folder)
@@ -240,7 +244,7 @@ def _read_run(folder: Path) -> Json:
 
 
 def _read_cell(path: Path) -> tuple[Json | None, str]:
-    """The cell, or None and the reason in one line. An unknown schema version is not a broken file: BadInput."""
+    """The cell, or None and the reason in one line. A file that may not be read is not a broken one: BadInput."""
     try:
         cell = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -249,8 +253,8 @@ def _read_cell(path: Path) -> tuple[Json | None, str]:
         raise BadInput(f"{path}: cannot be read ({_one_line(error)})") from None
     except (OSError, ValueError) as error:
         return None, f"{path}: broken cell file, counted as missing ({_one_line(error)})"
-    if isinstance(cell, dict) and "schema_version" in cell:
-        _check_version(cell, path)
+    if isinstance(cell, dict) and (why := _unknown_version(cell)):
+        return None, f"{path}: {why}"
     if why := _not_a_cell(cell):
         return None, f"{path}: broken cell file, counted as missing ({why})"
     if cell["id"] != path.stem:
@@ -274,12 +278,16 @@ def _not_a_cell(cell: Any) -> str:
 
 
 def _check_version(record: Json, path: Path) -> None:
-    version = record.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise BadInput(
-            f"{path}: schema_version {version!r} is not known, this depthbench reads {SCHEMA_VERSION}; "
-            "use the version that wrote it, or run again into another folder"
-        )
+    if why := _unknown_version({"schema_version": None, **record}):
+        raise BadInput(f"{path}: {why}; use the version that wrote it, or run again into another folder")
+
+
+def _unknown_version(record: Json) -> str:
+    """Why a record's version cannot be read; empty if it can, or if it has none."""
+    version = record.get("schema_version", SCHEMA_VERSION)
+    if version == SCHEMA_VERSION:
+        return ""
+    return f"schema_version {version!r} {FOREIGN}, this depthbench reads {SCHEMA_VERSION}"
 
 
 def _not_finite(value: Any, where: str = "") -> str:

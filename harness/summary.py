@@ -53,7 +53,7 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
     Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
     cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
     alone. `noisy` is `yes` where the ends of the speed-up's interval lie further apart than the factor `stats.WIDE`,
-    or the decode times of its cell or the full model's scatter beyond the suite's `dispersion_limit` (the verdict then is
+    or the decode times of its cell or the full model's scatter beyond the suite's limit (the verdict then is
     `inconclusive`). Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a
     natural end.
 
@@ -110,7 +110,7 @@ class _Cells:
             self._by[cell["kind"], cell["arm"]["label"], what] = cell
         self.kinds = {cell["kind"] for cell in cells}
         suite = run.run.get("suite") or {}
-        self.dispersion_limit = _real(suite.get("dispersion_limit"))
+        self.dispersion_limit = _real((suite.get("limits") or {}).get("dispersion"))
         batches = {what for kind, _, what in self._by if kind != "quality"} | set(suite.get("batch_sizes") or ())
         self.batch_sizes = sorted(batch for batch in batches if isinstance(batch, int))
         planned = [str(task.get("name") if isinstance(task, Mapping) else task) for task in suite.get("tasks") or ()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -11,8 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import methods
-from harness.engine import Decoding, Output, generate
-from harness.method import Draft, Exit, Method, Schedule
+from harness import contract
+from harness.contract import NEW, decode_with_logits
+from harness.engine import generate
+from harness.method import Exit, Schedule
 from harness.models import kernels
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
@@ -20,24 +21,6 @@ from harness.probes import flops
 from harness.scoring import score
 from tests.conftest import MODELS, ragged_prompts
 from tests.method_cases import CASES, SPECS
-
-NEW = 8
-
-
-def decode_with_logits(
-    decoder: Decoder, method: Method, ids: torch.Tensor, mask: torch.Tensor | None = None, new: int = NEW
-) -> tuple[Output, torch.Tensor]:
-    """A generation of fixed length and the logits [B, N, V] its tokens came from."""
-    decoding = Decoding(decoder, method, ids, mask, max_new_tokens=new, stop_at_eos=False)
-    decoding.prefill()
-    assert decoding.logits is not None
-    logits = [[row] for row in decoding.logits]
-    while not decoding.done:
-        decoding.step()
-        got = decoding.trace.steps[-1].yielded
-        for b, row in enumerate(decoding.logits):
-            logits[b] += [row] if got is None else list(row[: got[b]])
-    return decoding.output(), torch.stack([torch.stack(row) for row in logits])
 
 
 def test_every_registered_method_has_cases() -> None:
@@ -49,14 +32,7 @@ def test_every_registered_method_has_cases() -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_stepwise_decoding_equals_score(decoder: Decoder, spec: str) -> None:
     """Invariant 2, in a left-padded batch: each emitted token's logits equal the parallel pass."""
-    method = methods.create(spec)
-    ids, mask = ragged_prompts()
-    out, logits = decode_with_logits(decoder, method, ids, mask)
-    for row in range(ids.shape[0]):
-        prompt = ids[row][mask[row].bool()]
-        sequence = torch.cat((prompt, out.tokens[row])).unsqueeze(0)
-        scored = score(decoder, method, sequence, [len(prompt)], expected_tokens=NEW)[0]
-        torch.testing.assert_close(scored[len(prompt) - 1 : -1], logits[row], atol=1e-4, rtol=0)
+    contract.step_equals_score(decoder, methods.create(spec))
 
 
 def test_score_takes_rows_of_different_prompt_lengths(decoder: Decoder) -> None:
@@ -71,91 +47,31 @@ def test_score_takes_rows_of_different_prompt_lengths(decoder: Decoder) -> None:
 @pytest.mark.parametrize("spec", SPECS)
 def test_row_in_padded_batch_equals_row_alone(decoder: Decoder, spec: str) -> None:
     """Invariant 3."""
-    method = methods.create(spec)
-    ids, mask = ragged_prompts(rows=4)
-    out = generate(decoder, method, ids, mask, max_new_tokens=NEW, stop_at_eos=False)
-    for row in range(ids.shape[0]):
-        alone = generate(
-            decoder, method, ids[row][mask[row].bool()].unsqueeze(0), max_new_tokens=NEW, stop_at_eos=False
-        )
-        assert torch.equal(alone.tokens[0], out.tokens[row])
-        assert torch.equal(alone.trace.layers[0], out.trace.layers[row])
+    contract.batch_equals_alone(decoder, methods.create(spec))
 
 
 @pytest.mark.parametrize("name", methods.names())
 def test_no_skip_setting_equals_full(decoder: Decoder, name: str) -> None:
     """Invariant 4: bit for bit, because the same blocks run in the same order; verified drafts run several columns at once."""
-    ids, mask = ragged_prompts()
-    full = methods.create("full")
-    expected, expected_logits = decode_with_logits(decoder, full, ids, mask)
     for spec in CASES[name]:
-        same = methods.create(spec).no_skip(decoder.depth)
-        assert same is not None
-        out, logits = decode_with_logits(decoder, same, ids, mask)
-        assert torch.equal(out.tokens, expected.tokens)
-        if isinstance(same, Draft):
-            torch.testing.assert_close(logits, expected_logits, atol=1e-4, rtol=0)
-        else:
-            assert torch.equal(logits, expected_logits)
-        assert out.trace.layers.all()
+        contract.no_skip_equals_full(decoder, methods.create(spec))
 
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if methods.create(s).exact])
 def test_exact_methods_equal_full(decoder: Decoder, spec: str) -> None:
-    ids, mask = ragged_prompts(rows=8)
-    want = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=NEW)
-    assert torch.equal(generate(decoder, methods.create(spec), ids, mask, max_new_tokens=NEW).tokens, want.tokens)
+    contract.exact_equals_full(decoder, methods.create(spec))
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_trace_equals_independent_count(decoder: Decoder, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trace_equals_independent_count(decoder: Decoder, spec: str) -> None:
     """Invariant 5: sublayers counted where they run, not where the engine records them."""
-    calls: Counter[tuple[str, int]] = Counter()
-
-    def counting(block: object, kind: str) -> None:
-        inner = getattr(block, kind)
-
-        def wrapper(*args: object) -> object:
-            calls[kind, block.index] += args[0].shape[1]  # type: ignore[attr-defined]
-            return inner(*args)
-
-        monkeypatch.setattr(block, kind, wrapper)
-
-    for block in decoder.blocks:
-        for kind in ("attend", "feed", "keys_values"):
-            counting(block, kind)
-    ids, mask = ragged_prompts()
-    decoding = Decoding(decoder, methods.create(spec), ids, mask, max_new_tokens=NEW, stop_at_eos=False)
-    decoding.prefill()
-    assert calls == {(kind, layer): ids.shape[1] for kind in ("attend", "feed") for layer in range(decoder.depth)}
-    calls.clear()
-    while not decoding.done:
-        decoding.step()
-    steps = decoding.trace.steps
-    for layer in range(decoder.depth):
-        for kind, sublayer in (("attend", "attention"), ("feed", "feed")):
-            assert calls[kind, layer] == sum(step.runs(sublayer)[layer] for step in steps)
-        assert calls["keys_values", layer] == sum(layer in step.filled for step in steps)
-    if not decoding.trace.drafts:
-        # A column is computed exactly as deep as its deepest row.
-        assert torch.equal(decoding.trace.layers.any(0), decoding.trace.computed)
+    contract.trace_equals_hooks(decoder, methods.create(spec))
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_flops_equal_torch_counter(decoder: Decoder, spec: str) -> None:
     """Invariant 6, on the math backend (the default CPU kernel is not counted by torch)."""
-    method = methods.create(spec)
-    ids, _ = ragged_prompts(rows=2)
-    ids[ids == 0] = 5
-    with sdpa_kernel(SDPBackend.MATH), kernels.only("row"), FlopCounterMode(display=False) as counter:
-        decoding = Decoding(decoder, method, ids, max_new_tokens=NEW, stop_at_eos=False)
-        decoding.prefill()
-        prefill = counter.get_total_flops()
-        while not decoding.done:
-            decoding.step()
-    counted = flops.count(decoding.trace, decoder.geometry, 4)
-    assert counted.prefill == pytest.approx(prefill, rel=0.01)
-    assert counted.decode == pytest.approx(counter.get_total_flops() - prefill, rel=0.01)
+    contract.flops_equal_counter(decoder, methods.create(spec))
 
 
 def test_flop_check_would_notice_an_uncounted_backend(opt: Decoder) -> None:

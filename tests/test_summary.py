@@ -274,11 +274,11 @@ def test_scatter_beyond_the_limit_marks_a_cell():
     for cell in (full, skip):
         for factor, each in zip(factors, cell["runs"], strict=True):
             each |= {"step_s": [s * factor for s in each["step_s"]], "prompt_set": 0}
-    row = rows(full, skip, dispersion_limit=0.25)["Skip", 1]
+    row = rows(full, skip, limits={"dispersion": 0.25})["Skip", 1]
     assert row["dispersion"] > 0.25
     assert (row["noisy"], row["verdict"]) == ("yes", "inconclusive")
     assert row["speedup"] == pytest.approx(1.5)
-    assert rows(full, skip, dispersion_limit=2.0)["Skip", 1]["verdict"] == "faster"
+    assert rows(full, skip, limits={"dispersion": 2.0})["Skip", 1]["verdict"] == "faster"
 
 
 def test_the_margin_is_the_suites():
