@@ -158,7 +158,7 @@ def compare(
 
 def table(compared: Comparison) -> list[tuple[str, ...]]:
     """The changes as rows of text, the header first."""
-    rows = [("label", "where", "what", "before", "after", "change [95 %]", "verdict")]
+    rows: list[tuple[str, ...]] = [("label", "where", "what", "before", "after", "change [95 %]", "verdict")]
     for change in compared.changes:
         digits = 3 if change.relative else 2
         low, high = (f"{v:.{digits}f}" if math.isfinite(v) else "?" for v in (change.effect.low, change.effect.high))

@@ -431,7 +431,8 @@ def _explain(error: ValidationError) -> str:
 def _problem(problem: ErrorDetails) -> str:
     kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
     if kind == "extra_forbidden":
-        model: type[BaseModel] = {"tasks": TaskEntry, "limits": Limits}.get(str(problem["loc"][0]), Suite)
+        inner: dict[str, type[BaseModel]] = {"tasks": TaskEntry, "limits": Limits}
+        model = inner.get(str(problem["loc"][0]), Suite)
         return f"unknown key; {_near(str(problem['loc'][-1]), model.model_fields)}"
     if kind == "missing":
         return "is missing; give it"

@@ -239,8 +239,10 @@ def _outcome(one: Check, decoder: Decoder, method: Method) -> str | None:
         one.run(decoder, method)
     except AssertionError as error:
         return " ".join(str(error).split())[:200] or "does not hold"
-    except BadInput:
-        raise
+    except BadInput as error:
+        raise BadInput(
+            f"{error} (checked on models of {decoder.depth} blocks; give parameters that fit, e.g. a smaller budget)"
+        ) from None
     except Exception as error:  # whatever a method's own code raises is a finding about that method
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return ""

@@ -8,6 +8,7 @@ found on each node under the same names as here. A job whose node is lost is run
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -44,7 +45,9 @@ class RayExecutor:
             raise BadInput("executor: ray is not installed; pip install 'depthbench[ray]'") from None
         self._ray = ray
         try:
-            ray.init(address=address or "auto", log_to_driver=False, logging_level="ERROR", namespace="depthbench")
+            ray.init(
+                address=address or "auto", log_to_driver=False, logging_level=logging.ERROR, namespace="depthbench"
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise BadInput(
                 f"executor: no Ray cluster here ({' '.join(str(error).split())[:100]}); start one with `{START}`, "
@@ -113,7 +116,8 @@ class RayExecutor:
             return self._refs[id(argument)][1]
 
     def _nodes(self) -> list[Mapping[str, Any]]:
-        return [node for node in self._ray.nodes() if node["Alive"] and node["Resources"].get(SLOT)]
+        nodes: list[Mapping[str, Any]] = self._ray.nodes()  # type: ignore[no-untyped-call]
+        return [node for node in nodes if node["Alive"] and node["Resources"].get(SLOT)]
 
     def _check_nodes(self) -> int:
         nodes = self._nodes()

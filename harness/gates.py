@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import measures
-from harness.config import Limits
+from harness.config import BASELINE, Limits
 from harness.errors import BadInput
 from harness.store import SCHEMA_VERSION, Json, Run, RunStore, load_run
 
@@ -145,17 +145,35 @@ def _cells(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))[:LISTED]
 
 
-def _prompts(facts: _Facts) -> Gate:
-    findings, checked = [], 0
+def _beside(cells: Iterable[Json]) -> list[tuple[Json, Json]]:
+    """Every cell with the one it stands beside in a table: the full model's of the same kind, batch size and task."""
     groups: dict[Any, list[Json]] = {}
-    for cell in (*facts.timed, *facts.scored):
+    for cell in cells:
         groups.setdefault((cell["kind"], cell.get("batch_size"), cell.get("task")), []).append(cell)
-    for cells in groups.values():
-        first = _prompt_marks(cells[0])
-        for cell in cells:
-            checked += 1
-            if _prompt_marks(cell) != first:
-                findings.append(Finding(cell["id"], f"has other prompts than {cells[0]['id']}"))
+    references = (next((c for c in g if c["arm"].get("method") == BASELINE), g[0]) for g in groups.values())
+    return [(cell, first) for first, group in zip(references, groups.values(), strict=True) for cell in group]
+
+
+def _conditions(facts: _Facts) -> Gate:
+    pairs = _beside([*facts.measured, *facts.scored])
+    findings = []
+    for cell, first in pairs:
+        if cell.get("conditions_hash") != first.get("conditions_hash"):
+            ours, theirs = (c.get("conditions") or {} for c in (cell, first))
+            keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+            apart = "; ".join(f"{key} {ours.get(key)!r}, not {theirs.get(key)!r} as {first['id']}" for key in keys)
+            findings.append(Finding(cell["id"], apart or f"another hash than {first['id']}"))
+    return _counted("conditions identical across arms", "cells", len(pairs), findings, "cells")
+
+
+def _prompts(facts: _Facts) -> Gate:
+    pairs = _beside([*facts.timed, *facts.scored])
+    findings = [
+        Finding(cell["id"], f"has other prompts than {first['id']}")
+        for cell, first in pairs
+        if _prompt_marks(cell) != _prompt_marks(first)
+    ]
+    checked = len(pairs)
     return _counted("prompts identical across arms", "cells", checked, findings, "timed and scored cells")
 
 
@@ -212,7 +230,7 @@ def _lossless(facts: _Facts) -> Gate:
     findings, ties, checked, unknown = [], 0, 0, 0
     for cell in (*facts.timed, *facts.scored):
         arm = cell["arm"]
-        if not arm.get("exact") or arm.get("method") == "full":
+        if not arm.get("exact") or arm.get("method") == BASELINE:
             continue
         parted = cell.get("divergences")
         if parted is None:
@@ -360,6 +378,6 @@ def _one_version(facts: _Facts) -> Gate:
 
 
 _GATES: tuple[Callable[[_Facts], Gate], ...] = (
-    _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored, _foreign_gpu, _throttled, _dispersion,
+    _conditions, _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored, _foreign_gpu, _throttled, _dispersion,
     _quiet_cpu, _one_version,
 )  # fmt: skip

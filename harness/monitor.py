@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -201,7 +202,7 @@ def foreign_processes(busy_share: float = 0.2, window_s: float = 1.0) -> list[di
     before: dict[int, float] = {}
     running = []
     for process in psutil.process_iter(["pid"]):
-        if process.pid not in ours and (spent := _attempt(lambda p=process: sum(p.cpu_times()[:2]))) is not None:
+        if process.pid not in ours and (spent := _attempt(partial(_spent, process))) is not None:
             before[process.pid] = spent
             running.append(process)
     began = time.monotonic()
@@ -209,11 +210,16 @@ def foreign_processes(busy_share: float = 0.2, window_s: float = 1.0) -> list[di
     passed = time.monotonic() - began
     found = []
     for process in running:
-        spent = _attempt(lambda p=process: sum(p.cpu_times()[:2]))
+        spent = _attempt(partial(_spent, process))
         share = (spent - before[process.pid]) / passed if spent is not None else 0.0
         if share >= busy_share:
             found.append({"pid": process.pid, "name": _process_name(process.pid), "cores": round(share, 2)})
     return sorted(found, key=lambda p: -p["cores"])
+
+
+def _spent(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 def _tree() -> set[int]:
@@ -228,7 +234,8 @@ def _process_name(pid: int) -> str:
 
 
 def _load() -> float | None:
-    return _attempt(lambda: round(os.getloadavg()[0], 2))
+    load: float | None = _attempt(lambda: round(os.getloadavg()[0], 2))
+    return load
 
 
 def _counters() -> dict[str, float | None]:
@@ -254,7 +261,7 @@ def _counters() -> dict[str, float | None]:
 def _quota(key: str) -> int | None:
     """A counter of the control group's processor quota: periods passed, or those in which it stopped us."""
     for path in ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat"):
-        for line in (_attempt(lambda p=path: Path(p).read_text()) or "").splitlines():
+        for line in (_attempt(Path(path).read_text) or "").splitlines():
             if line.startswith(f"{key} "):
                 return int(line.split()[1])
     return None
@@ -263,9 +270,8 @@ def _quota(key: str) -> int | None:
 def _thermal_throttled() -> int | None:
     pattern = "cpu[0-9]*/thermal_throttle/core_throttle_count"
     paths = _attempt(lambda: list(Path("/sys/devices/system/cpu").glob(pattern))) or []
-    counts = [_attempt(lambda p=path: int(p.read_text())) for path in paths]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
+    counts = [text.strip() for path in paths if (text := _attempt(path.read_text))]
+    return sum(map(int, counts)) if counts else None
 
 
 def _cpu_temperature() -> float | None:

@@ -127,6 +127,8 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
     batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
+    # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
+    conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = methods.create(arm["spec"])
     loaded = memory.resident_bytes()
     _fixed_length(suite, decoder, method, batch, expected)
@@ -135,7 +137,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     memory.reset_peaks(decoder.device)
     _fixed_length(suite, decoder, method, batch, expected)
     return {
-        "conditions": _conditions(suite, decoder, batch, batch_size, expected),
+        "conditions": conditions,
         "batch_size": batch_size,
         "baseline_rss_bytes": loaded,
         "weights_bytes": decoder.weight_bytes,
@@ -148,6 +150,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
     batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
+    conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = methods.create(arm["spec"])
     _fixed_length(suite, decoder, method, batch, expected)
     gpu = nvml.gpu(decoder.device)
@@ -158,7 +161,6 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
         suite.energy_window_s,
         power_w=None if gpu is None else gpu.power_w,
     )
-    conditions = _conditions(suite, decoder, batch, batch_size, expected)
     return {"conditions": conditions, "batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
 
 
@@ -214,6 +216,7 @@ def quality(
     """
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
+    choices = kernels.digest()  # before the arm runs, as in peak_memory
     entry = suite.tasks[task_index]
     task = tasks.create(entry.name, data)
     examples = task.examples(entry.split, entry.limit)
@@ -296,7 +299,7 @@ def quality(
             "max_new_tokens": limit,
             "expected_tokens": expected[entry.name],
             "end_of_sequence": "natural",
-            "kernels": kernels.digest(),
+            "kernels": choices,
             "prompts_hash": evidence.token_hash(prompts),
         },
     }

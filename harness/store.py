@@ -354,6 +354,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; name a folder that can be written",
     errno.EACCES: "no permission to write; name a folder that can be written",
     errno.EPERM: "no permission to write; name a folder that can be written",
+    errno.ENOENT: "nothing can be made there; name a folder that can be written",
     errno.ENOTDIR: "a part of the path is a file; name a folder",
     errno.EEXIST: "a part of the path is a file; name a folder",
     errno.ENAMETOOLONG: "the name is too long; name a folder with a shorter path",

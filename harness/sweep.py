@@ -152,7 +152,9 @@ class _Jobs:
         # Passes of their own, each arm alone in a fresh process; energy only where a counter can be read.
         wanted = {"memory": suite.memory, "energy": suite.energy and bool(record.get("energy_counters"))}
         for batch in sorted(suite.batch_sizes):
-            shares, join, alone = [], [], []
+            shares: list[Job] = []
+            join: list[Job] = []
+            alone: list[Job] = []
             # Shares that are still there were joined to some cells only: joined again, all cells hold the same repeats.
             begun = any((self.store.path / self._part(batch, p)).exists() for p in range(suite.processes))
             if begun or any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms):
@@ -307,7 +309,7 @@ class _Jobs:
         try:
             self.store.write_cell(record)
         except CellFailed as not_finite:  # a number that JSON has no word for: the cell fails, the run goes on
-            kept = {key: fields[key] for key in ("batch_size", "task") if key in fields}
+            kept: Json = {key: fields[key] for key in ("batch_size", "task") if key in fields}
             self._fail(kind, cell, arm, kept, not_finite)
 
 

@@ -18,7 +18,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return 0
 
 
-@pytest.mark.parametrize("verb", ["run", "report", "list", "generate", "score", "train"])
+@pytest.mark.parametrize("verb", ["run", "report", "list", "generate", "score", "train", "check", "doctor", "compare"])
 def test_every_verb_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str) -> None:
     assert call(monkeypatch, verb, "--help") == 0
     assert "Usage" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def test_fingerprint_is_plain_json():
 
 def test_what_cannot_be_read_is_none_never_zero(monkeypatch):
     """A machine that tells nothing must not be described as one of 0 cores, load 0 and 0 bytes."""
-    for name in ("cpu_count", "cpu_freq", "virtual_memory", "Process"):
+    for name in ("cpu_count", "cpu_freq", "virtual_memory", "swap_memory", "Process"):
         monkeypatch.setattr(psutil, name, unreadable)
     monkeypatch.setattr(os, "getloadavg", unreadable)
     monkeypatch.setattr(subprocess, "run", unreadable)

@@ -304,7 +304,8 @@ def test_numpy_floats_are_numbers(tmp_path):
 def test_the_torch_free_parts_stay_torch_free():
     """Reading a run on a laptop must not take torch's seconds and gigabyte."""
     code = (
-        "import sys, harness.store, harness.stats, harness.summary, harness.environment, harness.config; "
+        "import sys, harness.store, harness.stats, harness.summary, harness.environment, harness.config, "
+        "harness.gates, harness.compare, harness.doctor, harness.monitor, harness.executor, harness.resuming; "
         "from harness.config import load_suite; load_suite('quick'); harness.environment.fingerprint(); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'pandas', 'matplotlib')))"
     )
