@@ -118,7 +118,7 @@ def trace_equals_hooks(decoder: Decoder, method: Method) -> None:
             ran, said = calls[kind, layer], sum(step.runs(sublayer)[layer] for step in steps)
             assert ran == said, f"block {layer}: {sublayer} ran {ran} times, the trace says {said}"
         filled = sum(layer in step.filled for step in steps)
-        assert calls["keys_values", layer] == filled, f"block {layer}: K/V fills are not those of the trace"
+        assert calls["fill", layer] == filled, f"block {layer}: K/V fills are not those of the trace"
     if not decoding.trace.drafts:
         deepest = torch.equal(decoding.trace.layers.any(0), decoding.trace.computed)
         assert deepest, "a column is not computed exactly as deep as its deepest row"
@@ -275,7 +275,7 @@ def _counted_calls(decoder: Decoder) -> Iterator[Counter[tuple[str, int]]]:
 
         setattr(block, kind, wrapper)
 
-    kinds = ("attend", "feed", "keys_values")
+    kinds = ("attend", "feed", "fill")
     for block in decoder.blocks:
         for kind in kinds:
             counting(block, kind)

@@ -69,7 +69,7 @@ class Own(Peer):
         ids = torch.tensor(prompts, device=self.decoder.device)
         found, _ = breakdown.measure(
             lambda decoder, full, greedy: Decoding(
-                decoder, full, ids, max_new_tokens=new_tokens, stop_at_eos=False, sampling=greedy
+                decoder, full, ids, max_new_tokens=new_tokens, stop_at_eos=False, sampling=greedy, static=False
             ),
             self.decoder,
             methods.create("full"),

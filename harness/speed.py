@@ -91,7 +91,9 @@ class _Bench:
         self.suite, self.decoders, self.batches, self.expected = suite, decoders, batches, expected
         self.timed_ids: list[list[str] | None] = [None] * len(batches)
 
-    def _decoding(self, number: int, decoder: Decoder, method: Method, sampling: Sampling = GREEDY) -> Decoding:
+    def _decoding(
+        self, number: int, decoder: Decoder, method: Method, sampling: Sampling = GREEDY, static: bool | None = None
+    ) -> Decoding:
         """A generation of one prompt set at fixed length."""
         batch = self.batches[number]
         return Decoding(
@@ -104,6 +106,7 @@ class _Bench:
             expected_tokens=self.expected,
             sampling=sampling,
             compact_exits=self.suite.compact_exits,
+            static=static,
         )
 
     def _make(self, arm: Arm, number: int) -> Decoding:
@@ -120,7 +123,7 @@ class _Bench:
         say_arm(arm["label"])
         decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
         try:
-            found, output = breakdown.measure(partial(self._decoding, number), decoder, method)
+            found, output = breakdown.measure(partial(self._decoding, number, static=False), decoder, method)
         except (RuntimeError, BadInput) as error:
             state.update(_failed(error))
             return

@@ -2,9 +2,9 @@
 
 The engine knows no clocks. Here it is given a decoder, a method and a sampling whose functions are wrapped: copies of the real
 objects whose calls run the real code between two readings of a clock, the device synchronised before each. Only the
-outermost wrapped call counts, so the vocabulary projection inside an exit test belongs to the test, and what attention
-writes to its cache to attention. The synchronisation costs time of its own: parts are read beside each other, and speed
-is never read from here.
+outermost wrapped call counts, so the vocabulary projection inside an exit test belongs to the test. The synchronisation costs
+time of its own, and where steps are replayed as graphs they are called part by part here: parts are read beside each other,
+and speed is never read from here.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from harness.cache import KVCache
 from harness.engine import Decoding, Output
 from harness.method import Method
 from harness.models.decoder import Block, Decoder
@@ -124,15 +123,7 @@ def _shadowed(thing: T, **functions: Callable[..., Any]) -> T:
 
 
 def _decoder(watch: _Stopwatch, decoder: Decoder) -> Decoder:
-    def new_cache(batch_size: int, capacities: Sequence[int]) -> KVCache:
-        cache = decoder.new_cache(batch_size, capacities)
-        for name in ("write", "write_rows"):
-            setattr(cache, name, watch.of("kv_fill", getattr(cache, name)))
-        return cache
-
-    copied = _shadowed(
-        decoder, embed=watch.of("embed", decoder.embed), head=watch.of("head", decoder.head), new_cache=new_cache
-    )
+    copied = _shadowed(decoder, embed=watch.of("embed", decoder.embed), head=watch.of("head", decoder.head))
     copied.blocks = [_block(watch, block) for block in decoder.blocks]
     return copied
 
@@ -142,7 +133,7 @@ def _block(watch: _Stopwatch, block: Block) -> Block:
         block,
         attend=watch.of("attention", block.attend),
         feed=watch.of("feed", block.feed),
-        keys_values=watch.of("kv_fill", block.keys_values),
+        fill=watch.of("kv_fill", block.fill),
     )
 
 
