@@ -268,6 +268,38 @@ def compare(
         raise CellFailed(f"{len(compared.broken)} findings against --fail-if, see above")
 
 
+@app.command()
+def selfcheck(
+    suite: Annotated[
+        str, typer.Argument(help="Suite with `full` twice on the same weights, or a YAML file.")
+    ] = "selfcheck",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the tries; finished ones are kept.")] = Path(
+        "results/selfcheck"
+    ),
+    tries: Annotated[int, typer.Option("--tries", help="How often.")] = 20,
+    data: Data = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key, as in `run`.")] = None,
+) -> None:
+    """Measure the full model against itself: no difference may be detected in 19 of 20 tries."""
+    from harness import config
+    from harness import selfcheck as checks
+
+    chosen = config.load_suite(suite, set_ or [])
+    record = checks.check(
+        chosen,
+        out,
+        tries,
+        data=data,
+        command=["depthbench", *sys.argv[1:]],
+        tell=lambda line: typer.echo(line, err=True),
+    )
+    for line in checks.lines(record):
+        typer.echo(line)
+    typer.echo(out / checks.RECORD)
+    if not record["passed"]:
+        raise CellFailed("the measurement tells the full model from itself, or the machine is too noisy to say")
+
+
 def _print_summary(folder: Path) -> None:
     """The main columns of summary.csv as a table."""
     from harness import listing

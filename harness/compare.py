@@ -257,7 +257,7 @@ def _pairs(before: Run, after: Run, ignore: Sequence[str]) -> tuple[list[tuple[J
     others = {_key(cell): cell for cell in after.cells}
     pairs, refused = [], []
     for cell in sorted(before.cells, key=_order(before)):
-        if cell["kind"] == "memory" or cell["status"] != "ok":
+        if cell["kind"] not in ("speed", "quality") or cell["status"] != "ok":
             continue
         other = others.get(_key(cell))
         why = ""

@@ -114,7 +114,8 @@ class Limits(_Frozen):
     """Where the gates of a run stand (`harness.gates`); they judge what was measured and change nothing of it.
 
     Attributes:
-        dispersion: interquartile range over median of an arm's decode times, at most.
+        dispersion: interquartile range over median of an arm's decode times, at most; above it a cell is marked noisy and its
+            verdict is `inconclusive`.
         throttled_share: of the samples of a GPU's clocks, how many may show a reason that slows it down.
         foreign_cpu_share: of the processor's time, how much others may use while a CPU is measured. Above it the gate says
             so; it does not fail the run, for the intervals show what the noise did.
@@ -144,7 +145,7 @@ class Suite(_Frozen):
         new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
         dtype: of the weights.
         device: cpu, cuda or cuda:N.
-        processes: fresh processes the timing is repeated in.
+        processes: fresh processes the timing is repeated in; 5 or more say how processes differ.
         repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats
             over all processes; with fewer it is `inconclusive`.
         warmup: repeats before those, run alike and dropped.
@@ -155,6 +156,10 @@ class Suite(_Frozen):
         prompt_sets: different batches of prompts the repeats cycle over.
         expected_tokens: output length schedules plan for; None: the task's median reference length.
         memory: measure peak memory, every arm and batch size in a process of its own.
+        energy: measure energy per token where a counter can be read, every arm and batch size in a process of its own.
+        energy_window_s: seconds over which a counter is read, idle and generating each.
+        quality_margin: loss one accepts, in points of a task's first metric: `keeps quality` means that the loss is smaller
+            with 95 % confidence.
         compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False
             computes all rows along until the last has left. The same for all arms, so both ways are two runs.
         time_limit_s: seconds one worker process may take before it is taken to hang and is killed.
@@ -172,8 +177,8 @@ class Suite(_Frozen):
     new_tokens: Annotated[int, Field(strict=True, ge=2)] = 48
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Text = "cpu"
-    processes: Count = 1
-    repeats: Count = 5
+    processes: Count = 5
+    repeats: Count = 10
     warmup: Count = 1
     seed: Annotated[int, Field(strict=True, ge=0)] = 0
     threads: Count | None = None
@@ -182,6 +187,9 @@ class Suite(_Frozen):
     prompt_sets: Count = 1
     expected_tokens: Count | None = None
     memory: Annotated[bool, Field(strict=True)] = True
+    energy: Annotated[bool, Field(strict=True)] = True
+    energy_window_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 5.0
+    quality_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     compact_exits: Annotated[bool, Field(strict=True)] = False
     time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
     limits: Limits = Limits()
@@ -233,7 +241,9 @@ class Suite(_Frozen):
 
     def measures(self) -> dict[str, Any]:
         """The suite without what does not change a measurement: two runs that are equal in it may be one."""
-        return {key: value for key, value in self.plain().items() if key not in ("time_limit_s", "limits")}
+        return {
+            key: value for key, value in self.plain().items() if key not in ("time_limit_s", "limits", "quality_margin")
+        }
 
     def plain(self) -> dict[str, Any]:
         """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""

@@ -7,12 +7,12 @@ Computed from the cells alone, so that an old run can be judged again. `gates.js
 from __future__ import annotations
 
 import json
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import measures
 from harness.config import BASELINE, Limits
 from harness.errors import BadInput
 from harness.store import SCHEMA_VERSION, Json, Run, RunStore, load_run
@@ -108,22 +108,6 @@ def lines(gates: Sequence[Gate]) -> list[str]:
     return said or [f"gates: {judged} passed, {len(gates) - judged} not applicable or not measured"]
 
 
-def dispersion(runs: Sequence[Mapping[str, Any]]) -> float | None:
-    """Interquartile range over median of the decode times of an arm's repeats, each relative to its prompt set's median.
-
-    None for fewer than four repeats.
-    """
-    times: dict[Any, list[float]] = {}
-    for run in runs:
-        if total := sum(run.get("step_s") or []):
-            times.setdefault(run.get("prompt_set"), []).append(total)
-    relative = [value / statistics.median(values) for values in times.values() for value in values]
-    if len(relative) < 4:
-        return None
-    low, _, high = statistics.quantiles(relative, n=4, method="inclusive")
-    return (high - low) / statistics.median(relative)
-
-
 class _Facts:
     """A run's cells, sorted for the gates."""
 
@@ -132,7 +116,7 @@ class _Facts:
         self.speed = [c for c in run.cells if c["kind"] == "speed"]
         self.timed = [c for c in self.speed if c["status"] == "ok"]
         self.scored = [c for c in run.cells if c["kind"] == "quality" and c["status"] == "ok"]
-        self.measured = [c for c in run.cells if c["kind"] in ("speed", "memory") and c["status"] == "ok"]
+        self.measured = [c for c in run.cells if c["kind"] in ("speed", "memory", "energy") and c["status"] == "ok"]
         suite = run.run.get("suite") or {}
         self.dtype = str(suite.get("dtype") or "float32")
         self.cuda = str(suite.get("device") or "cpu").startswith("cuda")
@@ -351,9 +335,9 @@ def _throttled(facts: _Facts) -> Gate:
 
 def _dispersion(facts: _Facts) -> Gate:
     name, unit, limit = "dispersion", "interquartile range over median", facts.limits.dispersion
-    found = [(cell["id"], value) for cell in facts.timed if (value := dispersion(cell.get("runs") or [])) is not None]
+    found = [(cell["id"], value) for cell in facts.timed if (value := measures.dispersion(cell)) is not None]
     if not found:
-        return Gate(name, NOT_MEASURED, None, limit, unit, True, "no timed cell has four repeats")
+        return Gate(name, NOT_MEASURED, None, limit, unit, True, "no timed cell has five repeats on the same prompts")
     worst = max(found, key=lambda pair: pair[1])
     wide = _cells(cell for cell, value in found if value > limit)
     detail = f"{len(found)} timed cells, {len([1 for _, v in found if v > limit])} above the limit; widest: {worst[0]}"

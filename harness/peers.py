@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 import methods
+from harness.engine import Decoding
 from harness.engine import generate as continuation
 from harness.errors import BadInput
 from harness.models import kernels, load_model
 from harness.models.decoder import Decoder
-from harness.probes.latency import step_parts
+from harness.probes import breakdown
 
 
 class Peer(ABC):
@@ -66,7 +67,14 @@ class Own(Peer):
     def profile(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> dict[str, Any]:
         """See `Peer.profile`: seconds of each step's parts, and the layouts of the weights."""
         ids = torch.tensor(prompts, device=self.decoder.device)
-        return {"parts_s": step_parts(self.decoder, ids, None, new_tokens - 1), "kernels": kernels.table()}
+        found, _ = breakdown.measure(
+            lambda decoder, full, greedy: Decoding(
+                decoder, full, ids, max_new_tokens=new_tokens, stop_at_eos=False, sampling=greedy, static=False
+            ),
+            self.decoder,
+            methods.create("full"),
+        )
+        return {"parts_s": found.parts_s, "kernels": kernels.table()}
 
 
 class Transformers(Peer):

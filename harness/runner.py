@@ -19,8 +19,8 @@ from harness.errors import BadInput
 from harness.method import Method
 from harness.models import kernels
 from harness.models.decoder import Decoder
-from harness.probes import layers, memory
-from harness.prompts import expected_tokens, pad_left
+from harness.probes import energy, latency, layers, memory, nvml
+from harness.prompts import Batch, expected_tokens, pad_left
 from harness.speed import speed
 from harness.tasks.metrics import agreement_statistics
 from harness.worker import (
@@ -35,7 +35,7 @@ from harness.worker import (
     to_device,
 )
 
-__all__ = ["peak_memory", "prepare", "quality", "speed"]
+__all__ = ["energy_per_token", "peak_memory", "prepare", "quality", "speed"]
 
 
 def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
 
     Returns:
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
-        `kernels`: the layout of the weights chosen for each shape and number of rows.
+        `kernels`: the layout of the weights chosen for each shape and number of rows; `energy_counters`: names of those that
+        can be read here.
 
     Raises:
         BadInput: something does not fit; the message names it.
@@ -99,7 +100,8 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
             }
         )
     _choose_kernels(suite, first, data)
-    return {"arms": described, "expected_tokens": expected, "kernels": kernels.table()}
+    meters = [meter.name for meter in energy.counters(first.device)]
+    return {"arms": described, "expected_tokens": expected, "kernels": kernels.table(), "energy_counters": meters}
 
 
 def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
@@ -121,16 +123,65 @@ def _trained(method: Method, decoder: Decoder) -> str:
 
 
 def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> dict[str, Any]:
-    """Peak memory of one arm alone in this process: one fixed-length generation after the weights are loaded."""
+    """Peak memory of one arm alone in this process: a fixed-length generation after one that warmed everything up."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    choices = kernels.digest()  # before an arm runs: one that leaves rows out adds choices for its numbers of rows
     batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
+    # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
+    conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = methods.create(arm["spec"])
-    gc.collect()
     loaded = memory.resident_bytes()
+    _fixed_length(suite, decoder, method, batch, expected)
+    # What was needed once only (buffers of the libraries, chosen kernels) is no part of the steady state.
+    gc.collect()
     memory.reset_peaks(decoder.device)
-    generate(
+    _fixed_length(suite, decoder, method, batch, expected)
+    return {
+        "conditions": conditions,
+        "batch_size": batch_size,
+        "baseline_rss_bytes": loaded,
+        "weights_bytes": decoder.weight_bytes,
+        **memory.read_peaks(decoder.device),
+    }
+
+
+def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> dict[str, Any]:
+    """Energy of one arm alone in this process: fixed-length generations over a window of seconds; see `harness.probes.energy`."""
+    expected = begin(suite, prepared)
+    decoder = load(suite, arm["checkpoint"])
+    batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
+    conditions = _conditions(suite, decoder, batch, batch_size, expected)
+    method = methods.create(arm["spec"])
+    _fixed_length(suite, decoder, method, batch, expected)
+    gpu = nvml.gpu(decoder.device)
+    found = energy.measure(
+        lambda: _fixed_length(suite, decoder, method, batch, expected),
+        energy.counters(decoder.device),
+        decoder.device,
+        suite.energy_window_s,
+        power_w=None if gpu is None else gpu.power_w,
+    )
+    return {"conditions": conditions, "batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
+
+
+def _conditions(
+    suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Mapping[str, int]
+) -> dict[str, Any]:
+    """What an arm that is measured alone may not change."""
+    return {
+        **evidence.conditions(suite, decoder),
+        "batch_size": batch_size,
+        "new_tokens": suite.new_tokens,
+        "prompts_hash": batch.hash,
+        "kernels": kernels.digest(),
+        "end_of_sequence": "ignored",
+        "expected_tokens": timed_expected(suite, expected),
+    }
+
+
+def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, expected: Mapping[str, int]) -> int:
+    """One generation as it is timed; returns the tokens it yielded, the ones from prefill included."""
+    out = generate(
         decoder,
         method,
         batch.ids,
@@ -140,22 +191,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
         expected_tokens=timed_expected(suite, expected),
         compact_exits=suite.compact_exits,
     )
-    return {
-        "conditions": {
-            **evidence.conditions(suite, decoder),
-            "batch_size": batch_size,
-            "new_tokens": suite.new_tokens,
-            "prompts_hash": batch.hash,
-            "kernels": choices,
-            "end_of_sequence": "ignored",
-            "expected_tokens": timed_expected(suite, expected),
-        },
-        "batch_size": batch_size,
-        "baseline_rss_bytes": loaded,
-        "weights_bytes": decoder.weight_bytes,
-        "energy_j_per_token": None,
-        **memory.read_peaks(decoder.device),
-    }
+    return out.tokens.numel()
 
 
 def quality(
@@ -190,10 +226,14 @@ def quality(
     method = methods.create(arm["spec"])
     rows: dict[int, dict[str, Any]] = {}
     traces = []
-    seconds = 0.0
+    batches: list[dict[str, Any]] = []
+    wait = latency.synchronise(decoder.device)
     for start in range(0, len(order), suite.quality_batch_size):
         chosen = order[start : start + suite.quality_batch_size]
         batch = to_device(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
+        if not batches:  # the first request of a process pays for what is made once
+            generate(decoder, method, batch.ids, batch.mask, max_new_tokens=2, expected_tokens=expected[entry.name])
+        wait()
         began = time.perf_counter()
         out = generate(
             decoder,
@@ -204,8 +244,10 @@ def quality(
             expected_tokens=expected[entry.name],
             compact_exits=suite.compact_exits,
         )
+        wait()
+        seconds = time.perf_counter() - began
         tokens, lengths = out.tokens.tolist(), out.lengths.tolist()
-        seconds += time.perf_counter() - began
+        batches.append({"rows": len(chosen), "seconds": seconds, "tokens": sum(lengths)})
         traces.append((out.trace, out.lengths))
         ran = out.trace.layers.sum(2)
         for row, index in enumerate(chosen):
@@ -246,7 +288,8 @@ def quality(
         "depth": decoder.depth,
         "tokens": sum(row["tokens"] for row in rows.values()),
         "unfinished": sum(not row["ended"] for row in rows.values()),
-        "seconds": seconds,
+        "batches": batches,
+        "seconds": sum(each["seconds"] for each in batches),
         "conditions": {
             **evidence.conditions(suite, decoder),
             "task": entry.name,

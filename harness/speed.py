@@ -6,6 +6,7 @@ import gc
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from harness.config import BASELINE, Suite
 from harness.engine import Decoding, Output
 from harness.errors import BadInput
 from harness.executor import BAD_INPUT, one_line, reason_of, say_arm
+from harness.method import Method
 from harness.models import kernels
 from harness.models.decoder import Decoder
-from harness.probes import flops, latency, layers
+from harness.probes import breakdown, flops, latency, layers
 from harness.prompts import Batch
+from harness.sampling import GREEDY, Sampling
 from harness.scoring import score
 from harness.worker import Arm, Prepared, begin, load, speed_batch, timed_examples, timed_expected
 
@@ -50,8 +53,8 @@ def speed(
     bench = _Bench(suite, decoders, batches, tokens)
     bench.timed_ids = [evidence.timed_ids(suite, examples, batch_size, s) for s in range(suite.prompt_sets)]
     states = {arm["label"]: bench.start(arm) for arm in arms}
-    parts: dict[str, list[float]] = {"embed": [], "blocks": [], "head": []}
     alive = [arm for arm in arms if states[arm["label"]]["status"] == "ok"]
+    base_arm = next((arm for arm in alive if arm["method"] == BASELINE), arms[0])
     gc.collect()
     gc.disable()
     try:
@@ -61,10 +64,12 @@ def speed(
             for place, arm in enumerate(order):
                 if states[arm["label"]]["status"] == "ok":  # one that failed in an earlier repeat stays out
                     bench.repeat(arm, states[arm["label"]], process, repeat, place, number)
-            batch = batches[number]
-            for name, values in latency.step_parts(base, batch.ids, batch.mask, suite.new_tokens - 1).items():
-                parts[name].extend(values)
+            bench.instrument(base_arm, states[base_arm["label"]], process, number)
             gc.collect()
+        # The other arms' instrumented pass comes after everything that is timed.
+        for arm in alive:
+            if arm is not base_arm:
+                bench.instrument(arm, states[arm["label"]], process, 0)
     finally:
         gc.enable()
     alive = [arm for arm in alive if states[arm["label"]]["status"] == "ok"]
@@ -74,7 +79,7 @@ def speed(
         state.update(conditions=conditions, batch_size=batch_size, new_tokens=suite.new_tokens)
         state.update(prompt_tokens=max(b.ids.shape[1] for b in batches), prompts_hash=conditions["prompts_hash"])
         if state["status"] == "ok":
-            state.update(_ideal(parts, full, base.depth, state["serial_layers_per_token"], state["heads_per_token"]))
+            state.update(_ideal(full, state))
     _compare_exact(arms, states)
     return {label: {k: v for k, v in state.items() if k != "tokens"} for label, state in states.items()}
 
@@ -86,21 +91,53 @@ class _Bench:
         self.suite, self.decoders, self.batches, self.expected = suite, decoders, batches, expected
         self.timed_ids: list[list[str] | None] = [None] * len(batches)
 
-    def _decoding(self, arm: Arm, number: int) -> Decoding:
+    def _decoding(
+        self, number: int, decoder: Decoder, method: Method, sampling: Sampling = GREEDY, static: bool | None = None
+    ) -> Decoding:
+        """A generation of one prompt set at fixed length."""
         batch = self.batches[number]
         return Decoding(
-            self.decoders[arm["checkpoint"]],
-            methods.create(arm["spec"]),
+            decoder,
+            method,
             batch.ids,
             batch.mask,
             max_new_tokens=self.suite.new_tokens,
             stop_at_eos=False,
             expected_tokens=self.expected,
+            sampling=sampling,
             compact_exits=self.suite.compact_exits,
+            static=static,
         )
 
+    def _make(self, arm: Arm, number: int) -> Decoding:
+        return self._decoding(number, self.decoders[arm["checkpoint"]], methods.create(arm["spec"]))
+
     def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
-        return latency.measure(lambda: self._decoding(arm, number), self.decoders[arm["checkpoint"]].device)
+        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        return latency.measure(lambda: self._decoding(number, decoder, method), decoder.device)
+
+    def instrument(self, arm: Arm, state: dict[str, Any], process: int, number: int) -> None:
+        """One generation with a clock around every part; its times are kept apart from the timed ones."""
+        if state["status"] != "ok":
+            return
+        say_arm(arm["label"])
+        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        try:
+            found, output = breakdown.measure(partial(self._decoding, number, static=False), decoder, method)
+        except (RuntimeError, BadInput) as error:
+            state.update(_failed(error))
+            return
+        if not torch.equal(output.tokens, state["tokens"][number]):
+            state["repeatable"] = False
+        state["breakdown"].append(
+            {
+                "process": process,
+                "prompt_set": number,
+                "step_s": [round(s, 9) for s in found.step_s],
+                "step_tokens": found.step_tokens,
+                "parts_s": {part: [round(s, 9) for s in seconds] for part, seconds in found.parts_s.items()},
+            }
+        )
 
     def start(self, arm: Arm) -> dict[str, Any]:
         """Warm up on every prompt set with the real shapes, and count what the trace says."""
@@ -109,7 +146,7 @@ class _Bench:
         try:
             for _ in range(self.suite.warmup):
                 outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
-            seen = [evidence.observe(self._decoding(arm, number)) for number in range(len(self.batches))]
+            seen = [evidence.observe(self._make(arm, number)) for number in range(len(self.batches))]
         except (RuntimeError, BadInput) as error:
             return {**_failed(error), "runs": []}
         counted = layers.count([(o.trace, o.lengths) for o in outputs])
@@ -121,10 +158,13 @@ class _Bench:
             "error": None,
             "depth": decoder.depth,
             "runs": [],
+            "breakdown": [],
             "layers_by_position": counted.by_position,
             "layers_per_token": counted.per_token,
             "computed_layers_per_token": counted.computed_per_token,
             "serial_layers_per_token": counted.serial_per_token,
+            "serial_attention_per_token": counted.serial_attention_per_token,
+            "serial_feed_per_token": counted.serial_feed_per_token,
             "heads_per_token": counted.heads_per_token,
             "flops_per_token": sum(s.decode for s in sums) / tokens,
             "exit_test_flops_per_token": sum(s.exit_tests for s in sums) / tokens,
@@ -185,29 +225,36 @@ def _failed(error: Exception) -> dict[str, Any]:
     return {"status": "failed", "error": one_line(error), "failure": {"reason": reason, "log_tail": []}}
 
 
-def _ideal(
-    parts: Mapping[str, list[float]],
-    full: Mapping[str, Any] | None,
-    depth: int,
-    layers_per_token: float | None,
-    heads_per_token: float | None,
-) -> dict[str, Any]:
-    """The time per token if skipping were free: the full model's own parts, with blocks in proportion to those a row ran.
+def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The time per token if skipping were free: the full model's own parts, with sublayers in proportion to those a row ran.
 
     A method that drafts pays embedding, head and the rest of a step once per pass; running its blocks over the several columns
     of a verification is taken to cost what one column costs.
     """
-    if full is None or layers_per_token is None or heads_per_token is None or not parts["blocks"]:
+    heads = state["heads_per_token"]
+    if full is None or heads is None or not full["breakdown"]:
         return {"step_parts_s": None, "ideal_step_s": None, "ideal_full_step_s": None}
-    embed, blocks, head = (statistics.median(parts[name]) for name in ("embed", "blocks", "head"))
+    depth = full["depth"]
+    parts = {
+        part: statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
+        for part in ("embed", "attention", "feed", "head")
+    }
     step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
-    rest = max(step - embed - blocks - head, 0.0)
-    block = blocks / depth
-    around = embed + head + rest
+    rest = max(step - sum(parts.values()), 0.0)
+    around = parts["embed"] + parts["head"] + rest
+    attention, feed = parts["attention"] / depth, parts["feed"] / depth
+    blocks = state["serial_attention_per_token"] * attention + state["serial_feed_per_token"] * feed
     return {
-        "step_parts_s": {"block": block, "head": head, "embed": embed, "rest": rest},
-        "ideal_step_s": heads_per_token * around + layers_per_token * block,
-        "ideal_full_step_s": around + blocks,
+        "step_parts_s": {
+            "block": attention + feed,
+            "attention": attention,
+            "feed": feed,
+            "head": parts["head"],
+            "embed": parts["embed"],
+            "rest": rest,
+        },
+        "ideal_step_s": heads * around + blocks,
+        "ideal_full_step_s": around + parts["attention"] + parts["feed"],
     }
 
 

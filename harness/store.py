@@ -29,7 +29,7 @@ from harness import stats
 from harness.errors import BadInput, CellFailed
 
 SCHEMA_VERSION = 1
-KINDS = ("speed", "memory", "quality")
+KINDS = ("speed", "memory", "energy", "quality")
 
 Json = dict[str, Any]
 
@@ -112,7 +112,7 @@ class RunStore:
         return target
 
     def cells(self, kind: str | None = None) -> list[Json]:
-        """Return the readable cells, ordered by id; those of one `kind` (speed, memory, quality) if it is given.
+        """Return the readable cells, ordered by id; those of one `kind` (see KINDS) if it is given.
 
         An unreadable file is renamed to `<id>.json.broken` and noted in `problems`.
 

@@ -9,16 +9,20 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness import stats
+from harness import binary, measures, stats
+from harness.measures import ratio as _ratio
+from harness.measures import real as _real
+from harness.measures import speedup as speedup
 from harness.store import Json, Run, RunStore, load_run
 
 QUALITY_MARGIN = 1.0
-"""Loss of a task's first metric that counts as keeping quality, in the metric's own points."""
+"""Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
 
 COLUMNS = (
     "method", "params", "label", "checkpoint", "batch_size", "status", "ttft_ms", "tpot_ms", "tpot_p99_ms",
@@ -27,27 +31,38 @@ COLUMNS = (
     "kv_cache_mb", "energy_j_per_token",
 )  # fmt: skip
 EXTRA_COLUMNS = (
-    "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "noisy", "exact", "paired_repeats",
-    "peak_memory_kind", "notes",
+    "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "batch_tax", "noisy", "dispersion",
+    "exact", "paired_repeats", "speedup_geomean", "speedup_geomean_low", "speedup_geomean_high", "peak_memory_kind",
+    "reserved_memory_mb", "nvml_process_mb", "nvml_device_mb", "kv_written_mb", "energy_above_idle_j_per_token",
+    "cpu_energy_j_per_token", "idle_w", *(f"{part}_ms" for part in measures.PARTS), "notes",
 )  # fmt: skip
 BASELINE = "baseline"
 
 Row = dict[str, Any]
 
 
-def summarise(run: Run, margin: float = QUALITY_MARGIN) -> list[Row]:
+def quality_margin(run: Json) -> float:
+    """The loss the run's suite accepts, in points of a task's first metric."""
+    found = _real((run.get("suite") or {}).get("quality_margin"))
+    return QUALITY_MARGIN if found is None else found
+
+
+def summarise(run: Run, margin: float | None = None) -> list[Row]:
     """Return the rows of summary.csv: arms in the order of run.json, batch sizes rising, the same keys in every row.
 
     Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
     cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
     alone. `noisy` is `yes` where the ends of the speed-up's interval lie further apart than the factor `stats.WIDE`,
-    or a timed cell is marked noisy (the verdict then is `inconclusive`).
+    or the decode times of its cell or the full model's scatter beyond the suite's limit (the verdict then is
+    `inconclusive`). Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a
+    natural end.
 
     Args:
         run: a run as read from its folder.
-        margin: loss of a task's first metric, in its own points, that still counts as keeping quality.
+        margin: loss of a task's first metric, in its own points, that still counts as keeping quality; None: the suite's.
     """
     table = _Cells(run)
+    margin = quality_margin(run.run) if margin is None else margin
     quality = {arm["label"]: _quality(table, arm, margin) for arm in table.arms}
     scores = list(dict.fromkeys(key for columns, _ in quality.values() for key in columns))
     main = [key for key in scores if not key.endswith(_LATE)]
@@ -79,26 +94,6 @@ def csv_text(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def speedup(full: Json, cell: Json) -> stats.Interval | None:
-    """Return the realised speed-up: decode time of full over the method's, paired by process, repeat and prompt set.
-
-    Times per generated token are compared where the two did not generate equally many. None if nothing can be paired.
-    """
-    ours, theirs = _times(cell), _times(full)
-    shared = [key for key in theirs if key in ours]
-    equal = all(ours[key][1] == theirs[key][1] for key in shared)
-    # Prompt sets of one repeat are not independent of each other: they are summed, and repeats are what is resampled.
-    repeats: dict[int, dict[int, list[float]]] = {}
-    for process, repeat, prompt_set in sorted(shared):
-        pair = repeats.setdefault(process, {}).setdefault(repeat, [0.0, 0.0])
-        for i, (seconds, tokens) in enumerate(times[process, repeat, prompt_set] for times in (theirs, ours)):
-            pair[i] += seconds if equal else seconds / tokens
-    if not repeats:
-        return None
-    above, below = ([[pair[i] for pair in inner.values()] for inner in repeats.values()] for i in (0, 1))
-    return stats.bootstrap_ratio(above, below)
-
-
 class _Cells:
     """The cells of a run by what they belong to."""
 
@@ -115,6 +110,7 @@ class _Cells:
             self._by[cell["kind"], cell["arm"]["label"], what] = cell
         self.kinds = {cell["kind"] for cell in cells}
         suite = run.run.get("suite") or {}
+        self.dispersion_limit = _real((suite.get("limits") or {}).get("dispersion"))
         batches = {what for kind, _, what in self._by if kind != "quality"} | set(suite.get("batch_sizes") or ())
         self.batch_sizes = sorted(batch for batch in batches if isinstance(batch, int))
         planned = [str(task.get("name") if isinstance(task, Mapping) else task) for task in suite.get("tasks") or ()]
@@ -133,7 +129,7 @@ class _Cells:
     def state(self, arm: Json, batch: int) -> tuple[str, str]:
         """Status of a row, the worst of its cells, and which cells fell short."""
         expected: list[tuple[str, Any]] = [("speed", batch)]
-        expected += [("memory", batch)] if "memory" in self.kinds else []
+        expected += [(kind, batch) for kind in ("memory", "energy") if kind in self.kinds]
         expected += [("quality", task) for task in self.tasks] if "quality" in self.kinds else []
         states = [(self.get(kind, arm, what) or {"status": "missing"})["status"] for kind, what in expected]
         notes = [
@@ -147,7 +143,6 @@ class _Cells:
 def _row(table: _Cells, arm: Json, batch: int) -> Row:
     status, notes = table.state(arm, batch)
     cell, full = table.ok("speed", arm, batch), table.ok("speed", table.full, batch)
-    memory = table.ok("memory", arm, batch) or {}
     row: Row = {
         "method": arm.get("method"),
         "params": "; ".join(f"{k}={v}" for k, v in (arm.get("params") or {}).items() if v is not None),
@@ -155,18 +150,20 @@ def _row(table: _Cells, arm: Json, batch: int) -> Row:
         "checkpoint": arm.get("checkpoint"),
         "batch_size": batch,
         "status": status,
-        "energy_j_per_token": _real(memory.get("energy_j_per_token")),
         "trained": arm.get("trained"),
         "family": arm.get("family"),
         "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
         "verdict": BASELINE if arm is table.full else "inconclusive",
-        **_memory(memory),
+        **measures.memory(table.ok("memory", arm, batch) or {}),
+        **measures.energy(table.ok("energy", arm, batch) or {}),
     }
-    if cell:
+    if cell and not measures.fixed_length(cell):
+        notes = "; ".join(filter(None, (notes, "timed to a natural end, which is no speed")))
+    elif cell:
         row |= _speed(cell)
         reference = _comparable(full, cell)
         if reference:
-            row |= _against(reference, cell, is_full=arm is table.full)
+            row |= _against(reference, cell, table.dispersion_limit, is_full=arm is table.full)
         elif full:
             notes = "; ".join(filter(None, (notes, "timed under other conditions than full")))
         if cell.get("finite") is False:
@@ -196,39 +193,37 @@ def _speed(cell: Json) -> Row:
         "gflops_per_token": _ratio(cell.get("flops_per_token"), 1e9),
         "weight_mb_per_token": _ratio(cell.get("weight_bytes_per_token"), 1e6),
         "kv_cache_mb": _ratio(cell.get("kv_cache_bytes"), 1e6),
+        "kv_written_mb": _ratio(cell.get("kv_written_bytes"), 1e6),
         "computed_layers_per_token": _real(cell.get("computed_layers_per_token")),
+        "batch_tax": measures.batch_tax(cell),
+        "dispersion": measures.dispersion(cell),
+        **measures.breakdown(cell),
     }
 
 
-def _against(full: Json, cell: Json, *, is_full: bool) -> Row:
+def _against(full: Json, cell: Json, limit: float | None, *, is_full: bool) -> Row:
     """What a timed cell says against full at the same batch size."""
-    interval = speedup(full, cell)
+    pairs = measures.paired(full, cell)
     row: Row = {"flops_ratio": _ratio(full.get("flops_per_token"), cell.get("flops_per_token"))}
-    if interval is None:
+    if pairs is None:
         return row
+    interval = pairs.ratio_of_totals()
     ideal = _ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
+    scatter = [measures.dispersion(each) for each in (full, cell)]
     marked = bool(cell.get("noisy") or full.get("noisy"))
+    marked |= limit is not None and any(each is not None and each > limit for each in scatter)
     wide = interval.known and interval.high > stats.WIDE * interval.low
     return row | {
         "noisy": "yes" if marked or wide else "no" if interval.known else None,
-        "speedup": _real(interval.value),
-        "speedup_low": _real(interval.low),
-        "speedup_high": _real(interval.high),
+        **_interval("speedup", interval),
+        **_interval("speedup_geomean", pairs.geometric_mean()),
         "efficiency": _ratio(interval.value, ideal),
         "paired_repeats": interval.n,
         "verdict": BASELINE if is_full else "inconclusive" if marked else stats.speed_verdict(interval),
     }
 
 
-def _memory(memory: Json) -> Row:
-    """Peak memory and what it is of: the allocator's peak on a GPU, the resident set of the process elsewhere."""
-    for key, kind in (("cuda_peak_allocated_bytes", "CUDA allocated"), ("peak_rss_bytes", "resident set")):
-        if (value := _ratio(memory.get(key), 1e6)) is not None:
-            return {"peak_memory_mb": value, "peak_memory_kind": kind}
-    return {}
-
-
-_LATE = ("_diff", "_diff_low", "_diff_high", "/layers_per_token", "/examples")
+_LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/examples", "/request_ms")
 
 
 def _quality(table: _Cells, arm: Json, margin: float) -> tuple[Row, str | None]:
@@ -266,28 +261,38 @@ def _task_columns(task: str, cell: Json, full: Json | None, margin: float) -> tu
         columns |= _interval(f"{task}/{name}", stats.bootstrap_metric(own, how.combine))
         if name == stats.AGREEMENT:  # already a comparison with full
             continue
-        difference = _difference(_statistics(examples, shared, name), _statistics(others, shared, name), how)
+        mine, theirs = (_statistics(of, shared, name) for of in (examples, others))
+        difference, p = _difference(mine, theirs, how)
+        if p is not None:
+            columns[f"{task}/{name}_mcnemar_p"] = p
         if difference is not None:
             columns |= _interval(f"{task}/{name}_diff", difference)
         if name == names[0]:
             verdict = "inconclusive" if difference is None else stats.quality_verdict(difference, margin, how.better)
     columns[f"{task}/layers_per_token"] = _real(cell.get("layers_per_token"))
     columns[f"{task}/examples"] = len(examples)
+    columns[f"{task}/request_ms"] = measures.request_ms(cell)
     return columns, verdict or "inconclusive"
 
 
-def _difference(mine: np.ndarray | None, theirs: np.ndarray | None, how: stats.Reading) -> stats.Interval | None:
+def _difference(
+    mine: np.ndarray | None, theirs: np.ndarray | None, how: stats.Reading
+) -> tuple[stats.Interval | None, float | None]:
+    """The paired difference, and McNemar's p-value where the scores are right or wrong."""
     if mine is None or theirs is None or mine.shape != theirs.shape:
-        return None
-    return stats.paired_difference(mine, theirs, how.combine)
+        return None, None
+    counts = binary.discordant(mine, theirs)
+    if counts is not None:
+        # What a right answer adds to the metric, in its own points: the statistics may be shares, the metric a percentage.
+        points = float(how.combine(np.array([1.0, 1.0]))) * counts.scale
+        return binary.difference(replace(counts, scale=points)), binary.mcnemar(counts)
+    return stats.paired_difference(mine, theirs, how.combine), None
 
 
 def _statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
     """Statistics [n, K] of the examples with these ids; None where there are none, or one lacks them."""
-    rows = [(examples[key].get("stats") or {}).get(metric) for key in ids]
-    if not rows or not rows[0] or any(not isinstance(row, list) or len(row) != len(rows[0]) for row in rows):
-        return None
-    return np.asarray(rows, dtype=np.float64)
+    rows = measures.statistics_of(examples, ids, metric)
+    return None if rows is None else np.asarray(rows, dtype=np.float64)
 
 
 def _interval(name: str, interval: stats.Interval) -> Row:
@@ -298,32 +303,6 @@ def _interval(name: str, interval: stats.Interval) -> Row:
 def _comparable(full: Json | None, cell: Json | None) -> Json | None:
     """The full model's cell if both were measured under the same conditions."""
     return full if full and cell and full.get("conditions_hash") == cell.get("conditions_hash") else None
-
-
-def _times(cell: Json) -> dict[tuple[int, int, int], tuple[float, float]]:
-    """Decode seconds and tokens of each timed run by (process, repeat, prompt set); summed where timed twice."""
-    found: dict[tuple[int, int, int], tuple[float, float]] = {}
-    for run in cell.get("runs") or []:
-        seconds, tokens = run.get("step_s") or [], run.get("step_tokens") or []
-        total, count = _real(math.fsum(seconds)), _real(sum(tokens))
-        if total and count and total > 0:
-            key = (run["process"], run["repeat"], run["prompt_set"])
-            before = found.get(key, (0.0, 0.0))
-            found[key] = (before[0] + total, before[1] + count)
-    return found
-
-
-def _real(value: Any) -> float | None:
-    """The value as a finite float; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _ratio(above: Any, below: Any) -> float | None:
-    """The quotient where both are finite and the divisor is not 0."""
-    numerator, divisor = _real(above), _real(below)
-    return numerator / divisor if numerator is not None and divisor else None
 
 
 def _times_1000(seconds: float | None) -> float | None:

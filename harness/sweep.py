@@ -1,10 +1,10 @@
 """A suite to results: arms, jobs, worker processes, cells. A killed run goes on where it stopped.
 
 Jobs: one `prepare`, which checks everything before anything is measured; then, per task, the quality of each arm; per batch
-size and process, the speed of all arms interleaved; per batch size and arm, the memory of that arm alone. Every job runs in
-a process of its own (`harness.executor`). A job that fails, or whose process dies, becomes a failed cell and the rest goes
-on; an arm that ran out of memory is not tried at larger batch sizes. Jobs that do not need each other run side by side where
-the executor has several slots.
+size and process, the speed of all arms interleaved; per batch size and arm, the memory and the energy of that arm alone. Every
+job runs in a process of its own (`harness.executor`), and the bar is drawn between jobs only: nothing prints while one
+measures. A job that fails, or whose process dies, becomes a failed cell and the rest goes on; an arm that ran out of memory
+is not tried at larger batch sizes. Jobs that do not need each other run side by side where the executor has several slots.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from harness import environment, executor, gates, resuming, summary
 from harness.config import BASELINE, Suite
@@ -85,6 +85,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "arms": prepared["arms"],
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
+        "energy_counters": prepared["energy_counters"],
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,
@@ -120,13 +121,16 @@ class _Jobs:
         done = self.store.ids("ok")
         for problem in self.store.problems:
             print(f"{problem}; it is measured again", file=sys.stderr)
-        stages = [*self._quality_stages(arms, prepared, done), *self._batch_stages(arms, prepared, done)]
+        stages = [*self._quality_stages(arms, prepared, done), *self._batch_stages(arms, prepared, done, record)]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
-        with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        shown = sys.stderr.isatty()
+        # No refreshing thread: it would draw, and take time from the worker, while a job measures.
+        with Progress(*columns, console=console, disable=not shown, auto_refresh=False) as progress:
             bar = progress.add_task(suite.name, total=sum(map(len, stages)))
             for stage in stages:
-                self._stage(stage, lambda what: progress.update(bar, description=what), lambda: progress.advance(bar))
+                begin = partial(_show, progress, bar)
+                self._stage(stage, begin, lambda: progress.advance(bar))
         return len(self.store.ids("failed"))
 
     def _quality_stages(self, arms: Sequence[Json], prepared: Json, done: set[str]) -> list[list[Job]]:
@@ -141,14 +145,16 @@ class _Jobs:
                     stages[stage].append((f"{entry.name}: {arm['label']}", quality))
         return stages
 
-    def _batch_stages(self, arms: Sequence[Json], prepared: Json, done: set[str]) -> list[list[Job]]:
-        """Per batch size, small ones first: the processes' shares of the speed, the cells joined from them, the memory."""
+    def _batch_stages(self, arms: Sequence[Json], prepared: Json, done: set[str], record: Json) -> list[list[Job]]:
+        """Per batch size, small ones first: the processes' shares of the speed, the cells joined from them, memory, energy."""
         stages: list[list[Job]] = []
         suite = self.suite
+        # Passes of their own, each arm alone in a fresh process; energy only where a counter can be read.
+        wanted = {"memory": suite.memory, "energy": suite.energy and bool(record.get("energy_counters"))}
         for batch in sorted(suite.batch_sizes):
             shares: list[Job] = []
             join: list[Job] = []
-            memory: list[Job] = []
+            alone: list[Job] = []
             # Shares that are still there were joined to some cells only: joined again, all cells hold the same repeats.
             begun = any((self.store.path / self._part(batch, p)).exists() for p in range(suite.processes))
             if begun or any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms):
@@ -156,12 +162,13 @@ class _Jobs:
                 for process in range(suite.processes):
                     shares.append((what, partial(self._speed_part, batch, process, arms, prepared)))
                 join.append((what, partial(self._speed_cells, batch, arms)))
-            for arm in arms if suite.memory else ():
-                cell = cell_id("memory", arm["label"], f"b{batch}")
-                if cell not in done:
-                    job = partial(self._memory, cell, arm, batch, prepared)
-                    memory.append((f"memory, batch {batch}: {arm['label']}", job))
-            stages += [shares, join, memory]
+            for kind in (kind for kind, asked in wanted.items() if asked):
+                for arm in arms:
+                    cell = cell_id(kind, arm["label"], f"b{batch}")
+                    if cell not in done:
+                        job = partial(self._alone, kind, cell, arm, batch, prepared)
+                        alone.append((f"{kind}, batch {batch}: {arm['label']}", job))
+            stages += [shares, join, alone]
         return stages
 
     def _stage(self, jobs: Sequence[Job], begin: Callable[[str], None], end: Callable[[], None]) -> None:
@@ -212,12 +219,12 @@ class _Jobs:
         found = next((c for c in self.store.cells("quality") if c["id"] == cell and c["status"] == "ok"), None)
         return None if found is None else {e["id"]: e["token_ids"] for e in found["examples"]}
 
-    def _memory(self, cell: str, arm: Json, batch: int, prepared: Json) -> None:
-        fields = {"batch_size": batch}
+    def _alone(self, kind: str, cell: str, arm: Json, batch: int, prepared: Json) -> None:
+        fields, function = {"batch_size": batch}, {"memory": "peak_memory", "energy": "energy_per_token"}[kind]
         if (error := self._hopeless(arm, batch)) is not None:
-            self._fail("memory", cell, arm, fields, error)
+            self._fail(kind, cell, arm, fields, error)
             return
-        self._measure("memory", cell, arm, fields, self.suite, arm, batch, prepared, self.data, function="peak_memory")
+        self._measure(kind, cell, arm, fields, self.suite, arm, batch, prepared, self.data, function=function)
 
     def _measure(self, kind: str, cell: str, arm: Json, fields: Json, *arguments: Any, function: str = "") -> None:
         try:
@@ -306,11 +313,16 @@ class _Jobs:
             self._fail(kind, cell, arm, kept, not_finite)
 
 
+def _show(progress: Progress, bar: TaskID, what: str) -> None:
+    progress.update(bar, description=what, refresh=True)
+
+
 def join_shares(arm: Json, batch: int, shares: Sequence[Json]) -> tuple[str, Json, CellFailed | None]:
     """One speed cell from what single processes measured of an arm: its id, its fields, and why it failed, if it did."""
     good = [share for share in shares if share["status"] == "ok"]
     fields: Json = {"batch_size": batch, **(good[0] if good else {})}
-    fields["runs"] = [run for share in good for run in share["runs"]]
+    for raw in ("runs", "breakdown"):
+        fields[raw] = [one for share in good for one in share.get(raw) or ()]
     fields["machine"] = [share["machine"] for share in good if share.get("machine")]
     if good:
         fields["finite"] = all(share["finite"] for share in good)

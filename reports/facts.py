@@ -15,7 +15,7 @@ import numpy as np
 
 from harness import stats
 from harness.stats import Interval
-from harness.summary import QUALITY_MARGIN
+from harness.summary import QUALITY_MARGIN, quality_margin
 from reports.load import Json, RunData
 from reports.text import label, real
 
@@ -180,10 +180,13 @@ def gather(data: RunData) -> Facts:
         tasks=tasks,
         speed=speed,
         memory=memory,
-        quality=_quality(arms, tasks, examples, {str(row.get("label")): row for row in data.rows}),
+        quality=_quality(
+            arms, tasks, examples, {str(row.get("label")): row for row in data.rows}, quality_margin(data.run)
+        ),
         examples=examples,
         scored=scored,
         refused=refused,
+        margin=quality_margin(data.run),
         failed=tuple(c for c in data.cells if c.get("status") != "ok"),
     )
 
@@ -311,6 +314,7 @@ def _quality(
     tasks: Mapping[str, tuple[MetricInfo, ...]],
     examples: Mapping[tuple[str, str], Mapping[str, Json]],
     rows: Mapping[str, Mapping[str, Any]],
+    margin: float,
 ) -> dict[tuple[str, str, str], Quality]:
     """What summary.csv says about the arms whose examples are shown."""
     found = {}
@@ -322,7 +326,7 @@ def _quality(
                 if value is None:
                     continue
                 gap = None if arm.baseline else _interval(row, f"{task}/{metric.name}_diff", n)
-                verdict = stats.quality_verdict(gap, QUALITY_MARGIN, metric.better) if gap else ""
+                verdict = stats.quality_verdict(gap, margin, metric.better) if gap else ""
                 found[arm.label, task, metric.name] = Quality(value, gap, verdict)
     return found
 

@@ -184,7 +184,8 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
         found = [m.get(key) for m in memory]
         if any(real(v) is not None for v in found):
             column(title, found, BYTES, peaks)
-    energy = [m.get("energy_j_per_token") for m in memory]
+    rows = {(r.get("label"), r.get("batch_size")): r for r in facts.data.rows}
+    energy = [rows.get((arm.label, batch), {}).get("energy_j_per_token") for arm, batch in pairs]
     columns.append((Column("Energy per token", "J"), number_cells(energy)))
     return table(
         *_of("operations", "Operations, weights and memory", facts, batches), columns, speed_setting(facts), starts

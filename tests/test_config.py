@@ -60,7 +60,13 @@ def test_entries_in_every_form(minimal):
 def test_defaults(minimal):
     suite = load_suite(minimal)
     assert (suite.prompt_tokens, suite.max_new_tokens, suite.threads, suite.expected_tokens) == (None,) * 4
-    assert (suite.dtype, suite.device, suite.processes, suite.repeats, suite.prompt_sets) == ("float32", "cpu", 1, 5, 1)
+    assert (suite.dtype, suite.device, suite.processes, suite.repeats, suite.prompt_sets) == (
+        "float32",
+        "cpu",
+        5,
+        10,
+        1,
+    )
     assert suite.memory is True
 
 

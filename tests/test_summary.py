@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import stats
+from harness import measures, stats
 from harness.errors import BadInput
 from harness.stats import Reading
 from harness.store import Run, RunStore, load_run
@@ -71,8 +71,13 @@ def full_speed(batch: int = 1, **changes: object) -> dict:
 
 
 def memory(arm: dict, batch: int = 1, **changes: object) -> dict:
-    body = {"peak_rss_bytes": 4e8, "cuda_peak_allocated_bytes": None, "energy_j_per_token": None, "batch_size": batch}
+    body = {"peak_rss_bytes": 4e8, "cuda_peak_allocated_bytes": None, "batch_size": batch}
     return record("memory", arm, f"b{batch}", **{**body, **changes})
+
+
+def energy(arm: dict, batch: int = 1, **changes: object) -> dict:
+    body = {"energy_j_per_token": 0.5, "energy_above_idle_j_per_token": 0.3, "idle_w": 60.0, "batch_size": batch}
+    return record("energy", arm, f"b{batch}", **{**body, **changes})
 
 
 def quality(
@@ -220,12 +225,98 @@ def test_values_that_cannot_be_are_empty_not_zero():
 
 
 def test_gpu_memory_is_the_allocators():
-    row = rows(full_speed(), memory(FULL, cuda_peak_allocated_bytes=2e9, energy_j_per_token=0.5))["Full model", 1]
-    assert (row["peak_memory_mb"], row["peak_memory_kind"], row["energy_j_per_token"]) == (
-        2000.0,
-        "CUDA allocated",
-        0.5,
-    )
+    seen = {"cuda_reserved_bytes": 3e9, "nvml_process_bytes": None, "nvml_device_bytes": 5e9}
+    row = rows(full_speed(), memory(FULL, cuda_peak_allocated_bytes=2e9, **seen))["Full model", 1]
+    assert (row["peak_memory_mb"], row["peak_memory_kind"]) == (2000.0, "CUDA allocated")
+    assert [row[f"{k}_mb"] for k in ("reserved_memory", "nvml_process", "nvml_device")] == [3000.0, None, 5000.0]
+
+
+def test_energy_comes_from_its_own_cell():
+    row = rows(full_speed(), memory(FULL), energy(FULL))["Full model", 1]
+    assert (row["energy_j_per_token"], row["energy_above_idle_j_per_token"], row["idle_w"]) == (0.5, 0.3, 60.0)
+    assert row["cpu_energy_j_per_token"] is None
+    assert rows(full_speed(), memory(FULL))["Full model", 1]["energy_j_per_token"] is None
+    failed = rows(full_speed(), energy(FULL, status="failed"))["Full model", 1]
+    assert (failed["energy_j_per_token"], failed["status"]) == (None, "failed")
+
+
+def test_geometric_mean_of_prompts_comes_second():
+    """A long prompt at ratio 1 and a short one at 4: the totals say nearly 1, the prompts' mean 2."""
+    full, skip = full_speed(), speed(SKIP)
+    for cell, short in ((full, 0.0004), (skip, 0.0001)):
+        for i, each in enumerate(cell["runs"]):
+            each["step_s"] = [short] * 3 if i % 2 else [0.01] * 3
+    row = rows(full, skip)["Skip", 1]
+    assert row["speedup"] == pytest.approx((0.03 * 3 + 0.0012 * 2) / (0.03 * 3 + 0.0003 * 2))
+    assert row["speedup_geomean"] == pytest.approx(2.0)
+    assert row["speedup_geomean_low"] <= 2.0 <= row["speedup_geomean_high"]
+
+
+def test_breakdown_is_per_token():
+    """Two rows, a step that yields four tokens: half the step belongs to each token of a row."""
+    parts = {part: [0.001, 0.003, 0.002] for part in measures.PARTS}
+    one = {"process": 0, "prompt_set": 0, "step_s": [0.008] * 3, "step_tokens": [4, 4, 4], "parts_s": parts}
+    row = rows(full_speed(2), speed(SKIP, 2, breakdown=[one]))["Skip", 2]
+    assert [row[f"{part}_ms"] for part in measures.PARTS] == pytest.approx([1.0] * 8)
+    assert rows(full_speed(2), speed(SKIP, 2))["Skip", 2]["host_ms"] is None
+
+
+def test_batch_tax_is_for_exits():
+    """Depth of the batch's last row over the mean of the rows; a schedule has none to pay."""
+    table = rows(full_speed(), speed({**SKIP, "family": "exit"}))
+    assert table["Skip", 1]["batch_tax"] == pytest.approx(16 / 12)
+    assert rows(full_speed(), speed(SKIP))["Skip", 1]["batch_tax"] is None
+
+
+def test_scatter_beyond_the_limit_marks_a_cell():
+    """Noise that both arms share keeps the ratio narrow; the cell is marked all the same."""
+    factors, full, skip = (1.0, 2.0, 1.0, 2.0, 1.0), full_speed(), speed(SKIP)
+    for cell in (full, skip):
+        for factor, each in zip(factors, cell["runs"], strict=True):
+            each |= {"step_s": [s * factor for s in each["step_s"]], "prompt_set": 0}
+    row = rows(full, skip, limits={"dispersion": 0.25})["Skip", 1]
+    assert row["dispersion"] > 0.25
+    assert (row["noisy"], row["verdict"]) == ("yes", "inconclusive")
+    assert row["speedup"] == pytest.approx(1.5)
+    assert rows(full, skip, limits={"dispersion": 2.0})["Skip", 1]["verdict"] == "faster"
+
+
+def test_the_margin_is_the_suites():
+    cells = [full_speed(), speed(SKIP), quality(FULL, [7] * 30), quality(SKIP, [6] * 30)]
+    assert rows(*cells)["Skip", 1]["quality_verdict"] == "loses quality"
+    assert rows(*cells, quality_margin=15.0)["Skip", 1]["quality_verdict"] == "keeps quality"
+    assert summarise(run(*cells, quality_margin=15.0), margin=1.0)[1]["quality_verdict"] == "loses quality"
+
+
+def test_right_and_wrong_answers_are_tested_as_such():
+    """0/1 scores get McNemar's test, and 40 equal answers are not proof of a loss below one point."""
+    full, skip = quality(FULL, [0] * 40, names=("score",)), quality(SKIP, [0] * 40, names=("score",))
+    for cell, right in ((full, 20), (skip, 20)):
+        for i, example in enumerate(cell["examples"]):
+            example["stats"]["score"] = [float(i < right), 1.0]
+    row = rows(full_speed(), speed(SKIP), full, skip)["Skip", 1]
+    assert (row["toy/score"], row["toy/score_diff"], row["toy/score_mcnemar_p"]) == (50.0, 0.0, 1.0)
+    assert row["toy/score_diff_low"] < -1
+    assert row["quality_verdict"] == "inconclusive"
+    for example in skip["examples"][:12]:
+        example["stats"]["score"] = [0.0, 1.0]
+    row = rows(full_speed(), speed(SKIP), full, skip)["Skip", 1]
+    assert row["toy/score_diff"] == pytest.approx(-30.0)
+    assert row["toy/score_mcnemar_p"] == pytest.approx(2 / 2**12)
+    assert row["quality_verdict"] == "loses quality"
+
+
+def test_fixed_length_and_natural_end_never_share_a_number():
+    """A cell timed to natural ends is no speed; time per request comes from the scored batches alone."""
+    natural = speed(SKIP, conditions={"end_of_sequence": "natural"})
+    row = rows(full_speed(), natural)["Skip", 1]
+    assert [row[k] for k in ("tpot_ms", "tokens_per_s")] == [None, None]
+    assert "natural end" in row["notes"]
+    batches = [{"rows": 3, "seconds": 0.6, "tokens": 40}, {"rows": 1, "seconds": 0.2, "tokens": 9}]
+    cells = (full_speed(), speed(SKIP), quality(FULL, [5] * 30), quality(SKIP, [5] * 30, batches=batches))
+    row = rows(*cells)["Skip", 1]
+    assert row["toy/request_ms"] == pytest.approx(200.0)
+    assert row["tpot_ms"] == pytest.approx(4.08)
 
 
 def test_quality_columns_and_verdict():

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from harness.engine import Decoding, Output
-from harness.models.decoder import Context, Decoder
+
+Clock = Callable[[], float]
+"""Seconds since some moment, rising."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,11 @@ def synchronise(device: torch.device) -> Callable[[], None]:
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
 
 
-def measure(make: Callable[[], Decoding], device: torch.device) -> tuple[Timing, Output]:
+def measure(
+    make: Callable[[], Decoding], device: torch.device, clock: Clock = time.perf_counter
+) -> tuple[Timing, Output]:
     """Time one generation; nothing but the engine runs between two readings of the clock."""
-    wait, clock = synchronise(device), time.perf_counter
+    wait = synchronise(device)
     step_s: list[float] = []
     step_tokens: list[int] = []
     wait()
@@ -52,41 +56,3 @@ def measure(make: Callable[[], Decoding], device: torch.device) -> tuple[Timing,
         step_tokens.append(tokens)
         last = now
     return Timing(ttft, step_s, step_tokens), decoding.output()
-
-
-@torch.inference_mode()
-def step_parts(decoder: Decoder, ids: torch.Tensor, mask: torch.Tensor | None, steps: int) -> dict[str, list[float]]:
-    """Seconds of the parts of `steps` full-depth decode steps: `embed`, `blocks` (all of them) and `head` with argmax.
-
-    The same calls the engine makes, on a cache of the same size, with a clock between the parts.
-    """
-    from harness.scoring import run_prompt
-
-    rows, width = ids.shape
-    wait, clock = synchronise(decoder.device), time.perf_counter
-    cache = decoder.new_cache(rows, [width + steps] * decoder.depth)
-    run_prompt(decoder, cache, ids, mask)
-    real = ids.new_full((rows,), width) if mask is None else mask.sum(1)
-    step_mask = None
-    if mask is not None:
-        step_mask = torch.cat((mask.bool(), mask.new_ones(rows, steps).bool()), dim=1)[:, None, None, :]
-    token = ids[:, -1:]
-    parts: dict[str, list[float]] = {"embed": [], "blocks": [], "head": []}
-    for k in range(steps):
-        position = (real + k).unsqueeze(1)
-        context = Context(position, step_mask)
-        wait()
-        t0 = clock()
-        x = decoder.embed(token, position)
-        wait()
-        t1 = clock()
-        for block in decoder.blocks:
-            x = block.feed(block.attend(x, cache, context), x)
-        wait()
-        t2 = clock()
-        token = decoder.head(x[:, 0]).argmax(-1).unsqueeze(1)
-        wait()
-        t3 = clock()
-        for name, value in (("embed", t1 - t0), ("blocks", t2 - t1), ("head", t3 - t2)):
-            parts[name].append(value)
-    return parts

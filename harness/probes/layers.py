@@ -19,6 +19,8 @@ class LayerCount:
         computed_per_token: blocks the batch computed per step (the last row decides), mean over steps.
         rows: (row, step) pairs counted.
         serial_per_token: block runs one after the other per token: a verification of several columns counts once.
+        serial_attention_per_token: the same for attention sublayers alone.
+        serial_feed_per_token: the same for feed-forward sublayers alone.
         heads_per_token: vocabulary projections one after the other per token, those of exit tests left out.
     """
 
@@ -27,6 +29,8 @@ class LayerCount:
     computed_per_token: float | None
     rows: int
     serial_per_token: float | None
+    serial_attention_per_token: float | None
+    serial_feed_per_token: float | None
     heads_per_token: float | None
 
 
@@ -36,7 +40,7 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     steps = max(len(trace.steps) for trace, _ in traces)
     ran = torch.zeros(steps, depth, dtype=torch.float64)
     alive = torch.zeros(steps, dtype=torch.float64)
-    computed = total_steps = 0
+    computed = total_steps = attention = feed = 0
     for trace, lengths in traces:
         n = len(trace.steps)
         if not n:
@@ -44,7 +48,10 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
         if trace.drafts:
             return _count_drafts(traces)
         live = torch.arange(1, n + 1) < lengths.cpu().unsqueeze(1)  # [B, n]: step k yields token k
-        ran[:n] += (trace.layers[:, 1:] & live.unsqueeze(2)).sum(0)
+        kept_rows = live.unsqueeze(2)
+        attends, feeds = trace.attention[:, 1:] & kept_rows, trace.feed[:, 1:] & kept_rows
+        attention, feed = attention + int(attends.sum()), feed + int(feeds.sum())
+        ran[:n] += (attends | feeds).sum(0)
         alive[:n] += live.sum(0)
         computed += int(trace.computed[1:].sum())
         total_steps += n
@@ -58,6 +65,8 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
         computed / total_steps if total_steps else None,
         rows,
         per_token,
+        attention / rows if rows else None,
+        feed / rows if rows else None,
         1.0 if rows else None,
     )
 
@@ -66,7 +75,7 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     """Where steps draft and verify: all block runs of a row, rejected work included, over the tokens it got."""
     depth = traces[0][0].depth
     executed = batch = columns = 0.0
-    serial = heads = 0
+    serial = attention = feed = heads = 0
     tokens = 0
     for trace, _ in traces:
         for step in trace.steps:
@@ -78,9 +87,12 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
             tokens += got
             columns += got / len(step.yielded)
             serial += sum(part.plan.budget for part in step.passes)
+            attention += sum(sum(part.plan.attention) for part in step.passes)
+            feed += sum(sum(part.plan.feed) for part in step.passes)
             heads += sum(part.head_rows > 0 for part in step.passes)
     longest = max(trace.layers.shape[1] for trace, _ in traces) - 1
     shares = [[1.0] * depth for _ in range(longest)]
     if not tokens:
-        return LayerCount(shares, None, None, 0, None, None)
-    return LayerCount(shares, executed / tokens, batch / columns, tokens, serial / columns, heads / columns)
+        return LayerCount(shares, None, None, 0, None, None, None, None)
+    one_after_another = (each / columns for each in (serial, attention, feed, heads))
+    return LayerCount(shares, executed / tokens, batch / columns, tokens, *one_after_another)

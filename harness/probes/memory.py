@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from harness.probes import nvml
 
 _STATUS = Path("/proc/self/status")
 
@@ -32,31 +33,23 @@ def reset_peaks(device: torch.device) -> None:
 
 
 def read_peaks(device: torch.device) -> dict[str, Any]:
-    """Peaks since `reset_peaks`, in bytes."""
+    """Peaks since `reset_peaks`, in bytes.
+
+    What each says: `cuda_peak_allocated_bytes` what tensors needed at once, `cuda_reserved_bytes` what the allocator held for
+    them, `nvml_process_bytes` what the process occupies (CUDA's own context included), `nvml_device_bytes` all that is
+    occupied on the device: the one that decides whether another process fits.
+    """
     peaks: dict[str, Any] = {
         "peak_rss_bytes": resident_bytes("VmHWM"),
         "cuda_peak_allocated_bytes": None,
         "cuda_reserved_bytes": None,
         "nvml_process_bytes": None,
+        "nvml_device_bytes": None,
     }
     if device.type == "cuda":
         peaks["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated(device)
         peaks["cuda_reserved_bytes"] = torch.cuda.max_memory_reserved(device)
-        peaks["nvml_process_bytes"] = _nvml_process_bytes(device)
+        if (gpu := nvml.gpu(device)) is not None:
+            peaks["nvml_process_bytes"] = gpu.process_bytes()
+            peaks["nvml_device_bytes"] = gpu.used_bytes()
     return peaks
-
-
-def _nvml_process_bytes(device: torch.device) -> int | None:
-    """Memory NVML attributes to this process on the device, matched by UUID; None where NVML does not tell."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-            if process.pid == os.getpid() and process.usedGpuMemory:
-                return int(process.usedGpuMemory)
-    except Exception:  # noqa: BLE001 - NVML raises its own types, and any of them means: not measurable
-        return None
-    return None
