@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from harness.errors import BadInput
+from harness.published import Beside
 
 FOLDER = Path(__file__).resolve().parent / "suites"
 
@@ -96,13 +97,17 @@ class TaskEntry(_Frozen):
         name: registered task.
         split: train, validation or test.
         limit: only the first so many examples; None: all.
-        metrics: only these of the task's metrics; None: all.
+        metrics: these of the task's metrics, the first one the main one; None: all that need no extra.
+        max_prompt_tokens: prompts are shortened to so many tokens where the task allows it; None: the task's own limit.
+        expected_tokens: output length schedules plan for on this task; None: the suite's, else the median reference.
     """
 
     name: Text
     split: Literal["train", "validation", "test"] = "test"
     limit: Count | None = None
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    max_prompt_tokens: Count | None = None
+    expected_tokens: Count | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +144,7 @@ class Suite(_Frozen):
         memory: measure peak memory, every arm and batch size in a process of its own.
         compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False
             computes all rows along until the last has left. The same for all arms, so both ways are two runs.
+        published: tables of papers that stand beside the results, see `harness.published.Beside`.
     """
 
     name: Text
@@ -163,6 +169,7 @@ class Suite(_Frozen):
     expected_tokens: Count | None = None
     memory: Annotated[bool, Field(strict=True)] = True
     compact_exits: Annotated[bool, Field(strict=True)] = False
+    published: tuple[Beside, ...] = ()
 
     @field_validator("device")
     @classmethod
@@ -199,6 +206,18 @@ class Suite(_Frozen):
             raise ValueError(
                 "tasks: a random: shape has no trained weights and no tokenizer; leave tasks out, give prompt_tokens"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _beside(self) -> Self:
+        labels, tasks = [entry.title for entry in self.methods], [entry.name for entry in self.tasks]
+        for i, beside in enumerate(self.published):
+            for key, wanted, known in (("arms", beside.arms, labels), ("tasks", beside.tasks.values(), tasks)):
+                if unknown := [name for name in wanted if name not in known]:
+                    what = "label" if key == "arms" else "task"
+                    raise ValueError(
+                        f"published.{i}.{key}: no {what} of the suite is {unknown[0]!r}; {_near(unknown[0], known)}"
+                    )
         return self
 
     def default_label(self, entry: MethodEntry) -> str:
@@ -395,7 +414,8 @@ def _explain(error: ValidationError) -> str:
 def _problem(problem: ErrorDetails) -> str:
     kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
     if kind == "extra_forbidden":
-        model: type[BaseModel] = TaskEntry if problem["loc"][0] == "tasks" else Suite
+        inner: dict[Any, type[BaseModel]] = {"tasks": TaskEntry, "published": Beside}
+        model = inner.get(problem["loc"][0], Suite)
         return f"unknown key; {_near(str(problem['loc'][-1]), model.model_fields)}"
     if kind == "missing":
         return "is missing; give it"

@@ -14,9 +14,9 @@ from harness.config import Suite
 from harness.errors import BadInput
 from harness.models import kernels, load_model
 from harness.models.decoder import Decoder
-from harness.prompts import Batch
+from harness.prompts import Batch, fit
 from harness.prompts import speed_batch as draw_batch
-from harness.tasks.base import Example
+from harness.tasks.base import Example, Task
 
 Arm = Mapping[str, Any]
 Prepared = Mapping[str, Any]
@@ -43,12 +43,17 @@ def load(suite: Suite, checkpoint: str) -> Decoder:
     return decoder
 
 
-def timed_examples(suite: Suite, data: Path | None) -> Sequence[Example]:
+def task_examples(suite: Suite, index: int, decoder: Decoder, data: Path | None) -> tuple[Task, list[Example], int]:
+    """A task of the suite, its examples with prompts no longer than they may be, and how many had to be shortened."""
+    entry = suite.tasks[index]
+    task = tasks.create(entry.name, data)
+    limit = entry.max_prompt_tokens or task.max_prompt_tokens
+    return task, *fit(task.examples(entry.split, entry.limit), decoder.tokenizer, limit, task.name)
+
+
+def timed_examples(suite: Suite, decoder: Decoder, data: Path | None) -> Sequence[Example]:
     """The examples whose prompts are timed: those of the first task; none where the suite has no task."""
-    if not suite.tasks:
-        return ()
-    entry = suite.tasks[0]
-    return tasks.create(entry.name, data).examples(entry.split, entry.limit)
+    return task_examples(suite, 0, decoder, data)[1] if suite.tasks else ()
 
 
 def timed_expected(suite: Suite, expected: Mapping[str, int]) -> int:
