@@ -122,7 +122,8 @@ class Suite(_Frozen):
         name: short name; the file's name unless given.
         title: heading of the report.
         description: what it is for, in a sentence or two.
-        model: checkpoint of every method entry that names none.
+        model: checkpoint of every method entry that names none. In it and in `checkpoint`, `{task}` stands for the task's name,
+            for weights trained for each task; what is timed runs on those of the first one.
         methods: the arms; one of them is `full`.
         batch_sizes: rows decoded together, each timed on its own.
         tasks: what is scored; the first one's prompts are timed. None at all: random prompts of `prompt_tokens` tokens are
@@ -206,6 +207,9 @@ class Suite(_Frozen):
             raise ValueError(
                 "tasks: a random: shape has no trained weights and no tokenizer; leave tasks out, give prompt_tokens"
             )
+        for entry in self.methods if not self.tasks else ():
+            if "{task}" in self.checkpoint(entry):
+                raise ValueError(f"model: {self.checkpoint(entry)} depends on the task, and tasks is empty; name one")
         return self
 
     @model_validator(mode="after")

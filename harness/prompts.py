@@ -15,7 +15,6 @@ import torch
 from harness.errors import BadInput
 from harness.tasks.base import Example, Task
 
-
 # Prompts whose references give the median length: all of a small training set, enough of a large one.
 _SAMPLE = 20_000
 

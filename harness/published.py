@@ -38,8 +38,10 @@ COLUMNS = {
     "flops_ratio": "flops_ratio",
     "speedup": "speedup",
     "tokens_per_s": "tokens_per_s",
+    "throughput": "tokens_per_s",
 }
-"""Published metric -> the column of summary.csv that holds the same quantity; a metric that is not here has none."""
+"""Published metric -> the column of summary.csv that stands beside it; a metric that is not here has none. `throughput` is a
+paper's own count of tokens per second: its rows say what they count."""
 
 
 class _Frozen(BaseModel):
@@ -234,7 +236,8 @@ class Beside(_Frozen):
         key: bibkey.
         tables: names of tables; None: all.
         model: only rows of this model; None: all.
-        tasks: the paper's name of a task -> ours, for metrics of a task; a task that is not here has no column beside it.
+        tasks: the paper's name of a task -> ours; rows of other tasks have nothing beside them. Empty: rows of all tasks, and
+            only what no task of ours is needed for.
         arms: label of an arm of the suite -> the setting it stands beside, as the paper calls it.
         differs: what differs in this suite, so that values cannot be held against the paper's; None: nothing but what the
             rows say themselves.
@@ -362,12 +365,13 @@ def pairs(run: Mapping[str, Any]) -> list[Pair]:
         entry = Beside.model_validate(part["beside"])
         for values in part["rows"]:
             row = Row.model_validate(values)
-            column = COLUMNS.get(row.metric)
-            if column is not None and "{task}" in column:
-                ours = entry.tasks.get(row.task)
-                column = column.format(task=ours) if ours else None
-            if column is None:
+            column, ours = COLUMNS.get(row.metric), entry.tasks.get(row.task)
+            if column is None or (entry.tasks and ours is None):
                 continue
+            if ours is None and row.metric != "layers_per_token" and "{task}" in column:
+                continue
+            # A suite without tasks counts the layers of its timed tokens.
+            column = column.format(task=ours) if ours else column.removeprefix("{task}/")
             comparable = "no" if entry.differs else row.comparable
             reason = "; ".join(dict.fromkeys(filter(None, (entry.differs, row.reason))))
             found += [

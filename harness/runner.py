@@ -75,14 +75,13 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
             f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
             f"{first.name} has {first.geometry.max_positions}"
         )
+    for name in decoders:
+        for index in range(1, len(suite.tasks)) if "{task}" in name else ():
+            _check_alike(name, load(suite, name, index), first)
     described = []
     for arm in arms:
         decoder = decoders[arm["checkpoint"]]
-        if decoder.geometry != first.geometry or _vocabulary(decoder) != _vocabulary(first):
-            raise BadInput(
-                f"methods: {arm['label']}: checkpoint {arm['checkpoint']} has other sizes or another tokenizer than {first.name}; "
-                "one suite compares weights of one shape"
-            )
+        _check_alike(arm["label"], decoder, first)
         method = methods.create(arm["spec"]).resolve(decoder.depth, decoder.extras)
         settings = method.settings(decoder.depth, next(iter(expected.values()), suite.new_tokens))
         described.append(
@@ -99,6 +98,15 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
         )
     _choose_kernels(suite, first, data)
     return {"arms": described, "expected_tokens": expected, "kernels": kernels.table()}
+
+
+def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
+    """BadInput unless both have the same sizes and the same tokenizer."""
+    if decoder.geometry != first.geometry or _vocabulary(decoder) != _vocabulary(first):
+        raise BadInput(
+            f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "
+            "one suite compares weights of one shape"
+        )
 
 
 def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
@@ -166,7 +174,7 @@ def quality(
         reference: the baseline arm's tokens by example id, for the agreement; None for the baseline itself.
     """
     expected = begin(suite, prepared)
-    decoder = load(suite, arm["checkpoint"])
+    decoder = load(suite, arm["checkpoint"], task_index)
     entry = suite.tasks[task_index]
     task, examples, shortened = task_examples(suite, task_index, decoder, data)
     limit = suite.max_new_tokens or task.max_new_tokens
@@ -222,6 +230,7 @@ def quality(
     return {
         "task": entry.name,
         "split": entry.split,
+        "checkpoint": decoder.name,
         "batch_size": suite.quality_batch_size,
         "max_new_tokens": limit,
         "examples": [rows[i] for i in range(len(examples))],

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from harness import environment, summary
+from harness import environment, published, summary
 from harness.config import BASELINE, Suite
 from harness.errors import BadInput, CellFailed
 from harness.store import RunStore
@@ -52,6 +52,7 @@ def run_suite(
     Raises:
         BadInput: before anything is measured, when something does not fit.
     """
+    beside = published.select(suite.published)
     store = RunStore(out, resume=resume)
     jobs = _Jobs(suite, store, data)
     arms = [
@@ -66,6 +67,7 @@ def run_suite(
         "arms": prepared["arms"],
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
+        "published": beside,
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,

@@ -35,8 +35,14 @@ def begin(suite: Suite, prepared: Prepared) -> Mapping[str, int]:
     return prepared["expected_tokens"]  # type: ignore[no-any-return]
 
 
-def load(suite: Suite, checkpoint: str) -> Decoder:
-    """A checkpoint of the suite, with its tokenizer where there is text to read or write."""
+def of_task(suite: Suite, checkpoint: str, index: int = 0) -> str:
+    """The checkpoint for a task of the suite: `{task}` in its name stands for the task's."""
+    return checkpoint.replace("{task}", suite.tasks[index].name) if suite.tasks else checkpoint
+
+
+def load(suite: Suite, checkpoint: str, index: int = 0) -> Decoder:
+    """A checkpoint of the suite for one of its tasks, with its tokenizer where there is text to read or write."""
+    checkpoint = of_task(suite, checkpoint, index)
     decoder = load_model(checkpoint, dtype=suite.dtype, device=suite.device)
     if suite.tasks and decoder.tokenizer is None:
         raise BadInput(f"model: {checkpoint} has no tokenizer; save one beside the weights")
