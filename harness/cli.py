@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,6 +44,12 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print every cell, its estimated memory and FLOPs and what is missing; run nothing."
+        ),
+    ] = False,
 ) -> None:
     """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
     import methods
@@ -54,6 +60,8 @@ def run(
     config.check_names(chosen, methods.names(), tasks.names())
     for entry in chosen.methods:
         methods.create(entry.spec)
+    if plan:
+        return _print_plan(chosen, data)
     folder = out or Path("results") / chosen.name
     failed = sweep.run_suite(chosen, folder, data=data, resume=resume, command=["depthbench", *sys.argv[1:]])
     report_path = write_report([folder])
@@ -184,6 +192,16 @@ def baseline(
     _print_table(table, left=("engine",))
     for problem in problems:
         typer.echo(f"left out: {problem}", err=True)
+
+
+def _print_plan(suite: Any, data: Path | None) -> None:
+    """A suite's cells as a table, and below it what is assumed and needed."""
+    from harness import planning
+
+    found = planning.plan(suite, data)
+    _print_table(planning.rows(found), left=("kind", "arm", "on", "cell"))
+    for line in planning.lines(found):
+        typer.echo(line)
 
 
 def _print_summary(folder: Path) -> None:
