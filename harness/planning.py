@@ -96,7 +96,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         self._missing_weights()
-        arms = [(entry.title, methods.create(entry.spec).resolve(self.decoder.depth, _AnyTensor(self.decoder)))
+        arms = [(entry.title, methods.create(entry.spec).resolve(self.decoder.depth, _AnyTensor(self.decoder.geometry.width)))
                 for entry in self.suite.methods]  # fmt: skip
         arms.sort(key=lambda arm: arm[1].name != "full")
         facts = [self._facts(entry) for entry in self.suite.tasks]
@@ -179,7 +179,11 @@ class _Planner:
             return counted
         prompt, reference = task.planned_tokens
         prompt = min(prompt, limit or prompt)
-        examples = min(task.planned_examples[entry.split], entry.limit or task.planned_examples[entry.split])
+        if source is None or self.data is not None:
+            examples = len(task.examples(entry.split, entry.limit))
+        else:
+            total = task.planned_examples[entry.split]
+            examples = min(total, entry.limit or total)
         self.assumed[
             f"task {entry.name}: {examples:,} examples, prompts of about {prompt} tokens, outputs of about {expected or reference}"
         ] = None
@@ -240,7 +244,7 @@ def _generation(method: Method, decoder: Decoder, rows: int, width: int, new: in
         spare = method.draft_tokens + 1
         steps = [_rejected(method, depth, rows, width + k) for k in range(new - 1)]
     elif isinstance(method, Exit):
-        tested = _tests(method, decoder, rows, expected)
+        tested = _tests(method, decoder.depth, g.width, g.vocabulary, rows, expected)
         if tested is None:
             return _Generation(None, 2 * rows * g.kv_heads * g.head_dim * depth * (width + new - 1), ABOUT)
         steps = [
@@ -266,19 +270,21 @@ def _rejected(method: Draft, depth: int, rows: int, keys: int) -> StepTrace:
     return StepTrace(LayerPlan.full(depth), passes=tuple(passes), yielded=torch.ones(rows, dtype=torch.long))
 
 
-def _tests(method: Exit, decoder: Decoder, rows: int, expected: int) -> tuple[int, int, int] | None:
+@cache
+def _tests(
+    method: Exit, depth: int, width: int, vocabulary: int, rows: int, expected: int
+) -> tuple[int, int, int] | None:
     """Heads, reads of the head and other FLOPs of all exit tests of a step that no row leaves; None: the test needs numbers."""
-    g = decoder.geometry
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.new_empty(hidden.shape[0], g.vocabulary)
+        return hidden.new_empty(hidden.shape[0], vocabulary)
 
-    state = ExitState(head, _AnyTensor(decoder), 1, expected)
-    hidden = torch.empty(rows, g.width, device="meta")
+    state = ExitState(head, _AnyTensor(width), 1, expected)
+    hidden = torch.empty(rows, width, device="meta")
     try:
-        for layer in range(decoder.depth):
+        for layer in range(depth):
             state.advance(hidden)
-            if method.tests(layer, decoder.depth):
+            if method.tests(layer, depth):
                 method.should_exit(layer, hidden, state)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return None
@@ -288,8 +294,8 @@ def _tests(method: Exit, decoder: Decoder, rows: int, expected: int) -> tuple[in
 class _AnyTensor(Mapping[str, torch.Tensor]):
     """Stands for the trained tensors beside a checkpoint: a probe of the model's width under any name."""
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._width = decoder.geometry.width
+    def __init__(self, width: int) -> None:
+        self._width = width
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return torch.empty((1,) if name.endswith("bias") else (1, self._width), device="meta")
@@ -350,8 +356,10 @@ def _on_meta(name: str, config: Any, dtype: torch.dtype) -> Decoder:
     from transformers import AutoModelForCausalLM
 
     cls = family(config)
-    with torch.device("meta"), torch.inference_mode():
-        return cls(name, AutoModelForCausalLM.from_config(config, dtype=dtype))
+    with torch.device("meta"):
+        source = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    with torch.inference_mode():
+        return cls(name, source)
 
 
 def _joined_bytes(decoder: Decoder, another_layout: bool) -> int:

@@ -57,8 +57,8 @@ class Task(ABC):
     rows_from: ClassVar[Source | None] = None
     """Files and hub data set; None: the task needs neither."""
     planned_examples: ClassVar[dict[str, int]] = {}
-    """Examples of each split, for plans made without the data."""
-    planned_tokens: ClassVar[tuple[int, int]] = (0, 0)
+    """Examples of each split, for plans made without the data; a task with `rows_from` gives them."""
+    planned_tokens: ClassVar[tuple[int, int]] = (50, 30)
     """About how many tokens a prompt and a reference have, likewise."""
 
     def __init__(self, data: Path | None = None) -> None:

@@ -41,7 +41,6 @@ class E2E(Task):
     max_new_tokens: ClassVar[int] = 96
     rows_from: ClassVar[Source | None] = SOURCE
     planned_examples: ClassVar[dict[str, int]] = {"train": 4862, "validation": 547, "test": 630}
-    planned_tokens: ClassVar[tuple[int, int]] = (50, 30)
 
     def examples(self, split: str, limit: int | None = None) -> list[Example]:
         """Return the examples of ``split``; see Task. Meaning representations come in order of first appearance."""
