@@ -272,7 +272,7 @@ class Pair:
     reason: str
 
 
-def keys() -> tuple[str, ...]:
+def bibkeys() -> tuple[str, ...]:
     """Return the bibkeys there are."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
@@ -288,9 +288,9 @@ def load(key: str) -> Paper:
         raise BadInput(
             f"published: {FOLDER} is not there; run from a checkout of the repository, or --set published=[]"
         )
-    if key not in keys():
-        near = difflib.get_close_matches(key, keys(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(keys())}"
+    if key not in bibkeys():
+        near = difflib.get_close_matches(key, bibkeys(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(bibkeys())}"
         raise BadInput(f"published: {key!r} is not known; {hint}")
     return read(FOLDER / f"{key}.yaml")
 

@@ -14,7 +14,7 @@ from harness.config import load_suite, suite_names
 from harness.errors import BadInput
 from methods.skipdecode import _REPORTED
 
-PAPERS = [published.load(key) for key in published.keys()]
+PAPERS = [published.load(key) for key in published.bibkeys()]
 
 MINIMAL = """
 title: A paper
@@ -173,7 +173,7 @@ def test_files_are_yaml_without_repeated_keys() -> None:
 
 def test_reading_needs_no_torch() -> None:
     code = (
-        "import sys; from harness import published; [published.load(k) for k in published.keys()]; "
+        "import sys; from harness import published; [published.load(k) for k in published.bibkeys()]; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
