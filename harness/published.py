@@ -144,7 +144,8 @@ class Paper(_Frozen):
         tables = given.get("tables")
         if not isinstance(tables, dict) or not tables:
             raise ValueError("tables: is missing or empty; give at least one table with rows")
-        readings = given.get("readings") if isinstance(given.get("readings"), dict) else {}
+        readings = given.get("readings")
+        readings = readings if isinstance(readings, dict) else {}
         rows = [row for name, table in tables.items() for row in _rows(str(name), table, readings)]
         return {key: value for key, value in given.items() if key != "tables"} | {"rows": rows}
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import methods
-from harness import cli, planning
+from harness import cli, costs, planning
 from harness.config import Suite, load_suite, suite_names
+from harness.costs import ABOUT, AT_MOST, EXACT
 from harness.engine import generate
 from harness.errors import BadInput
+from harness.models import skeleton
 from harness.models.shapes import SHAPES
-from harness.planning import ABOUT, AT_MOST, EXACT
 from harness.probes import flops
 from tests.conftest import MODELS, VOCABULARY, tiny_opt
 
@@ -33,13 +34,13 @@ BOUNDED = (
 ROWS, WIDTH, NEW = 3, 7, 9
 
 
-def both(spec: str) -> tuple[planning._Generation, float, int]:
+def both(spec: str) -> tuple[costs.Generation, float, int]:
     """The estimate, and what the engine counted: FLOPs and elements of K/V."""
     decoder, method = tiny_opt(), methods.create(spec)
     ids = torch.randint(2, VOCABULARY, (ROWS, WIDTH), generator=torch.Generator().manual_seed(0))
     out = generate(decoder, method, ids, max_new_tokens=NEW, stop_at_eos=False, expected_tokens=6)
     counted = flops.count(out.trace, decoder.geometry, 1)
-    estimate = planning._generation(method.resolve(decoder.depth, decoder.extras), decoder, ROWS, WIDTH, NEW, 6)
+    estimate = costs.generation(method.resolve(decoder.depth, decoder.extras), decoder, ROWS, WIDTH, NEW, 6)
     return estimate, counted.prefill + counted.decode, out.kv_cache_bytes // decoder.dtype.itemsize
 
 
@@ -69,19 +70,19 @@ def test_an_exit_that_never_happens_costs_the_bound() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_sizes_without_weights_are_those_of_the_loaded_model(name: str) -> None:
     decoder = MODELS[name]()
-    skeleton = planning._on_meta(name, decoder.source.config, torch.float32)
-    assert skeleton.geometry == decoder.geometry
-    assert skeleton.weight_bytes == decoder.weight_bytes
-    assert all(p.device.type == "meta" for p in skeleton.source.parameters())
+    bare = skeleton.on_meta(name, decoder.source.config, torch.float32)
+    assert bare.geometry == decoder.geometry
+    assert bare.weight_bytes == decoder.weight_bytes
+    assert all(p.device.type == "meta" for p in bare.source.parameters())
 
 
 def test_sizes_by_name() -> None:
-    assert planning.geometry("random:opt-1.3b").depth == 24
-    assert planning.geometry("opt-e2e-mini/calm") == planning.geometry("random:opt-e2e-mini")
+    assert skeleton.geometry("random:opt-1.3b").depth == 24
+    assert skeleton.geometry("opt-e2e-mini/calm") == skeleton.geometry("random:opt-e2e-mini")
     # A folder that is not there yet has the sizes of the longest shape in its name.
-    assert planning.geometry("./checkpoints/opt-1.3b-e2e-full").width == SHAPES["opt-1.3b"]["hidden_size"]
+    assert skeleton.geometry("./checkpoints/opt-1.3b-e2e-full").width == SHAPES["opt-1.3b"]["hidden_size"]
     with pytest.raises(BadInput, match="sizes of './weights/mine' are not known"):
-        planning.geometry("./weights/mine")
+        skeleton.geometry("./weights/mine")
 
 
 @pytest.mark.parametrize("name", suite_names())
