@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import methods
-from harness import tasks
+from harness import published, tasks
 from harness.config import Suite, TaskEntry
 from harness.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
 from harness.method import Method
@@ -72,8 +72,9 @@ def plan(suite: Suite, data: Path | None) -> Plan:
     """Plan a suite without running anything.
 
     Raises:
-        BadInput: a method, model or task that cannot work.
+        BadInput: a method, model, task or published table that cannot work.
     """
+    published.select(suite.published)
     return _Planner(suite, data).plan()
 
 

@@ -119,6 +119,7 @@ def test_a_plan_refuses_what_the_run_would() -> None:
         ("methods.2.warmup=20", "warmup=20"),
         ("tasks.0.metrics=[blue]", "has no metric 'blue'"),
         ("model=opt-e2e-mini/none", "no variant"),
+        ("published=[{key: none}]", "'none' is not known"),
     ):
         with pytest.raises(BadInput, match=said):
             planning.plan(load_suite("smoke", [override]), None)
