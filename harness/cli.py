@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +48,12 @@ def run(
     executor: Annotated[
         str, typer.Option("--executor", help="local, or ray: spread the cells over a Ray cluster.")
     ] = "local",
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="Print every cell, its estimated memory and FLOPs and what is missing; run nothing."
+        ),
+    ] = False,
 ) -> None:
     """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
     import methods
@@ -59,6 +65,8 @@ def run(
     config.check_names(chosen, methods.names(), tasks.names())
     for entry in chosen.methods:
         methods.create(entry.spec)
+    if plan:
+        return _print_plan(chosen, data)
     folder = out or Path("results") / chosen.name
     command = ["depthbench", *sys.argv[1:]]
     workers = executors.create(executor)
@@ -298,6 +306,16 @@ def selfcheck(
     typer.echo(out / checks.RECORD)
     if not record["passed"]:
         raise CellFailed("the measurement tells the full model from itself, or the machine is too noisy to say")
+
+
+def _print_plan(suite: Any, data: Path | None) -> None:
+    """A suite's cells as a table, and below it what is assumed and needed."""
+    from harness import planning
+
+    found = planning.plan(suite, data)
+    _print_table(planning.rows(found), left=("kind", "arm", "on", "cell"))
+    for line in planning.lines(found):
+        typer.echo(line)
 
 
 def _print_summary(folder: Path) -> None:

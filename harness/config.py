@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from harness.errors import BadInput
+from harness.published import Beside
 
 FOLDER = Path(__file__).resolve().parent / "suites"
 
@@ -96,13 +97,17 @@ class TaskEntry(_Frozen):
         name: registered task.
         split: train, validation or test.
         limit: only the first so many examples; None: all.
-        metrics: only these of the task's metrics; None: all.
+        metrics: these of the task's metrics, the first one the main one; None: all that need no extra.
+        max_prompt_tokens: prompts are shortened to so many tokens where the task allows it; None: the task's own limit.
+        expected_tokens: output length schedules plan for on this task; None: the suite's, else the median reference.
     """
 
     name: Text
     split: Literal["train", "validation", "test"] = "test"
     limit: Count | None = None
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    max_prompt_tokens: Count | None = None
+    expected_tokens: Count | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -136,7 +141,8 @@ class Suite(_Frozen):
         name: short name; the file's name unless given.
         title: heading of the report.
         description: what it is for, in a sentence or two.
-        model: checkpoint of every method entry that names none.
+        model: checkpoint of every method entry that names none. In it and in `checkpoint`, `{task}` stands for the task's name,
+            for weights trained for each task; what is timed runs on those of the first one.
         methods: the arms; one of them is `full`.
         batch_sizes: rows decoded together, each timed on its own.
         tasks: what is scored; the first one's prompts are timed. None at all: random prompts of `prompt_tokens` tokens are
@@ -164,6 +170,7 @@ class Suite(_Frozen):
             computes all rows along until the last has left. The same for all arms, so both ways are two runs.
         time_limit_s: seconds one worker process may take before it is taken to hang and is killed.
         limits: where the gates stand.
+        published: tables of papers that stand beside the results, see `harness.published.Beside`.
     """
 
     name: Text
@@ -193,6 +200,7 @@ class Suite(_Frozen):
     compact_exits: Annotated[bool, Field(strict=True)] = False
     time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
     limits: Limits = Limits()
+    published: tuple[Beside, ...] = ()
 
     @field_validator("device")
     @classmethod
@@ -229,6 +237,21 @@ class Suite(_Frozen):
             raise ValueError(
                 "tasks: a random: shape has no trained weights and no tokenizer; leave tasks out, give prompt_tokens"
             )
+        for entry in self.methods if not self.tasks else ():
+            if "{task}" in self.checkpoint(entry):
+                raise ValueError(f"model: {self.checkpoint(entry)} depends on the task, and tasks is empty; name one")
+        return self
+
+    @model_validator(mode="after")
+    def _beside(self) -> Self:
+        labels, tasks = [entry.title for entry in self.methods], [entry.name for entry in self.tasks]
+        for i, beside in enumerate(self.published):
+            for key, wanted, known in (("arms", beside.arms, labels), ("tasks", beside.tasks.values(), tasks)):
+                if unknown := [name for name in wanted if name not in known]:
+                    what = "label" if key == "arms" else "task"
+                    raise ValueError(
+                        f"published.{i}.{key}: no {what} of the suite is {unknown[0]!r}; {_near(unknown[0], known)}"
+                    )
         return self
 
     def default_label(self, entry: MethodEntry) -> str:
@@ -431,7 +454,7 @@ def _explain(error: ValidationError) -> str:
 def _problem(problem: ErrorDetails) -> str:
     kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
     if kind == "extra_forbidden":
-        inner: dict[str, type[BaseModel]] = {"tasks": TaskEntry, "limits": Limits}
+        inner: dict[str, type[BaseModel]] = {"tasks": TaskEntry, "limits": Limits, "published": Beside}
         model = inner.get(str(problem["loc"][0]), Suite)
         return f"unknown key; {_near(str(problem['loc'][-1]), model.model_fields)}"
     if kind == "missing":

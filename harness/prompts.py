@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from harness.errors import BadInput
 from harness.tasks.base import Example, Task
+
+# Prompts whose references give the median length: all of a small training set, enough of a large one.
+_SAMPLE = 20_000
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,49 @@ def speed_batch(
     return pad_left(rows, pad)
 
 
+def fit(examples: Sequence[Example], tokenizer: Any, limit: int | None, task: str) -> tuple[list[Example], int]:
+    """Shorten the prompts of more than `limit` tokens at their `Example.cut`, by whole words; the rest of a prompt stays.
+
+    Returns:
+        The examples, and how many of them were shortened. The shortened text is what is run and stored.
+
+    Raises:
+        BadInput: a prompt is too long and nothing of it may be cut, or not enough.
+    """
+    if limit is None:
+        return list(examples), 0
+    lengths = list(map(len, tokenizer([e.prompt for e in examples]).input_ids)) if examples else []
+    fitted = [
+        example if length <= limit else _shorten(example, tokenizer, limit, task)
+        for example, length in zip(examples, lengths, strict=True)
+    ]
+    return fitted, sum(length > limit for length in lengths)
+
+
+def _shorten(example: Example, tokenizer: Any, limit: int, task: str) -> Example:
+    """The example with the most words that fit, found by bisection: tokens do not add up over pieces of a text."""
+    first, end = example.cut or (0, 0)
+    ends = [first, *(first + found.end() for found in re.finditer(r"\S+", example.prompt[first:end]))]
+    before, after = example.prompt[:first], example.prompt[end:]
+
+    def text(words: int) -> str:
+        return before + example.prompt[first : ends[words]] + after
+
+    low, high = 0, len(ends) - 1  # as many words fit, for certain; at most so many may fit
+    if len(tokenizer(text(0)).input_ids) > limit:
+        raise BadInput(
+            f"max_prompt_tokens: {limit} is too few for the prompt of {example.id} (task {task}), of which "
+            f"{'nothing may be cut' if example.cut is None else 'not enough may be cut'}; give more, or null"
+        )
+    while low < high:
+        middle = (low + high + 1) // 2
+        if len(tokenizer(text(middle)).input_ids) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return replace(example, prompt=text(low), cut=(first, ends[low]))
+
+
 def expected_tokens(task: Task, tokenizer: Any) -> int:
     """Median number of tokens of a training reference, end token included: what schedules take as their horizon.
 
@@ -76,7 +123,7 @@ def expected_tokens(task: Task, tokenizer: Any) -> int:
     """
     for split in ("train", "validation"):
         try:
-            examples = task.examples(split)
+            examples = task.examples(split, _SAMPLE)
         except BadInput:
             continue
         texts = [text for example in examples for text in example.references]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from harness import evidence, tasks
+from harness import evidence
 from harness.config import BASELINE, Suite
 from harness.engine import generate
 from harness.errors import BadInput
@@ -30,6 +30,7 @@ from harness.worker import (
     load,
     set_threads,
     speed_batch,
+    task_examples,
     timed_examples,
     timed_expected,
     to_device,
@@ -53,10 +54,10 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
     expected: dict[str, int] = {}
     first = next(iter(decoders.values()))
-    for entry in suite.tasks:
-        task = tasks.create(entry.name, data)
-        examples = task.examples(entry.split, entry.limit)
-        expected[entry.name] = suite.expected_tokens or expected_tokens(task, first.tokenizer)
+    for index, entry in enumerate(suite.tasks):
+        task, examples, _ = task_examples(suite, index, first, data)
+        task.chosen_metrics(entry.metrics)
+        expected[entry.name] = entry.expected_tokens or suite.expected_tokens or expected_tokens(task, first.tokenizer)
         longest = max(map(len, first.tokenizer([e.prompt for e in examples]).input_ids))
         room = first.geometry.max_positions
         for key, new in (
@@ -76,14 +77,13 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
             f"{first.name} has {first.geometry.max_positions}"
         )
     digests = {name: evidence.weights_digest(decoder) for name, decoder in decoders.items()}
+    for name in decoders:
+        for index in range(1, len(suite.tasks)) if "{task}" in name else ():
+            _check_alike(name, load(suite, name, index), first)
     described = []
     for arm in arms:
         decoder = decoders[arm["checkpoint"]]
-        if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
-            raise BadInput(
-                f"methods: {arm['label']}: checkpoint {arm['checkpoint']} has other sizes or another tokenizer than {first.name}; "
-                "one suite compares weights of one shape"
-            )
+        _check_alike(arm["label"], decoder, first)
         method = methods.create(arm["spec"]).resolve(decoder.depth, decoder.extras)
         settings = method.settings(decoder.depth, next(iter(expected.values()), suite.new_tokens))
         described.append(
@@ -104,10 +104,19 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
     return {"arms": described, "expected_tokens": expected, "kernels": kernels.table(), "energy_counters": meters}
 
 
+def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
+    """BadInput unless both have the same sizes and the same tokenizer."""
+    if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
+        raise BadInput(
+            f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "
+            "one suite compares weights of one shape"
+        )
+
+
 def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
     """Run two tokens at every batch size, so that the layouts of the weights are chosen once for all processes of the run."""
     full = methods.create(BASELINE)
-    examples = timed_examples(suite, data)
+    examples = timed_examples(suite, decoder, data)
     for size in (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes:
         batch = speed_batch(suite, decoder, examples, size, 0)
         generate(decoder, full, batch.ids, batch.mask, max_new_tokens=2, stop_at_eos=False)
@@ -126,7 +135,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     """Peak memory of one arm alone in this process: a fixed-length generation after one that warmed everything up."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
     # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = methods.create(arm["spec"])
@@ -215,11 +224,10 @@ def quality(
         lossless: for an exact arm, the tokens that the full model gave on the same checkpoint, by example id.
     """
     expected = begin(suite, prepared)
-    decoder = load(suite, arm["checkpoint"])
+    decoder = load(suite, arm["checkpoint"], task_index)
     choices = kernels.digest()  # before the arm runs, as in peak_memory
     entry = suite.tasks[task_index]
-    task = tasks.create(entry.name, data)
-    examples = task.examples(entry.split, entry.limit)
+    task, examples, shortened = task_examples(suite, task_index, decoder, data)
     limit = suite.max_new_tokens or task.max_new_tokens
     prompts = decoder.tokenizer([e.prompt for e in examples]).input_ids
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
@@ -260,13 +268,18 @@ def quality(
                 "layers_per_token": float(decoded.double().mean()) if len(decoded) else None,
                 "token_ids": ids,
             }
-    metrics = [m for m in task.metrics() if entry.metrics is None or m.name in entry.metrics]
+    texts = [
+        decoder.tokenizer.decode(rows[i]["token_ids"], skip_special_tokens=True).strip() for i in range(len(examples))
+    ]
+    wanted = task.chosen_metrics(entry.metrics)
+    skipped = {m.name: reason for m in wanted if (reason := m.unavailable()) is not None}
+    metrics = [m for m in wanted if m.name not in skipped]
+    scored = {m.name: m.examples(texts, examples) for m in metrics}
     for index, example in enumerate(examples):
         found = rows[index]
-        text = decoder.tokenizer.decode(found["token_ids"], skip_special_tokens=True).strip()
         other = found["token_ids"] if reference is None else reference[example.id]
-        found.update(prompt=example.prompt, output=text, references=list(example.references))
-        found["stats"] = {m.name: m.example(text, example) for m in metrics}
+        found.update(prompt=example.prompt, output=texts[index], references=list(example.references))
+        found["stats"] = {name: values[index] for name, values in scored.items()}
         found["stats"]["agreement"] = agreement_statistics(found["token_ids"], list(other))
     counted = layers.count(traces)
     parted = {}
@@ -279,10 +292,14 @@ def quality(
         **parted,
         "task": entry.name,
         "split": entry.split,
+        "checkpoint": decoder.name,
         "batch_size": suite.quality_batch_size,
         "max_new_tokens": limit,
         "examples": [rows[i] for i in range(len(examples))],
         "metrics": [m.name for m in metrics],
+        "metric_signatures": {m.name: m.signature() for m in metrics},
+        "metrics_skipped": skipped,
+        "prompts_shortened": shortened,
         "layers_per_token": counted.per_token,
         "layers_by_position": counted.by_position,
         "depth": decoder.depth,

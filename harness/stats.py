@@ -218,11 +218,10 @@ def reading(metric: str) -> Reading | None:
     if metric == AGREEMENT:
         return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1])
     # Imported here: the metrics' libraries are needed only where text was scored.
-    from harness.tasks.metrics import METRICS
+    from harness.tasks.metrics import find
 
-    if metric not in METRICS:
-        return None
-    return Reading(metric, METRICS[metric].better, METRICS[metric].combine)
+    found = find(metric)
+    return None if found is None else Reading(metric, found.better, found.combine)
 
 
 def dispersion(groups: Sequence[Sequence[float]]) -> float | None:

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness import environment, executor, gates, resuming, summary
+from harness import environment, executor, gates, published, resuming, summary
 from harness.config import BASELINE, Suite
 from harness.errors import BadInput, CellFailed
 from harness.executor import Executor, Outcome
@@ -62,6 +62,7 @@ def run_suite(
         BadInput: before anything is measured, when something does not fit; or while measuring, when nothing can be written.
         KeyboardInterrupt: what was measured is kept.
     """
+    beside = published.select(suite.published)
     store = RunStore(out, resume=resume)
     with resuming.lock(store.path):
         workers = workers or executor.LocalExecutor()
@@ -86,6 +87,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
         "energy_counters": prepared["energy_counters"],
+        "published": beside,
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,

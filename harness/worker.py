@@ -14,9 +14,9 @@ from harness.config import Suite
 from harness.errors import BadInput
 from harness.models import kernels, load_model
 from harness.models.decoder import Decoder
-from harness.prompts import Batch
+from harness.prompts import Batch, fit
 from harness.prompts import speed_batch as draw_batch
-from harness.tasks.base import Example
+from harness.tasks.base import Example, Task
 
 Arm = Mapping[str, Any]
 Prepared = Mapping[str, Any]
@@ -35,20 +35,31 @@ def begin(suite: Suite, prepared: Prepared) -> Mapping[str, int]:
     return prepared["expected_tokens"]  # type: ignore[no-any-return]
 
 
-def load(suite: Suite, checkpoint: str) -> Decoder:
-    """A checkpoint of the suite, with its tokenizer where there is text to read or write."""
+def of_task(suite: Suite, checkpoint: str, index: int = 0) -> str:
+    """The checkpoint for a task of the suite: `{task}` in its name stands for the task's."""
+    return checkpoint.replace("{task}", suite.tasks[index].name) if suite.tasks else checkpoint
+
+
+def load(suite: Suite, checkpoint: str, index: int = 0) -> Decoder:
+    """A checkpoint of the suite for one of its tasks, with its tokenizer where there is text to read or write."""
+    checkpoint = of_task(suite, checkpoint, index)
     decoder = load_model(checkpoint, dtype=suite.dtype, device=suite.device)
     if suite.tasks and decoder.tokenizer is None:
         raise BadInput(f"model: {checkpoint} has no tokenizer; save one beside the weights")
     return decoder
 
 
-def timed_examples(suite: Suite, data: Path | None) -> Sequence[Example]:
+def task_examples(suite: Suite, index: int, decoder: Decoder, data: Path | None) -> tuple[Task, list[Example], int]:
+    """A task of the suite, its examples with prompts no longer than they may be, and how many had to be shortened."""
+    entry = suite.tasks[index]
+    task = tasks.create(entry.name, data)
+    limit = entry.max_prompt_tokens or task.max_prompt_tokens
+    return task, *fit(task.examples(entry.split, entry.limit), decoder.tokenizer, limit, task.name)
+
+
+def timed_examples(suite: Suite, decoder: Decoder, data: Path | None) -> Sequence[Example]:
     """The examples whose prompts are timed: those of the first task; none where the suite has no task."""
-    if not suite.tasks:
-        return ()
-    entry = suite.tasks[0]
-    return tasks.create(entry.name, data).examples(entry.split, entry.limit)
+    return task_examples(suite, 0, decoder, data)[1] if suite.tasks else ()
 
 
 def timed_expected(suite: Suite, expected: Mapping[str, int]) -> int:

@@ -62,7 +62,7 @@ def load_model(
     check_device(device)
     if shapes.is_random(name):
         return _wrap(name, shapes.build(name, dtype, device), None, None)
-    folder = _bundled_folder(name)
+    folder = bundled_folder(name)
     if folder is None and Path(name).is_dir():
         folder = Path(name)
     if folder is not None:
@@ -115,7 +115,8 @@ def check_device(device: str) -> None:
         raise BadInput(f"device: {device!r} is not supported; give cpu, cuda or cuda:N")
 
 
-def _bundled_folder(name: str) -> Path | None:
+def bundled_folder(name: str) -> Path | None:
+    """The folder of a bundled checkpoint; None for any other name, BadInput for a variant that is not there."""
     family, _, variant = name.partition("/")
     if family in ("", ".", ".."):
         return None

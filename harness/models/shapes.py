@@ -74,6 +74,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "pythia-160m": _pythia(768, 12, 12),
     "pythia-1.4b": _pythia(2048, 24, 16),
     "pythia-6.9b": _pythia(4096, 32, 32, 50432),
+    "bloom-7b1": {"model_type": "bloom", "vocab_size": 250880, "hidden_size": 4096, "n_layer": 30, "n_head": 32},
     "bloom-560m": {"model_type": "bloom", "vocab_size": 250880, "hidden_size": 1024, "n_layer": 24, "n_head": 16},
 }
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TASKS = {
     "restaurants": "harness.tasks.restaurants:Restaurants",
     "e2e": "harness.tasks.e2e:E2E",
+    "cnn_dm": "harness.tasks.cnn_dm:CnnDm",
+    "tldr": "harness.tasks.tldr:Tldr",
 }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from harness.errors import BadInput
+from harness.tasks.files import Source
 from harness.tasks.metrics import Metric
 
 SPLITS = ("train", "validation", "test")
@@ -27,12 +28,14 @@ class Example:
             ends it.
         references: at least one accepted output, white space collapsed.
         slots: (slot, value) pairs the output must state; empty for tasks without meaning representations.
+        cut: characters of the prompt, first and end, that may be shortened from their end where it is too long; None: none.
     """
 
     id: str
     prompt: str
     references: tuple[str, ...]
     slots: tuple[tuple[str, str], ...] = ()
+    cut: tuple[int, int] | None = None
 
 
 class Task(ABC):
@@ -49,6 +52,14 @@ class Task(ABC):
     """Licence and citation of the data."""
     max_new_tokens: ClassVar[int]
     """Tokens a run may generate per example, end of sequence included."""
+    max_prompt_tokens: ClassVar[int | None] = None
+    """Tokens a prompt may have; longer ones are shortened where `Example.cut` allows it. None: prompts stay as they are."""
+    rows_from: ClassVar[Source | None] = None
+    """Files and hub data set; None: the task needs neither."""
+    planned_examples: ClassVar[dict[str, int]] = {}
+    """Examples of each split, for plans made without the data; a task with `rows_from` gives them."""
+    planned_tokens: ClassVar[tuple[int, int]] = (50, 30)
+    """About how many tokens a prompt and a reference have, likewise."""
 
     def __init__(self, data: Path | None = None) -> None:
         self.data = data
@@ -64,6 +75,24 @@ class Task(ABC):
     @abstractmethod
     def metrics(self) -> tuple[Metric, ...]:
         """Return the metrics outputs are scored with, the main one first."""
+
+    def extra_metrics(self) -> tuple[Metric, ...]:
+        """Return metrics that are computed only where a suite names them, because they need more than this package."""
+        return ()
+
+    def chosen_metrics(self, names: Sequence[str] | None) -> tuple[Metric, ...]:
+        """Return the metrics of these names in their order, the first one the main one; None: `metrics()`.
+
+        Raises:
+            BadInput: the task has no metric of a name.
+        """
+        if names is None:
+            return self.metrics()
+        known = {metric.name: metric for metric in (*self.metrics(), *self.extra_metrics())}
+        for name in names:
+            if name not in known:
+                raise BadInput(f"metrics: task {self.name} has no metric {name!r}; it has {', '.join(known)}")
+        return tuple(known[name] for name in names)
 
 
 def check_request(split: str, limit: int | None) -> None:

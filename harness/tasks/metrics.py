@@ -7,8 +7,9 @@ A metric turns one output into K numbers (`example`); the value of any set of ex
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -42,6 +43,18 @@ class Metric(ABC):
     def example(self, output: str, example: Example) -> list[float]:
         """The K statistics of one output."""
 
+    def examples(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[list[float]]:
+        """The statistics of many outputs; for metrics that are faster on all at once."""
+        return [self.example(output, example) for output, example in zip(outputs, examples, strict=True)]
+
+    def unavailable(self) -> str | None:
+        """Why the metric cannot be computed here, or None."""
+        return None
+
+    def signature(self) -> str:
+        """What is computed and by which version of what."""
+        return self.description
+
     @staticmethod
     @abstractmethod
     def combine(totals: Array) -> Array:
@@ -62,6 +75,10 @@ class Bleu(Metric):
         # sacrebleu reports the closest reference length of the one sentence as `ref_len`.
         return [*map(float, found.counts), *map(float, found.totals), float(found.sys_len), float(found.ref_len)]
 
+    def signature(self) -> str:
+        """See `Metric.signature`."""
+        return f"{self.description}; sacrebleu {metadata.version('sacrebleu')}"
+
     @staticmethod
     def combine(totals: Array) -> Array:
         """See `Metric.combine`; the formula of sacrebleu's `compute_bleu` with its default smoothing."""
@@ -79,23 +96,46 @@ class Bleu(Metric):
         return np.where(reference > 0, value, np.nan)
 
 
-class RougeL(Metric):
-    """ROUGE-L F of the best reference, mean over examples."""
+class _Rouge(Metric):
+    """F of the best reference, mean over examples."""
 
-    name = "rougeL"
     unit = "points"
     better = "higher"
-    description = "ROUGE-L F1 x 100, rouge-score without stemming, best reference, mean over examples"
 
     def example(self, output: str, example: Example) -> list[float]:
         """See `Metric.example`."""
-        scorer = _rouge()
-        return [100.0 * max(scorer.score(text, output)["rougeL"].fmeasure for text in example.references), 1.0]
+        scorer = _rouge(self.name)
+        return [100.0 * max(scorer.score(text, output)[self.name].fmeasure for text in example.references), 1.0]
+
+    def signature(self) -> str:
+        """See `Metric.signature`."""
+        return f"{self.description}; rouge-score {metadata.version('rouge-score')}"
 
     @staticmethod
     def combine(totals: Array) -> Array:
         """See `Metric.combine`."""
-        return _share(totals)
+        return share(totals)
+
+
+class RougeL(_Rouge):
+    """ROUGE-L: longest common subsequence of the whole texts."""
+
+    name = "rougeL"
+    description = "ROUGE-L F1 x 100, rouge-score without stemming, best reference, mean over examples"
+
+
+class Rouge1(_Rouge):
+    """ROUGE-1: words in common."""
+
+    name = "rouge1"
+    description = "ROUGE-1 F1 x 100, rouge-score without stemming, best reference, mean over examples"
+
+
+class Rouge2(_Rouge):
+    """ROUGE-2: pairs of words in common."""
+
+    name = "rouge2"
+    description = "ROUGE-2 F1 x 100, rouge-score without stemming, best reference, mean over examples"
 
 
 class SlotErrorRate(Metric):
@@ -123,7 +163,7 @@ class SlotErrorRate(Metric):
     @staticmethod
     def combine(totals: Array) -> Array:
         """See `Metric.combine`."""
-        return 100.0 * _share(totals)
+        return 100.0 * share(totals)
 
 
 class Agreement(Metric):
@@ -141,10 +181,20 @@ class Agreement(Metric):
     @staticmethod
     def combine(totals: Array) -> Array:
         """See `Metric.combine`."""
-        return 100.0 * _share(totals)
+        return 100.0 * share(totals)
 
 
-METRICS: dict[str, type[Metric]] = {cls.name: cls for cls in (Bleu, RougeL, SlotErrorRate, Agreement)}
+METRICS: dict[str, type[Metric]] = {cls.name: cls for cls in (Bleu, RougeL, Rouge1, Rouge2, SlotErrorRate, Agreement)}
+"""The metrics of this file; one that needs an extra stands in a file of its own, see `find`."""
+
+
+def find(name: str) -> type[Metric] | None:
+    """Return the metric of this name; None for one that this version does not know."""
+    if name == "bertscore":
+        from harness.tasks.bertscore import BertScore
+
+        return BertScore
+    return METRICS.get(name)
 
 
 def agreement_statistics(mine: list[int], theirs: list[int]) -> list[float]:
@@ -153,7 +203,8 @@ def agreement_statistics(mine: list[int], theirs: list[int]) -> list[float]:
     return [float(same), float(max(len(mine), len(theirs)))]
 
 
-def _share(totals: Array) -> Array:
+def share(totals: Array) -> Array:
+    """Return the first statistic over the second."""
     totals = np.asarray(totals, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(totals[..., 0] / totals[..., 1])
@@ -167,7 +218,7 @@ def _bleu() -> Any:
 
 
 @cache
-def _rouge() -> Any:
+def _rouge(name: str) -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer([name], use_stemmer=False)

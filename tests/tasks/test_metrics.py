@@ -10,7 +10,18 @@ import sacrebleu
 
 from harness.errors import BadInput
 from harness.tasks.base import Example
-from harness.tasks.metrics import METRICS, Agreement, Bleu, RougeL, SlotErrorRate, agreement_statistics
+from harness.tasks.metrics import (
+    METRICS,
+    Agreement,
+    Bleu,
+    Metric,
+    Rouge1,
+    Rouge2,
+    RougeL,
+    SlotErrorRate,
+    agreement_statistics,
+    find,
+)
 
 WORDS = ["the", "a", "Cat", "sat", "on", "mat", "dog", "ran", "fast", "."]
 
@@ -72,3 +83,21 @@ def test_agreement_counts_places_of_the_longer_output() -> None:
 
 def test_registry_names_are_the_metrics_own() -> None:
     assert all(name == cls.name and cls.better in ("higher", "lower") and cls.unit for name, cls in METRICS.items())
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    # "the cat ran" and "the cat sat": 2 of 3 words, 1 of 2 pairs in common.
+    [(Rouge1(), 200 / 3), (Rouge2(), 50.0), (RougeL(), 200 / 3)],
+)
+def test_rouge_counts_words_pairs_and_subsequences(metric: Metric, value: float) -> None:
+    example = Example("0", "p", ("dogs", "the cat sat"))
+    assert metric.example("the cat ran", example) == [pytest.approx(value), 1.0]
+    assert metric.examples(["the cat ran", ""], [example, example]) == [[pytest.approx(value), 1.0], [0.0, 1.0]]
+
+
+@pytest.mark.parametrize("metric", [Bleu(), RougeL(), Rouge1(), Rouge2(), SlotErrorRate(lambda *_: True)])
+def test_a_metric_is_named_with_what_it_was_computed_by(metric: Metric) -> None:
+    assert metric.description in metric.signature()
+    assert metric.unavailable() is None
+    assert find(metric.name) is type(metric)
