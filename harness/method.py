@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -82,6 +82,13 @@ class Method(ABC):
     def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """The sublayers a decode step may run. The engine asks once per step; an exit gate can only take away."""
         return LayerPlan.full(depth)
+
+    def candidates(self, depth: int) -> Sequence[Method]:
+        """What `tune` and `calibrate` try on a model of `depth` blocks: settings from the most cautious down, () if none.
+
+        The order is fixed before any data are seen; parameters that are not varied keep this method's values.
+        """
+        return ()
 
     def training_plan(self) -> TrainingPlan:
         """How weights are trained for this method. The default trains the full model on the task."""

@@ -154,6 +154,7 @@ def quality(
     prepared: Prepared,
     data: Path | None,
     reference: Mapping[str, Sequence[int]] | None,
+    decoder: Decoder | None = None,
 ) -> dict[str, Any]:
     """Outputs and scores of one arm on one task, each row to its natural end.
 
@@ -164,9 +165,10 @@ def quality(
         prepared: what `prepare` found.
         data: local data folder.
         reference: the baseline arm's tokens by example id, for the agreement; None for the baseline itself.
+        decoder: the arm's checkpoint where it is loaded already.
     """
     expected = begin(suite, prepared)
-    decoder = load(suite, arm["checkpoint"])
+    decoder = decoder or load(suite, arm["checkpoint"])
     entry = suite.tasks[task_index]
     task = tasks.create(entry.name, data)
     examples = task.examples(entry.split, entry.limit)

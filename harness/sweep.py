@@ -55,7 +55,9 @@ def run_suite(
     store = RunStore(out, resume=resume)
     jobs = _Jobs(suite, store, data)
     arms = [
-        {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": suite.checkpoint(e)} for e in suite.methods
+        {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": suite.checkpoint(e)}
+        | ({} if e.tuned is None else {"tuned": e.tuned})
+        for e in suite.methods
     ]
     # The baseline goes first: others are compared with its tokens.
     arms.sort(key=lambda arm: arm["method"] != BASELINE)

@@ -19,7 +19,7 @@ Cost: the drafted tokens that are rejected, and a vocabulary projection for each
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from harness.method import Draft
@@ -61,6 +61,11 @@ class LayerSkip(Draft):
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
         """See `Method.settings`."""
         return {**self.params, "exit_layer": self.blocks(depth)}
+
+    def candidates(self, depth: int) -> list[LayerSkip]:
+        """See `Method.candidates`: drafts from an eighth to half of the blocks, 2 to 8 tokens long."""
+        exits = sorted({max(1, round(depth / share)) for share in (2, 3, 4, 6, 8)} & set(range(1, depth)), reverse=True)
+        return [replace(self, exit_layer=e, draft_tokens=d) for e in exits for d in (2, 4, 6, 8)]
 
     def draft_plan(self, depth: int) -> LayerPlan:
         """See `Draft.draft_plan`."""
