@@ -129,7 +129,7 @@ def calibrate(
         kind = goal.consistency
         say(f"{spec}: {kind} consistency of {setup.metric}, delta {goal.delta:g}, epsilon {goal.epsilon:g}")
         tested = ltt.fixed_sequence(by_kind[kind], len(settings), goal.delta, goal.epsilon)
-        for setting, found in zip(settings, tested, strict=False):
+        for setting, found in zip(validation.names, tested, strict=False):
             word = "kept" if found.rejected else "not shown, stop"
             say(f"  {setting}: mean loss {found.risk:.4f} over {found.n}, p = {found.p_value:.3g}: {word}")
         place = ltt.chosen(tested)
@@ -145,15 +145,15 @@ def calibrate(
             "expected_tokens": validation.expected_tokens,
             "conditions": setup.plain(),
             "trace": [
-                {"setting": str(s), **asdict(t), "layers_per_token": validation.quality(i)["layers_per_token"]}
-                for i, (s, t) in enumerate(zip(settings, tested, strict=False))
+                {"setting": s, **asdict(t), "layers_per_token": validation.quality(i)["layers_per_token"]}
+                for i, (s, t) in enumerate(zip(validation.names, tested, strict=False))
             ],
             "held_out": _held_out(test, held_out[kind], place, goal),
         }
         if splits:
-            record["check"] = _check(pooled[kind], settings, goal, splits, draws, seed)
+            record["check"] = _check(pooled[kind], validation.names, goal, splits, draws, seed)
             _tell(record["check"], goal, say)
-        record["finding"] = _finding(record, settings, place)
+        record["finding"] = _finding(record, validation.names, place)
         say(f"  {record['finding']}")
         records.append(record)
     shared: Json = {
@@ -201,9 +201,9 @@ def _held_out(test: Trials, losses: Losses, place: int | None, goal: Goal) -> Js
     }
 
 
-def _check(losses: Losses, settings: Sequence[Any], goal: Goal, splits: int, draws: int, seed: int) -> Json:
+def _check(losses: Losses, names: Sequence[str], goal: Goal, splits: int, draws: int, seed: int) -> Json:
     """The promise put to the test on the pooled splits, see `harness.ltt`."""
-    count = len(settings)
+    count = len(names)
     parts = ltt.split_check(losses, count, goal.delta, goal.epsilon, splits, seed=seed)
     drawn = ltt.draw_check(losses, count, goal.delta, goal.epsilon, draws, seed=seed)
     broken = sum(draw.pool_risk > goal.delta for draw in drawn)
@@ -214,7 +214,7 @@ def _check(losses: Losses, settings: Sequence[Any], goal: Goal, splits: int, dra
         "pool": [trials.data() for trials in losses.trials],
         "examples": int(losses(0).size),
         "seed": seed,
-        "pool_risk": {str(settings[i]): float(losses(i).mean()) for i in reached},
+        "pool_risk": {names[i]: float(losses(i).mean()) for i in reached},
         "splits": {
             "share": 0.8,
             "n": len(parts),
@@ -222,7 +222,7 @@ def _check(losses: Losses, settings: Sequence[Any], goal: Goal, splits: int, dra
             "pool_risk_above_delta": sum(part.pool_risk > goal.delta for part in parts),
             "mean_test_risk": float(np.mean([part.test_risk or 0.0 for part in parts])),
             "largest_test_risk": max(part.test_risk or 0.0 for part in parts),
-            "chosen": _counts(parts, settings),
+            "chosen": _counts(parts, names),
             "each": [[part.chosen, part.calibration_risk, part.test_risk] for part in parts],
         },
         "draws": {
@@ -233,15 +233,15 @@ def _check(losses: Losses, settings: Sequence[Any], goal: Goal, splits: int, dra
             "share_low": low,
             "share_high": high,
             "promised_share": goal.epsilon,
-            "chosen": _counts(drawn, settings),
+            "chosen": _counts(drawn, names),
         },
         "holds": low <= goal.epsilon,
     }
 
 
-def _counts(drawn: Sequence[ltt.Drawn], settings: Sequence[Any]) -> dict[str, int]:
+def _counts(drawn: Sequence[ltt.Drawn], names: Sequence[str]) -> dict[str, int]:
     places = [draw.chosen for draw in drawn]
-    found = {str(settings[i]): places.count(i) for i in sorted({p for p in places if p is not None})}
+    found = {names[i]: places.count(i) for i in sorted({p for p in places if p is not None})}
     return ({"full depth": places.count(None)} if None in places else {}) | found
 
 
@@ -257,10 +257,10 @@ def _tell(check: Json, goal: Goal, say: Callable[[str], None]) -> None:
     )
 
 
-def _finding(record: Json, settings: Sequence[Any], place: int | None) -> str:
+def _finding(record: Json, names: Sequence[str], place: int | None) -> str:
     held = record["held_out"]
     layers = f"{held['layers_per_token']:.1f} of {record['depth']} layers per token on the test split"
     if place is None:
         return f"no setting is shown to keep the promise, so the choice is full depth: {layers}"
     ends = "" if held["low"] is None else f" [{held['low']:.4f}, {held['high']:.4f}]"
-    return f"chosen {settings[place]}: {layers}, mean loss there {held['risk']:.4f}{ends}"
+    return f"chosen {names[place]}: {layers}, mean loss there {held['risk']:.4f}{ends}"

@@ -141,12 +141,21 @@ def train(
     ],
     data: Data = None,
     device: Device = "cpu",
+    model: Annotated[
+        str | None, typer.Option("--model", help="Checkpoint to start from instead of the recipe's.")
+    ] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Task to train on instead of the recipe's.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key, e.g. --set stages.weights.steps=500 --set seed=1."),
+    ] = None,
 ) -> None:
-    """Train weights for a method; an interrupted training goes on from its last saved step."""
+    """Train weights for a method; an interrupted training goes on from its last saved step. Several GPUs: torchrun."""
     from harness import recipes
     from harness.train import train as run_recipe
 
-    typer.echo(run_recipe(recipes.load_recipe(recipe), out, data=data, device=device))
+    chosen = recipes.load_recipe(recipe, set_ or [], model=model, task=task)
+    typer.echo(run_recipe(chosen, out, data=data, device=device))
 
 
 @app.command()

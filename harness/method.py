@@ -221,6 +221,14 @@ class Draft(Method):
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Where a training stands: optimiser step `step` (0-based) of `steps`."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class TrainingStage:
     """One stage of training: what is learnt and from which loss.
 
@@ -229,12 +237,15 @@ class TrainingStage:
         loss: scalar loss of one teacher-forced pass.
         extras: shapes of extra tensors this stage creates and trains, by name; the model is frozen when there are any.
         keep_blocks: the loss needs the state after every block, not only the last.
+        dropout: given the moment and the depth L, for each block the probability that a prompt and its continuations leave it
+            out [L]; None: all blocks run.
     """
 
     name: str
     loss: Callable[[TrainingPass], torch.Tensor]
     extras: Callable[[int], Mapping[str, tuple[int, ...]]] | None = None
     keep_blocks: bool = False
+    dropout: Callable[[Moment, int], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -244,7 +255,9 @@ class TrainingPlan:
     Attributes:
         stages: in order.
         draw: given the batch's own random generator, the method under which its positions run (None: full depth).
+        configure: the plan for the `options` of a recipe, refused with BadInput where they do not fit; None: it takes none.
     """
 
     stages: tuple[TrainingStage, ...]
     draw: Callable[[random.Random], Method] | None = None
+    configure: Callable[[Mapping[str, Any]], TrainingPlan] | None = None

@@ -99,14 +99,16 @@ class Trials:
         self.setup, self.settings, self.split = setup, list(settings), split
         self.examples: list[Example] = setup.loaded_task.examples(split, limit)
         entries = [{"name": FULL, "label": FULL, "checkpoint": setup.baseline}]
-        entries += [{"name": str(m), "label": str(m), "checkpoint": setup.model} for m in self.settings]
+        self.names = names_of(self.settings)
+        entries += [
+            {"name": str(m), "label": name, "checkpoint": setup.model}
+            for m, name in zip(self.settings, self.names, strict=True)
+        ]
         self._suite = Suite.model_validate(
             {
                 "name": "trials",
                 "model": setup.model,
-                "methods": [
-                    e if e["name"] != FULL or e is entries[0] else {**e, "label": "full here"} for e in entries
-                ],
+                "methods": entries,
                 "batch_sizes": [setup.batch_size],
                 "tasks": [{"name": setup.task, "split": split, "limit": limit, "metrics": [setup.metric]}],
                 "new_tokens": setup.new_tokens,
@@ -210,9 +212,20 @@ def add_costs(costs: Sequence[Mapping[str, Any]]) -> Json:
 
 
 def parameters_of(method: Method) -> Json:
-    """The parameters of a method that are not its defaults."""
+    """The parameters of a method that are not its defaults, for a suite's entry."""
     fields = dataclasses.fields(method)
     return {f.name: getattr(method, f.name) for f in fields if getattr(method, f.name) != f.default}
+
+
+def names_of(settings: Sequence[Method]) -> list[str]:
+    """Each setting as a spec that always names the parameters in which they differ, so that no default hides one."""
+    varied = [name for name in settings[0].params if len({repr(m.params.get(name)) for m in settings}) > 1]
+    shown = []
+    for method in settings:
+        kept = {**parameters_of(method), **{name: method.params[name] for name in varied}}
+        inside = ", ".join(f"{name}={value}" for name, value in method.params.items() if name in kept)
+        shown.append(f"{method.name}({inside})" if inside else f"{method.name} here")
+    return shown
 
 
 def settings_of(

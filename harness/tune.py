@@ -24,7 +24,6 @@ import numpy as np
 from harness import environment, stats
 from harness.errors import BadInput
 from harness.listing import Rows
-from harness.method import Method
 from harness.trials import Setup, Trials, add_costs, parameters_of, settings_of
 
 Json = dict[str, Any]
@@ -67,7 +66,7 @@ class Try:
     """One setting and what is known of it on the validation data; None where it was not measured.
 
     Attributes:
-        setting: the method.
+        name: of the setting.
         score: its metric.
         loss: of the metric against the full model, positive is worse.
         layer_ratio: depth over the layers a token ran.
@@ -76,7 +75,7 @@ class Try:
         note: why it is out; empty for those that could be chosen.
     """
 
-    setting: Method
+    name: str
     score: stats.Interval | None = None
     loss: stats.Interval | None = None
     layer_ratio: float | None = None
@@ -94,7 +93,7 @@ class Try:
         """As JSON values."""
         intervals = {"score": self.score, "loss": self.loss, "speedup": self.speedup}
         return {
-            "setting": str(self.setting),
+            "setting": self.name,
             **{name: None if value is None else _plain(value) for name, value in intervals.items()},
             "layers_per_token": self.layers_per_token,
             "layer_ratio": self.layer_ratio,
@@ -128,7 +127,7 @@ def tune(
     """
     settings, _, depth = settings_of(spec, setup.model, tried, setup.device, setup.dtype)
     trials = Trials(setup, settings, "validation", limit)
-    tries = [Try(setting) for setting in settings]
+    tries = [Try(name) for name in trials.names]
     say(f"{spec} on {setup.task} validation ({len(trials.examples)} examples), {len(tries)} settings: {goal}")
     if goal.by == "time" and goal.target_speedup is not None:
         _time(trials, tries, range(len(tries)))
@@ -136,7 +135,7 @@ def tune(
     for place, one in enumerate(tries):
         if not one.note:
             _score(trials, place, one, depth)
-            say(f"  {one.setting}: {_line(one, setup.metric)}")
+            say(f"  {one.name}: {_line(one, setup.metric)}")
     _drop(tries, goal)
     if goal.by == "time" and goal.max_loss is not None:
         _time(trials, tries, [place for place, one in enumerate(tries) if not one.note])
@@ -160,7 +159,7 @@ def tune(
         record["finding"] = _nearest(tries, goal)
     else:
         test = Trials(setup, [settings[place]], "test", test_limit)
-        held = Try(settings[place])
+        held = Try(trials.names[place])
         if goal.by == "time":
             _time(test, [held], [0])
         _score(test, 0, held, depth)
@@ -170,7 +169,7 @@ def tune(
             **held.plain(),
         }
         record["held_out"]["verdict"] = _verdict(held, goal)
-        record["finding"] = f"chosen {settings[place]}; on the test split {_line(held, setup.metric)}"
+        record["finding"] = f"chosen {trials.names[place]}; on the test split {_line(held, setup.metric)}"
         costs.append(test.cost)
     say(f"  {record['finding']}")
     stamp = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "environment": environment.fingerprint()}
@@ -220,12 +219,12 @@ def _choose(tries: Sequence[Try], goal: Goal, setup: Setup) -> int | None:
 
 def _nearest(tries: Sequence[Try], goal: Goal) -> str:
     if goal.target_speedup is not None:
-        known = [(fast, str(one.setting)) for one in tries if (fast := one.fast(goal.by)) is not None]
+        known = [(fast, one.name) for one in tries if (fast := one.fast(goal.by)) is not None]
         if known:
             fast, setting = max(known)
             return f"no setting reaches {goal.target_speedup:g}x; the nearest is {setting} with {fast:.2f}x"
         return f"no setting reaches {goal.target_speedup:g}x"
-    losses = [(one.loss.value, str(one.setting)) for one in tries if one.loss is not None]
+    losses = [(one.loss.value, one.name) for one in tries if one.loss is not None]
     loss, setting = min(losses)
     return f"no setting loses at most {goal.max_loss:g}; the nearest is {setting} with a loss of {loss:.2f}"
 
