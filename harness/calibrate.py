@@ -24,7 +24,7 @@ from harness import environment, ltt
 from harness.errors import BadInput
 from harness.stats import bootstrap_metric
 from harness.tasks.base import Example
-from harness.trials import Setup, Trials, add_costs, parameters_of, settings_of
+from harness.trials import Setup, Trials, add_costs, parameters_of, settings_of, shown_parameters
 
 Json = dict[str, Any]
 CONSISTENCIES = ("textual", "risk")
@@ -136,7 +136,7 @@ def calibrate(
         record: Json = {
             "kind": "calibration",
             "method": full.name if place is None else settings[place].name,
-            "parameters": parameters_of(full if place is None else settings[place]),
+            "parameters": parameters_of(full) if place is None else shown_parameters(settings)[place],
             "checkpoint": setup.model,
             "goal": {**asdict(goal), "metric": setup.metric},
             "procedure": "Learn then Test: fixed sequence, Hoeffding-Bentkus p-values",

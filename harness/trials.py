@@ -43,6 +43,7 @@ class Setup:
         data: local data folder.
         batch_size: rows decoded together when timed.
         quality_batch_size: rows decoded together when scored.
+        max_new_tokens: limit when scored; None: the task's own.
         new_tokens: tokens per row when timed.
         repeats: timed repeats of every setting.
         device: cpu, cuda or cuda:N.
@@ -58,6 +59,7 @@ class Setup:
     data: Path | None = None
     batch_size: int = 1
     quality_batch_size: int = 32
+    max_new_tokens: int | None = None
     new_tokens: int = 24
     repeats: int = 5
     device: str = "cpu"
@@ -82,7 +84,7 @@ class Setup:
     def plain(self) -> Json:
         """The conditions as JSON values."""
         names = ("model", "baseline", "batch_size", "quality_batch_size", "new_tokens", "repeats", "device", "dtype")
-        return {name: getattr(self, name) for name in (*names, "threads", "compact_exits")}
+        return {name: getattr(self, name) for name in (*names, "max_new_tokens", "threads", "compact_exits")}
 
 
 class Trials:
@@ -114,6 +116,7 @@ class Trials:
                 "new_tokens": setup.new_tokens,
                 "repeats": setup.repeats,
                 "quality_batch_size": setup.quality_batch_size,
+                "max_new_tokens": setup.max_new_tokens,
                 "device": setup.device,
                 "dtype": setup.dtype,
                 "threads": setup.threads,
@@ -217,13 +220,20 @@ def parameters_of(method: Method) -> Json:
     return {f.name: getattr(method, f.name) for f in fields if getattr(method, f.name) != f.default}
 
 
-def names_of(settings: Sequence[Method]) -> list[str]:
-    """Each setting as a spec that always names the parameters in which they differ, so that no default hides one."""
+def shown_parameters(settings: Sequence[Method]) -> list[Json]:
+    """The parameters of each setting that are not defaults, and always those in which the settings differ."""
     varied = [name for name in settings[0].params if len({repr(m.params.get(name)) for m in settings}) > 1]
+    return [
+        {name: value for name, value in m.params.items() if name in parameters_of(m) or name in varied}
+        for m in settings
+    ]
+
+
+def names_of(settings: Sequence[Method]) -> list[str]:
+    """Each setting as a spec in which no default hides what is varied; `full` goes by another name than the baseline."""
     shown = []
-    for method in settings:
-        kept = {**parameters_of(method), **{name: method.params[name] for name in varied}}
-        inside = ", ".join(f"{name}={value}" for name, value in method.params.items() if name in kept)
+    for method, parameters in zip(settings, shown_parameters(settings), strict=True):
+        inside = ", ".join(f"{name}={value}" for name, value in parameters.items())
         shown.append(f"{method.name}({inside})" if inside else f"{method.name} here")
     return shown
 

@@ -24,7 +24,7 @@ import numpy as np
 from harness import environment, stats
 from harness.errors import BadInput
 from harness.listing import Rows
-from harness.trials import Setup, Trials, add_costs, parameters_of, settings_of
+from harness.trials import Setup, Trials, add_costs, settings_of, shown_parameters
 
 Json = dict[str, Any]
 MEASURES = ("time", "layers")
@@ -143,7 +143,7 @@ def tune(
     record: Json = {
         "kind": "tuning",
         "method": settings[0].name,
-        "parameters": None if place is None else parameters_of(settings[place]),
+        "parameters": None if place is None else shown_parameters(settings)[place],
         "checkpoint": setup.model,
         "goal": {**asdict(goal), "metric": setup.metric},
         "data": trials.data(),

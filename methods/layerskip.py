@@ -153,7 +153,8 @@ def _configured(options: Mapping[str, Any]) -> TrainingPlan:
     for name, value in options.items():
         if name not in kinds:
             raise BadInput(f"layerskip: options.{name} is not known; it takes {', '.join(kinds)}")
-        if isinstance(value, bool) != (kinds[name] is bool) or not isinstance(value, (kinds[name], int)):
+        fits = (int, float) if kinds[name] is float else (kinds[name],)
+        if isinstance(value, bool) != (kinds[name] is bool) or not isinstance(value, fits):
             raise BadInput(f"layerskip: options.{name}={value!r} is of the wrong type; give {kinds[name].__name__}")
         given[name] = kinds[name](value)
     return _Training(**given).plan()
