@@ -229,9 +229,14 @@ class ForcedMemory:
         self._positions: torch.Tensor | None = None
         self._owners: torch.Tensor | None = None
 
-    def share(self, owners: torch.Tensor) -> None:
-        """From now on rows are continuations: row n continues the prompt row `owners[n]`."""
-        self._owners = owners
+    def continued(self, owners: torch.Tensor) -> ForcedMemory:
+        """A memory for continuations: row n continues the prompt row `owners[n]`. This one stays that of the prompts.
+
+        Two objects, so that a block may be computed again later (gradient checkpointing) on either side.
+        """
+        after = ForcedMemory(len(self._prompt))
+        after._prompt, after._prompt_positions, after._owners = list(self._prompt), self._prompt_positions, owners
+        return after
 
     def extend(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor

@@ -7,6 +7,7 @@ A suite is a YAML file, bundled (`harness/suites/`) or the user's own:
       - full
       - skipdecode(speedup=2)
       - {name: calm, label: CALM 0.9, checkpoint: opt-e2e-mini/calm, confidence: softmax, threshold: 0.9}
+      - {tuned: calm-3x.json}  # written by `depthbench tune`
     batch_sizes: [1, 8]
     tasks: [restaurants]
 """
@@ -49,12 +50,14 @@ class MethodEntry(_Frozen):
         label: how tables name the arm, unique in the suite; None: the method's spec.
         checkpoint: weights, anything `load_model` takes; None: the suite's model.
         parameters: passed to the method.
+        tuned: where the parameters came from, of an entry given as `{tuned: file.json}`; see `harness.artefact`.
     """
 
     name: Text
     label: Text | None = None
     checkpoint: Text | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
+    tuned: dict[str, Any] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +67,8 @@ class MethodEntry(_Frozen):
             return given
         if isinstance(given, str):
             given = {"name": given}
+        if isinstance(given, dict) and isinstance(given.get("tuned"), str):
+            given = _from_artefact(given)
         if not isinstance(given, dict) or not isinstance(given.get("name"), str):
             raise ValueError("give a method's name, or a mapping with name, label, checkpoint and parameters")
         name, parameters = parse_spec(given["name"])
@@ -72,7 +77,8 @@ class MethodEntry(_Frozen):
             if twice := sorted(set(parameters) & set(more)):
                 raise ValueError(f"{twice[0]} is given twice")
             parameters.update(more)
-        return {key: given.get(key) for key in ("label", "checkpoint")} | {"name": name, "parameters": parameters}
+        kept = {key: given.get(key) for key in ("label", "checkpoint", "tuned")}
+        return kept | {"name": name, "parameters": parameters}
 
     @property
     def spec(self) -> str:
@@ -87,7 +93,17 @@ class MethodEntry(_Frozen):
 
     def plain(self) -> dict[str, Any]:
         """The entry as a suite file would have it."""
-        return {"name": self.name, "label": self.title, "checkpoint": self.checkpoint, **self.parameters}
+        source = {} if self.tuned is None else {"tuned": self.tuned}
+        return {"name": self.name, "label": self.title, "checkpoint": self.checkpoint, **source, **self.parameters}
+
+
+def _from_artefact(given: dict[str, Any]) -> dict[str, Any]:
+    """The entry that a file of `depthbench tune` stands for; beside the file only a label may be given."""
+    from harness import artefact
+
+    if extra := sorted(set(given) - {"tuned", "label"}):
+        raise ValueError(f"{extra[0]} stands beside tuned, which gives it already; give only a label with tuned")
+    return {**artefact.entry(given["tuned"]), "label": given.get("label")}
 
 
 class TaskEntry(_Frozen):
@@ -295,6 +311,7 @@ def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite
     values = _read(path)
     for override in overrides:
         _apply(values, override)
+    _place_artefacts(values, path.parent)
     try:
         return Suite.model_validate({"name": path.stem, **values})
     except ValidationError as error:
@@ -369,6 +386,14 @@ def _find(name_or_path: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml") or path.is_dir():
         raise BadInput(f"suite: there is no file {name}; give a YAML file or one of {', '.join(suite_names())}")
     raise BadInput(f"suite: {name!r} is neither a bundled suite nor a file; {_near(name, suite_names())}")
+
+
+def _place_artefacts(values: dict[str, Any], folder: Path) -> None:
+    """Files named by `tuned` are looked for beside the suite's own file first."""
+    entries = values.get("methods")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("tuned"), str) and (folder / entry["tuned"]).is_file():
+            entry["tuned"] = str(folder / entry["tuned"])
 
 
 def _read(path: Path) -> dict[str, Any]:

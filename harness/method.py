@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -82,6 +82,13 @@ class Method(ABC):
     def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """The sublayers a decode step may run. The engine asks once per step; an exit gate can only take away."""
         return LayerPlan.full(depth)
+
+    def candidates(self, depth: int) -> Sequence[Method]:
+        """What `tune` and `calibrate` try on a model of `depth` blocks: settings from the most cautious down, () if none.
+
+        The order is fixed before any data are seen; parameters that are not varied keep this method's values.
+        """
+        return ()
 
     def training_plan(self) -> TrainingPlan:
         """How weights are trained for this method. The default trains the full model on the task."""
@@ -214,6 +221,14 @@ class Draft(Method):
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Where a training stands: optimiser step `step` (0-based) of `steps`."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class TrainingStage:
     """One stage of training: what is learnt and from which loss.
 
@@ -222,12 +237,15 @@ class TrainingStage:
         loss: scalar loss of one teacher-forced pass.
         extras: shapes of extra tensors this stage creates and trains, by name; the model is frozen when there are any.
         keep_blocks: the loss needs the state after every block, not only the last.
+        dropout: given the moment and the depth L, for each block the probability that a prompt and its continuations leave it
+            out [L]; None: all blocks run.
     """
 
     name: str
     loss: Callable[[TrainingPass], torch.Tensor]
     extras: Callable[[int], Mapping[str, tuple[int, ...]]] | None = None
     keep_blocks: bool = False
+    dropout: Callable[[Moment, int], Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +255,9 @@ class TrainingPlan:
     Attributes:
         stages: in order.
         draw: given the batch's own random generator, the method under which its positions run (None: full depth).
+        configure: the plan for the `options` of a recipe, refused with BadInput where they do not fit; None: it takes none.
     """
 
     stages: tuple[TrainingStage, ...]
     draw: Callable[[random.Random], Method] | None = None
+    configure: Callable[[Mapping[str, Any]], TrainingPlan] | None = None

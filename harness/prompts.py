@@ -127,7 +127,7 @@ def expected_tokens(task: Task, tokenizer: Any) -> int:
         except BadInput:
             continue
         texts = [text for example in examples for text in example.references]
-        return int(statistics.median(len(ids) + 1 for ids in tokenizer(texts).input_ids))
+        return int(statistics.median(len(ids) + 1 for ids in tokenizer(texts, add_special_tokens=False).input_ids))
     raise BadInput(
         f"expected_tokens: task {task.name} has no training or validation references here to take the median of; "
         "give expected_tokens in the suite"

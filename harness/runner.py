@@ -158,7 +158,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     """Energy of one arm alone in this process: fixed-length generations over a window of seconds; see `harness.probes.energy`."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    batch = speed_batch(suite, decoder, timed_examples(suite, data), batch_size, 0)
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = methods.create(arm["spec"])
     _fixed_length(suite, decoder, method, batch, expected)
@@ -211,6 +211,7 @@ def quality(
     data: Path | None,
     reference: Mapping[str, Sequence[int]] | None,
     lossless: Mapping[str, Sequence[int]] | None = None,
+    decoder: Decoder | None = None,
 ) -> dict[str, Any]:
     """Outputs and scores of one arm on one task, each row to its natural end.
 
@@ -222,9 +223,10 @@ def quality(
         data: local data folder.
         reference: the baseline arm's tokens by example id, for the agreement; None for the baseline itself.
         lossless: for an exact arm, the tokens that the full model gave on the same checkpoint, by example id.
+        decoder: the arm's checkpoint where it is loaded already.
     """
     expected = begin(suite, prepared)
-    decoder = load(suite, arm["checkpoint"], task_index)
+    decoder = decoder or load(suite, arm["checkpoint"], task_index)
     choices = kernels.digest()  # before the arm runs, as in peak_memory
     entry = suite.tasks[task_index]
     task, examples, shortened = task_examples(suite, task_index, decoder, data)

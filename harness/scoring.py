@@ -15,9 +15,17 @@ from torch.nn import functional as F
 
 from harness.cache import ForcedMemory, Memory
 from harness.errors import BadInput
-from harness.method import Exit, ExitState, Method
-from harness.models.decoder import Context, Decoder
+from harness.method import Exit, ExitState, Method, Moment
+from harness.models.decoder import Block, Context, Decoder
 from harness.plan import LayerPlan, Step
+
+Through = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
+"""How a function of hidden states is called: at once, or so that it is computed again on the way back."""
+
+
+def at_once(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Call the function."""
+    return function(x)
 
 
 @dataclass
@@ -45,9 +53,13 @@ def run_prompt(
     ids: torch.Tensor,
     mask: torch.Tensor | None,
     after_block: Callable[[torch.Tensor], None] | None = None,
+    *,
+    dropped: torch.Tensor | None = None,
+    through: Through = at_once,
 ) -> torch.Tensor:
     """All blocks over left-padded prompts `ids` [M, P] (`mask` [M, P], None without padding); K and V go to `memory`.
 
+    Training may leave blocks out for some rows (`dropped`, bool [M, L]) and compute blocks again on the way back (`through`).
     Returns the state after the last block [M, P, D]. The one place where prompts are computed.
     """
     width = ids.shape[1]
@@ -63,10 +75,17 @@ def run_prompt(
         context = Context(positions, (causal & seen[:, None, None, :]) | own)
     x = decoder.embed(ids, positions)
     for block in decoder.blocks:
-        x = block.feed(block.attend(x, memory, context), x)
+        # The block is bound now: a call on the way back must not meet the loop's last one.
+        y = through(lambda z, block=block: block.feed(block.attend(z, memory, context), z), x)  # type: ignore[misc]
+        x = _kept(x, y, dropped, block.index)
         if after_block is not None:
             after_block(x)
     return x
+
+
+def _kept(x: torch.Tensor, y: torch.Tensor, dropped: torch.Tensor | None, layer: int) -> torch.Tensor:
+    """Output y [R, T, D] of a block, its input x in the rows that leave it out (`dropped` [R, L])."""
+    return y if dropped is None else torch.where(dropped[:, layer, None, None], x, y)
 
 
 def force(
@@ -79,6 +98,8 @@ def force(
     *,
     expected_tokens: int,
     keep_blocks: bool = False,
+    dropped: torch.Tensor | None = None,
+    through: Through = at_once,
 ) -> Forced:
     """Teacher-forced pass of continuations under a method; several continuations may share one prompt.
 
@@ -91,6 +112,8 @@ def force(
         owners: prompt row each continuation belongs to [N]; None when row n continues prompt n.
         expected_tokens: as the run's steps would say (`Step.expected_tokens`).
         keep_blocks: also keep the state after every block.
+        dropped: bool [M, L], blocks that a prompt and all its continuations leave out (layer dropout); None: none.
+        through: how blocks are called; training may compute them again on the way back.
     """
     device = targets.device
     if owners is None:
@@ -98,8 +121,8 @@ def force(
     memory = ForcedMemory(decoder.depth)
     prompt_blocks: list[torch.Tensor] = []
     keep = (lambda x: prompt_blocks.append(x[:, -1])) if keep_blocks else None
-    prompt_hidden = run_prompt(decoder, memory, prompts, prompt_mask, keep)
-    memory.share(owners)
+    prompt_hidden = run_prompt(decoder, memory, prompts, prompt_mask, keep, dropped=dropped, through=through)
+    memory = memory.continued(owners)
 
     n, t = targets.shape
     width = prompts.shape[1]
@@ -113,10 +136,15 @@ def force(
     steps = [Step(k, expected_tokens) for k in range(1, t + 1)]
     plans = [method.plan(step, width, decoder.depth) for step in steps]
     if isinstance(method, Exit):
+        assert dropped is None, "layer dropout is for whole plans; an exit gate decides by itself"
         run = _run_exits(decoder, method, memory, x, positions, mask, plans, expected_tokens)
     else:
-        run = _run_plans(decoder, memory, x, positions, mask, plans, keep_blocks)
+        dropped = None if dropped is None else dropped[owners]
+        run = _run_plans(decoder, memory, x, positions, mask, plans, keep_blocks, dropped, through)
     return Forced(prompt_hidden, run.target_hidden, run.layers, prompt_blocks, run.target_blocks)
+
+
+Sublayer = Callable[[torch.Tensor, torch.Tensor | slice], torch.Tensor]
 
 
 @dataclass
@@ -134,29 +162,32 @@ def _run_plans(
     mask: torch.Tensor,
     plans: list[LayerPlan],
     keep_blocks: bool,
+    dropped: torch.Tensor | None,
+    through: Through,
 ) -> _Run:
     blocks: list[torch.Tensor] = []
     for layer, block in enumerate(decoder.blocks):
 
-        def attend(part: torch.Tensor, columns: torch.Tensor | slice, block=block) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        def attend(part: torch.Tensor, columns: torch.Tensor | slice, block: Block = block) -> torch.Tensor:
             count = part.shape[1]
             context = Context(positions[:, columns], mask[:, :, :count, : mask.shape[3] - mask.shape[2] + count])
-            return block.attend(part, memory, context)  # type: ignore[no-any-return]
+            return block.attend(part, memory, context)
 
-        def feed(part: torch.Tensor, columns: torch.Tensor | slice, block=block, entry=x) -> torch.Tensor:  # type: ignore[no-untyped-def]
-            return block.feed(part, entry[:, columns])  # type: ignore[no-any-return]
+        def whole(
+            entry: torch.Tensor, layer: int = layer, block: Block = block, attend: Sublayer = attend
+        ) -> torch.Tensor:
+            y = _on_columns(entry, [p.attention[layer] for p in plans], attend)
+            return _on_columns(y, [p.feed[layer] for p in plans], lambda part, at: block.feed(part, entry[:, at]))
 
-        x = _on_columns(x, [p.attention[layer] for p in plans], attend)
-        x = _on_columns(x, [p.feed[layer] for p in plans], feed)
+        if any(p.attention[layer] or p.feed[layer] for p in plans):
+            x = _kept(x, through(whole, x), dropped, layer)
         if keep_blocks:
             blocks.append(x)
     ran = torch.tensor([[a or f for a, f in zip(p.attention, p.feed, strict=True)] for p in plans])
     return _Run(x, ran.unsqueeze(0).expand(x.shape[0], -1, -1), blocks)
 
 
-def _on_columns(
-    x: torch.Tensor, runs: list[bool], sublayer: Callable[[torch.Tensor, torch.Tensor | slice], torch.Tensor]
-) -> torch.Tensor:
+def _on_columns(x: torch.Tensor, runs: list[bool], sublayer: Sublayer) -> torch.Tensor:
     """Apply a sublayer to the columns of x [N, T, D] that run it; the others pass by unchanged."""
     count = sum(runs)
     if count == 0:
@@ -266,6 +297,8 @@ class TrainingPass:
         labels: the continuations themselves [N, T+1]; column 0 is predicted from the prompt's last column.
         real: bool [N, T+1], False at padding.
         extras: extra tensors being trained, by name.
+        moment: where the training stands.
+        through: how the head is called.
     """
 
     decoder: Decoder
@@ -274,6 +307,8 @@ class TrainingPass:
     labels: torch.Tensor
     real: torch.Tensor
     extras: dict[str, torch.Tensor]
+    moment: Moment = Moment(0, 1)
+    through: Through = at_once
 
     def states(self, layer: int | None = None) -> torch.Tensor:
         """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""
@@ -285,7 +320,8 @@ class TrainingPass:
 
     def loss_at(self, layer: int | None = None) -> torch.Tensor:
         """Mean cross-entropy of the real labels, predicted by the model's own head from the state after block `layer`."""
-        return F.cross_entropy(self.decoder.head(self.states(layer)).float(), self.labels[self.real])
+        labels = self.labels[self.real]
+        return self.through(lambda x: F.cross_entropy(self.decoder.head(x).float(), labels), self.states(layer))
 
     def final_loss(self) -> torch.Tensor:
         """Mean cross-entropy after the last block."""

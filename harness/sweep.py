@@ -75,7 +75,9 @@ def run_suite(
 def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str], workers: Executor) -> int:
     jobs = _Jobs(suite, store, data, workers)
     arms = [
-        {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": suite.checkpoint(e)} for e in suite.methods
+        {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": suite.checkpoint(e)}
+        | ({} if e.tuned is None else {"tuned": e.tuned})
+        for e in suite.methods
     ]
     # The full model goes first, on every checkpoint: others are compared with its tokens.
     arms.sort(key=lambda arm: arm["method"] != BASELINE)

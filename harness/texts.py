@@ -60,7 +60,8 @@ def score_text(
     """Summed log-likelihood of the continuation in nats, and whether every token is the method's own greedy choice."""
     chosen = methods.create(method)
     decoder = _load(model, device, dtype)
-    before, after = decoder.tokenizer(prompt).input_ids, decoder.tokenizer(continuation).input_ids
+    before = decoder.tokenizer(prompt).input_ids
+    after = decoder.tokenizer(continuation, add_special_tokens=False).input_ids
     if not before or not after:
         raise BadInput("score: prompt and continuation need at least one token each")
     ids = torch.tensor([before + after], device=decoder.device)

@@ -2,172 +2,42 @@
 
 The method is asked for its training plan (`Method.training_plan`); nothing here knows a method by name. Every batch is one
 teacher-forced pass (`harness.scoring.force`), the very computation that scores and, step by step, decodes: a position runs in
-training what it will run at inference.
+training what it will run at inference. Dropout of the architecture itself is not applied: blocks compute what they compute when
+decoding.
 
-    depthbench train opt-e2e-mini-full --data DIR
+    depthbench train opt-e2e-mini-full --data DIR --out DIR
+    torchrun --nproc-per-node 4 -m harness.cli train finetune-skipdecode --device cuda --task cnn_dm --out DIR
+
+Under torchrun or `accelerate launch` every process takes its share of each step's prompts, so a recipe means the same on any
+number of devices that divides them.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import statistics
+import os
 import sys
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 import methods
 from harness import tasks
 from harness.errors import BadInput
-from harness.method import Method, TrainingPlan, TrainingStage
-from harness.models import kernels, load_model
+from harness.forcing import ForcedModel, Pair, Pairs, collate
+from harness.method import Moment, TrainingPlan
+from harness.models import load_model
 from harness.models.decoder import Decoder
 from harness.recipes import Recipe, StageSettings
-from harness.scoring import TrainingPass, force
+from harness.store import write_atomically
 
-_GPU_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One prompt with some of its references, as token ids; references end with the end token."""
-
-    prompt: list[int]
-    targets: list[list[int]]
-
-    @property
-    def cost(self) -> int:
-        """Length by which batches are grouped: mostly that of the continuations, several of which share one prompt."""
-        return len(self.prompt) // 4 + max(map(len, self.targets))
-
-
-class Pairs(torch.utils.data.Dataset[Pair]):
-    """The training pairs of a recipe, references of one prompt in groups of similar length."""
-
-    def __init__(self, recipe: Recipe, decoder: Decoder, data: Path | None) -> None:
-        tokenizer = decoder.tokenizer
-        self.pairs: list[Pair] = []
-        self.dropped = 0
-        lengths: list[int] = []
-        for source in recipe.data:
-            examples = tasks.create(source.task, data).examples(source.split, source.limit)
-            prompts = tokenizer([e.prompt for e in examples]).input_ids
-            references = [tokenizer(list(e.references[: source.references])).input_ids for e in examples]
-            for prompt, texts in zip(prompts, references, strict=True):
-                texts = sorted(([*ids, tokenizer.eos_token_id] for ids in texts), key=len)
-                fits = [ids for ids in texts if len(prompt) + len(ids) - 1 <= decoder.geometry.max_positions]
-                self.dropped += len(texts) - len(fits)
-                lengths.extend(map(len, fits))
-                group = recipe.references_per_prompt
-                self.pairs.extend(Pair(prompt, fits[i : i + group]) for i in range(0, len(fits), group))
-        if not self.pairs:
-            raise BadInput(
-                f"recipe {recipe.name}: no reference fits the model's {decoder.geometry.max_positions} positions"
-            )
-        self.references = len(lengths)
-        self.median_tokens = int(statistics.median(lengths))
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Pair:
-        return self.pairs[index]
-
-
-def collate(pairs: Sequence[Pair], pad: int) -> dict[str, torch.Tensor]:
-    """Left-padded prompts [M, P], right-padded continuations [N, T+1], the prompt row each belongs to, and a batch number."""
-    width = max(len(p.prompt) for p in pairs)
-    targets = [(row, ids) for row, pair in enumerate(pairs) for ids in pair.targets]
-    length = max(len(ids) for _, ids in targets)
-    labels = torch.tensor([ids + [pad] * (length - len(ids)) for _, ids in targets])
-    return {
-        "prompts": torch.tensor([[pad] * (width - len(p.prompt)) + p.prompt for p in pairs]),
-        "prompt_mask": torch.tensor([[0] * (width - len(p.prompt)) + [1] * len(p.prompt) for p in pairs]),
-        "owners": torch.tensor([row for row, _ in targets]),
-        "labels": labels,
-        "real": torch.tensor([[i < len(ids) for i in range(length)] for _, ids in targets]),
-        # What a method draws for this batch depends on the batch alone, so a resumed run draws the same.
-        "draw": torch.tensor(zlib.crc32(labels.numpy().tobytes())),
-    }
-
-
-class ForcedModel(nn.Module):
-    """A decoder as a torch module whose forward is the loss of one training stage."""
-
-    def __init__(
-        self, decoder: Decoder, plan: TrainingPlan, stage: TrainingStage, expected_tokens: int, seed: int
-    ) -> None:
-        super().__init__()
-        self.source = decoder.source
-        self.extras = nn.ParameterDict()
-        if stage.extras is not None:
-            self.source.requires_grad_(False)
-            shapes = stage.extras(decoder.geometry.width)
-            self.extras.update(
-                {name.replace(".", "__"): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
-            )
-        self._decoder, self._plan, self._stage = decoder, plan, stage
-        self._expected_tokens, self._seed = expected_tokens, seed
-        self._full = methods.create("full")
-        self.register_state_dict_post_hook(_drop_tied)  # type: ignore[no-untyped-call]
-        # What the Trainer expects to be missing when it loads a state saved without the tied twins.
-        self._keys_to_ignore_on_save = [
-            f"source.{name}" for name in getattr(self.source, "_tied_weights_keys", None) or ()
-        ]
-
-    def tie_weights(self) -> None:
-        """Called by the Trainer after loading; the twins share one tensor all along, so there is nothing to do."""
-
-    def named_extras(self) -> dict[str, torch.Tensor]:
-        """The extra tensors being trained, under the names methods know."""
-        return {name.replace("__", "."): value for name, value in self.extras.items()}
-
-    def forward(
-        self,
-        prompts: torch.Tensor,
-        prompt_mask: torch.Tensor,
-        owners: torch.Tensor,
-        labels: torch.Tensor,
-        real: torch.Tensor,
-        draw: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Loss of one batch from `collate`."""
-        method: Method = self._full
-        if self._plan.draw is not None:
-            method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"))
-        grad = torch.is_grad_enabled() and self._stage.extras is None
-        # A frozen model needs no gradients through it: the loss reads its states and trains only the extras.
-        # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
-        backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
-        with torch.set_grad_enabled(grad), sdpa_kernel(backends), kernels.only("row"):
-            self._decoder.refresh()
-            forced = force(
-                self._decoder,
-                method,
-                prompts,
-                prompt_mask,
-                labels[:, :-1],
-                owners,
-                expected_tokens=self._expected_tokens,
-                keep_blocks=self._stage.keep_blocks,
-            )
-        passed = TrainingPass(self._decoder, forced, owners, labels, real, self.named_extras())
-        return {"loss": self._stage.loss(passed)}
-
-
-def _drop_tied(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Safetensors refuses one tensor under two names; a tied one is restored with its twin."""
-    for name in getattr(module.source, "_tied_weights_keys", None) or ():
-        state.pop(f"{prefix}source.{name}", None)
+__all__ = ["ForcedModel", "Pair", "Pairs", "collate", "save", "train"]
 
 
 class _GroupedTrainer(Trainer):
@@ -178,7 +48,19 @@ class _GroupedTrainer(Trainer):
         generator = torch.Generator().manual_seed(self.args.seed)
         assert isinstance(dataset, Pairs)
         lengths = [pair.cost for pair in dataset.pairs]
-        return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths, generator=generator)
+        # Grouped over the whole step, so that all devices get batches of similar size.
+        step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(step, lengths=lengths, generator=generator)
+
+
+class _Moments(TrainerCallback):  # type: ignore[misc]
+    """Tells the model which step it is at, also after a resume."""
+
+    def __init__(self, model: ForcedModel) -> None:
+        self._model = model
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._model.moment = Moment(state.global_step, state.max_steps)
 
 
 class _Lines(TrainerCallback):  # type: ignore[misc]
@@ -187,11 +69,13 @@ class _Lines(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
-            print(
-                f"step {state.global_step}/{state.max_steps} loss {logs['loss']:.4f} lr {logs['learning_rate']:.2e}",
-                flush=True,
-            )
+        if not state.is_world_process_zero or not logs:
+            return
+        where = f"step {state.global_step}/{state.max_steps}"
+        if "loss" in logs:
+            print(f"{where} loss {logs['loss']:.4f} lr {logs['learning_rate']:.2e}", flush=True)
+        elif "eval_loss" in logs:
+            print(f"{where} validation loss {logs['eval_loss']:.4f}", flush=True)
 
 
 def train(
@@ -215,84 +99,162 @@ def train(
     if (out / "config.json").exists():
         raise BadInput(f"out: {out} holds a checkpoint already; choose another folder or remove it")
     work = work or out.with_name(out.name + ".work")
+    group = PartialState(cpu=device == "cpu")
+    batch = recipe.batch_per_device(group.num_processes)
+    plan = _plan(recipe)
+    if group.num_processes > 1 and device == "cuda":
+        device = str(group.device)
+    if group.is_main_process:
+        _same_recipe(recipe, work)
     set_seed(recipe.seed)
-    decoder = _start(recipe, data, work, device)
+    # The first process makes what the others read: the tokenizer, and downloads.
+    with group.main_process_first():
+        decoder = _start(recipe, data, work, device)
+    pairs = Pairs(recipe.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
+    checks = None
+    if recipe.validation is not None:
+        checks = Pairs(recipe.validation.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
+    expected = recipe.expected_tokens or pairs.median_tokens
+    group.print(
+        f"{recipe.name}: {len(pairs)} groups, {pairs.references} references (median {pairs.median_tokens} tokens, "
+        f"{pairs.dropped} too long), expected_tokens {expected}"
+        + (f", {checks.references} for validation" if checks else "")
+        + (f"; {group.num_processes} processes" if group.num_processes > 1 else ""),
+        flush=True,
+    )
+    adapters = None
+    if recipe.lora is not None:
+        from harness import lora
+
+        adapters = lora.attach(decoder.source, recipe.lora)
+    extras: dict[str, torch.Tensor] = dict(decoder.extras)
+    best: dict[str, Any] = {}
+    for stage in plan.stages:
+        settings = recipe.stages.get(stage.name)
+        if settings is not None:
+            model = ForcedModel(decoder, plan, stage, expected, recipe.seed, recipe.gradient_checkpointing)
+            run = _Run(recipe, batch, pairs, checks, decoder, device)
+            best[stage.name] = run.stage(settings, model, work / stage.name)
+            extras.update({name: value.detach().cpu() for name, value in model.named_extras().items()})
+    if group.is_main_process:
+        card = {**_card(recipe, pairs, expected), "validation_loss": best} if checks else _card(recipe, pairs, expected)
+        if adapters is not None:
+            adapters.save_pretrained(out / "adapter")
+            lora.merge(adapters)
+        save(decoder, out, extras, card)
+    group.wait_for_everyone()
+    return out
+
+
+def _plan(recipe: Recipe) -> TrainingPlan:
+    """The training plan of the recipe's method, its options taken up and its stages known."""
     method = methods.create(recipe.method)
     plan = method.training_plan()
+    if recipe.options:
+        if plan.configure is None:
+            raise BadInput(f"recipe {recipe.name}: options: {method.name} takes none; leave them out")
+        plan = plan.configure(recipe.options)
     unknown = set(recipe.stages) - {stage.name for stage in plan.stages}
     if unknown:
         known = ", ".join(stage.name for stage in plan.stages)
         raise BadInput(
             f"recipe {recipe.name}: stages.{sorted(unknown)[0]} is not a stage of {method.name}; it has {known}"
         )
-    pairs = Pairs(recipe, decoder, data)
-    expected = recipe.expected_tokens or pairs.median_tokens
-    print(
-        f"{recipe.name}: {len(pairs)} groups, {pairs.references} references (median {pairs.median_tokens} tokens, "
-        f"{pairs.dropped} too long), expected_tokens {expected}",
-        flush=True,
-    )
-    extras: dict[str, torch.Tensor] = dict(decoder.extras)
-    for stage in plan.stages:
-        settings = recipe.stages.get(stage.name)
-        if settings is not None:
-            model = ForcedModel(decoder, plan, stage, expected, recipe.seed)
-            _run_stage(recipe, stage, settings, model, pairs, decoder, work / stage.name, device)
-            extras.update({name: value.detach().cpu() for name, value in model.named_extras().items()})
-    save(decoder, out, extras, _card(recipe, pairs, expected))
-    return out
+    return plan
 
 
-def _run_stage(
-    recipe: Recipe,
-    stage: TrainingStage,
-    settings: StageSettings,
-    model: ForcedModel,
-    pairs: Pairs,
-    decoder: Decoder,
-    work: Path,
-    device: str,
-) -> None:
+def _same_recipe(recipe: Recipe, work: Path) -> None:
+    """BadInput where the folder holds the beginning of another training; else it is marked with this recipe."""
+    path, mine = work / "recipe.json", recipe.model_dump(mode="json")
+    if path.is_file():
+        before = json.loads(path.read_text())
+        changed = [key for key in mine if before.get(key) != mine[key]]
+        if changed:
+            raise BadInput(
+                f"work: {work} holds a training with another {changed[0]}; remove it, or give the recipe that began it"
+            )
+        return
     work.mkdir(parents=True, exist_ok=True)
-    arguments = TrainingArguments(
-        output_dir=str(work),
-        max_steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        lr_scheduler_type="cosine",
-        weight_decay=recipe.weight_decay,
-        adam_beta2=recipe.adam_beta2,
-        max_grad_norm=1.0,
-        per_device_train_batch_size=recipe.prompts_per_step,
-        bf16=recipe.bf16,
-        use_cpu=device == "cpu",
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        save_steps=recipe.save_every,
-        save_total_limit=1,
-        logging_steps=recipe.log_every,
-        report_to=[],
-        remove_unused_columns=False,
-        disable_tqdm=not sys.stderr.isatty(),
-        dataloader_pin_memory=device != "cpu",
-    )
-    trainer = _GroupedTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=pairs,
-        data_collator=lambda batch: collate(batch, decoder.pad_token_id),
-        callbacks=[_Lines()],
-    )
-    for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
-        trainer.remove_callback(callback)
-    saved = any(work.glob("checkpoint-*"))
-    trainer.train(resume_from_checkpoint=saved or None)
+    write_atomically(path, [json.dumps(mine, indent=1) + "\n"])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all stages of one training share."""
+
+    recipe: Recipe
+    batch: int
+    pairs: Pairs
+    checks: Pairs | None
+    decoder: Decoder
+    device: str
+
+    def stage(self, settings: StageSettings, model: ForcedModel, work: Path) -> float | None:
+        """Train one stage, from its last saved step if there is one; returns the lowest validation loss."""
+        work.mkdir(parents=True, exist_ok=True)
+        trainer = _GroupedTrainer(
+            model=model,
+            args=self._arguments(settings, work),
+            train_dataset=self.pairs,
+            eval_dataset=self.checks,
+            data_collator=lambda batch: collate(batch, self.decoder.pad_token_id),
+            callbacks=[_Lines(), _Moments(model)],
+        )
+        for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+            trainer.remove_callback(callback)
+        saved = any(work.glob("checkpoint-*"))
+        trainer.train(resume_from_checkpoint=saved or None)
+        return trainer.state.best_metric  # type: ignore[no-any-return]
+
+    def _arguments(self, settings: StageSettings, work: Path) -> TrainingArguments:
+        recipe, cpu = self.recipe, self.device == "cpu"
+        checks: dict[str, Any] = {"save_steps": recipe.save_every}
+        if recipe.validation is not None:
+            every = min(recipe.validation.every, settings.steps)
+            checks = {
+                "save_steps": every,
+                "eval_strategy": "steps",
+                "eval_steps": every,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "loss",
+                "greater_is_better": False,
+                "prediction_loss_only": True,
+                "per_device_eval_batch_size": self.batch,
+            }
+        return TrainingArguments(
+            output_dir=str(work),
+            max_steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            lr_scheduler_type="cosine",
+            weight_decay=recipe.weight_decay,
+            optim="adafactor" if recipe.optimizer == "adafactor" else "adamw_torch",
+            adam_beta2=recipe.adam_beta2,
+            max_grad_norm=1.0,
+            per_device_train_batch_size=self.batch,
+            gradient_accumulation_steps=recipe.accumulate,
+            bf16=recipe.bf16,
+            use_cpu=cpu,
+            ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            save_total_limit=1,
+            logging_steps=recipe.log_every,
+            report_to=[],
+            remove_unused_columns=False,
+            disable_tqdm=not sys.stderr.isatty(),
+            dataloader_pin_memory=not cpu,
+            **checks,
+        )
 
 
 def _start(recipe: Recipe, data: Path | None, work: Path, device: str) -> Decoder:
     """The decoder a recipe starts from: a checkpoint, or a fresh model with a tokenizer trained on the recipe's data."""
     if recipe.start is not None:
-        return load_model(recipe.start, device=device)
+        decoder = load_model(recipe.start, device=device, dtype=recipe.dtype)
+        if decoder.tokenizer is None:
+            raise BadInput(f"recipe {recipe.name}: start {recipe.start} has no tokenizer; save one beside the weights")
+        return decoder
     assert recipe.architecture is not None, "a recipe has a start or an architecture"
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -333,6 +295,7 @@ def _card(recipe: Recipe, pairs: Pairs, expected: int) -> dict[str, Any]:
         "expected_tokens": expected,
         "recipe": recipe.model_dump(exclude_none=True),
         "references": pairs.references,
+        "data_hash": pairs.hash,
         "data": sorted({source.task for source in recipe.data}),
     }
 

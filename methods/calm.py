@@ -94,6 +94,10 @@ class CALM(Exit):
         """See `Method.no_skip`."""
         return replace(self, threshold=1.0)
 
+    def candidates(self, depth: int) -> list[CALM]:
+        """See `Method.candidates`: the paper's grid of thresholds, 0.95 down to 0 by 0.05 (1 is the full model)."""
+        return [replace(self, threshold=step / 20) for step in range(19, -1, -1)]
+
     def tests(self, layer: int, depth: int) -> bool:
         """See `Exit.tests`."""
         first = max(self.first_exit, 2) if self.confidence == "state" else self.first_exit

@@ -47,6 +47,10 @@ class FixedExit(Schedule):
         """See `Method.no_skip`."""
         return replace(self, budget=depth)
 
+    def candidates(self, depth: int) -> list[FixedExit]:
+        """See `Method.candidates`: every budget below the full depth."""
+        return [replace(self, budget=budget) for budget in range(depth - 1, 0, -1)]
+
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """See `Schedule.layers`."""
         first = 0 if self.side == "bottom" else depth - self.budget

@@ -11,19 +11,35 @@ full model's. Draft and verification share one K/V cache, and the verification c
 Deviations. Batches: every row accepts as many tokens as agree, so rows progress raggedly; a step's draft is as long for all. The
 draft does not run past what is left to generate. The paper's code is for one row.
 
-Training. The paper's recipe (layer dropout and an early-exit loss on all layers) makes early drafts good; weights trained for
-early exits in another way serve too, any weights give the right output.
+Training (Section 4.1). Layer dropout: block l (0-based) is left out for a sample with probability p(l, t) = S(t) D(l) p_max,
+D(l) = exp(l ln2 / (L-1)) - 1 (Equation 3), S = 1 for fine-tuning and exp(t ln2 / (T-1)) - 1 from scratch (Equation 4); what is
+kept is not scaled up. Early-exit loss: the exits' cross-entropies, weighted by e(l) normalised over the exits that are on
+(Equations 5, 6): e(l) = s (0 + 1 + .. + l) below the last block and L-1 + s (0 + .. + L-2) at it, s being `early_exit_scale`, so
+that the exit after the very first block weighs nothing. Which exits are on at step t: `rotational`, every R-th, moving on by one
+block a step; `gradual`, one more from the top down every T / 2L steps. The last block's is always on, as in the authors' released
+code (read literally, the rotation would train it only every R steps). A sample is a prompt with its continuations. The defaults
+are the paper's for fine-tuning on one task: p_max 0.2, scale 1, gradual. Weights trained for early exits in another way serve
+too; any weights give the right output.
 
 Cost: the drafted tokens that are rejected, and a vocabulary projection for each drafted token beside those of the verification.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.method import Draft
+import torch
+
+from harness.errors import BadInput
+from harness.method import Draft, Moment, TrainingPlan, TrainingStage
 from harness.plan import LayerPlan
+
+if TYPE_CHECKING:
+    from harness.scoring import TrainingPass
 
 
 @dataclass(frozen=True)
@@ -62,6 +78,83 @@ class LayerSkip(Draft):
         """See `Method.settings`."""
         return {**self.params, "exit_layer": self.blocks(depth)}
 
+    def candidates(self, depth: int) -> list[LayerSkip]:
+        """See `Method.candidates`: drafts from an eighth to half of the blocks, 2 to 8 tokens long."""
+        exits = sorted({max(1, round(depth / share)) for share in (2, 3, 4, 6, 8)} & set(range(1, depth)), reverse=True)
+        return [replace(self, exit_layer=e, draft_tokens=d) for e in exits for d in (2, 4, 6, 8)]
+
     def draft_plan(self, depth: int) -> LayerPlan:
         """See `Draft.draft_plan`."""
         return LayerPlan.of(range(self.blocks(depth)), depth)
+
+    def training_plan(self) -> TrainingPlan:
+        """See `Method.training_plan`."""
+        return _Training().plan()
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The recipe's options, see the module's docstring."""
+
+    dropout: float = 0.2
+    from_scratch: bool = False
+    early_exit_scale: float = 1.0
+    curriculum: str = "gradual"
+    rotation: int = 8
+
+    def __post_init__(self) -> None:
+        for name, fits, right in (
+            ("dropout", 0 <= self.dropout < 1, "0 or more and below 1"),
+            ("early_exit_scale", 0 <= self.early_exit_scale <= 1, "0 to 1"),
+            ("curriculum", self.curriculum in ("rotational", "gradual"), "one of rotational, gradual"),
+            ("rotation", self.rotation >= 1, "1 or more"),
+        ):
+            if not fits:
+                raise BadInput(f"layerskip: options.{name}={getattr(self, name)!r} is out of range; {right}")
+
+    def plan(self) -> TrainingPlan:
+        """The training plan with these options."""
+        stage = TrainingStage("weights", self.loss, keep_blocks=True, dropout=self.rates)
+        return TrainingPlan((stage,), configure=_configured)
+
+    def rates(self, moment: Moment, depth: int) -> list[float]:
+        """Probability that each block is left out (Equations 2 to 4)."""
+        scale = _rising(moment.step, moment.steps) if self.from_scratch else 1.0
+        return [self.dropout * scale * _rising(layer, depth) for layer in range(depth)]
+
+    def weights(self, moment: Moment, depth: int) -> list[float]:
+        """Weight of every exit's loss (Equation 6 over the curriculum)."""
+        scale = self.early_exit_scale
+        weight = [scale * layer * (layer + 1) / 2 for layer in range(depth - 1)]
+        weight.append(depth - 1 + scale * (depth - 2) * (depth - 1) / 2 if depth > 1 else 1.0)
+        if self.curriculum == "rotational":
+            on = [(layer - moment.step) % self.rotation == 0 for layer in range(depth)]
+        else:
+            reached = int(moment.step * 2 * depth / moment.steps)
+            on = [layer >= depth - 1 - reached for layer in range(depth)]
+        on[-1] = True
+        kept = [w if o else 0.0 for w, o in zip(weight, on, strict=True)]
+        return [w / sum(kept) for w in kept]
+
+    def loss(self, forced: TrainingPass) -> torch.Tensor:
+        """Weighted cross-entropy of the exits that are on (Equation 5)."""
+        weights = self.weights(forced.moment, forced.decoder.depth)
+        return torch.stack([w * forced.loss_at(layer) for layer, w in enumerate(weights) if w]).sum()
+
+
+def _rising(place: int, count: int) -> float:
+    """From 0 at the first of `count` places to 1 at the last, exponentially."""
+    return math.exp(place * math.log(2) / max(count - 1, 1)) - 1
+
+
+def _configured(options: Mapping[str, Any]) -> TrainingPlan:
+    kinds = {f.name: type(f.default) for f in dataclasses.fields(_Training)}
+    given = {}
+    for name, value in options.items():
+        if name not in kinds:
+            raise BadInput(f"layerskip: options.{name} is not known; it takes {', '.join(kinds)}")
+        fits = (int, float) if kinds[name] is float else (kinds[name],)
+        if isinstance(value, bool) != (kinds[name] is bool) or not isinstance(value, fits):
+            raise BadInput(f"layerskip: options.{name}={value!r} is of the wrong type; give {kinds[name].__name__}")
+        given[name] = kinds[name](value)
+    return _Training(**given).plan()

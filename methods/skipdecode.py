@@ -45,6 +45,7 @@ _REPORTED: dict[tuple[int, float], tuple[int, int]] = {
     (32, 5.0): (5, 8),
 }
 _TRAINED_TARGETS = (1.0, 2.0, 3.0, 4.0, 5.0)
+_TUNED_TARGETS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,19 @@ class SkipDecode(Schedule):
     def no_skip(self, depth: int) -> SkipDecode:
         """See `Method.no_skip`."""
         return replace(self, speedup=None, min_layers=depth, max_layers=depth)
+
+    def candidates(self, depth: int) -> list[SkipDecode]:
+        """See `Method.candidates`: for each mean budget the decay of the paper's settings, none at all, and a steeper one."""
+        found: dict[tuple[int, int], None] = {}
+        for target in _TUNED_TARGETS:
+            mean = depth / target
+            low, high = SkipDecode(speedup=target).limits(depth)
+            flat, least = _round(mean), max(1, _round(mean / 2))
+            for pair in ((low, high), (flat, flat), (least, min(depth, _round(2 * mean) - least))):
+                if max(1, self.warmup) <= pair[0] <= pair[1] <= depth:
+                    found[pair] = None
+        ordered = sorted(found, key=lambda pair: (-sum(pair), -pair[0]))
+        return [replace(self, speedup=None, min_layers=low, max_layers=high) for low, high in ordered]
 
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """See `Schedule.layers`."""

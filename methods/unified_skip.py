@@ -57,6 +57,10 @@ class UnifiedSkip(Schedule):
         """See `Method.no_skip`."""
         return replace(self, speedup=1.0)
 
+    def candidates(self, depth: int) -> list[UnifiedSkip]:
+        """See `Method.candidates`: every number of blocks from all but one down to two."""
+        return [replace(self, speedup=depth / count) for count in range(depth - 1, 1, -1)]
+
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """See `Schedule.layers`."""
         return _spaced(self.speedup, depth)

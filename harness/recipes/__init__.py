@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -42,6 +43,32 @@ class StageSettings(_Frozen):
     warmup_steps: int = Field(0, ge=0)
 
 
+class LoraSettings(_Frozen):
+    """Low-rank adapters on the blocks' linear maps instead of training all weights (extra `lora`); merged at the end.
+
+    Attributes:
+        rank: of the adapters.
+        alpha: their sum is scaled by alpha / rank.
+        targets: names of modules, as peft takes them; None: every linear map except the output projection.
+    """
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: tuple[str, ...] | None = Field(None, min_length=1)
+
+
+class ValidationSettings(_Frozen):
+    """When the loss is taken on validation data; the state with the lowest one is kept.
+
+    Attributes:
+        data: where its pairs come from.
+        every: optimiser steps between two looks; states are saved as often.
+    """
+
+    data: tuple[DataSource, ...] = Field(min_length=1)
+    every: int = Field(ge=1)
+
+
 class Recipe(_Frozen):
     """What is trained, from what, on what, how long.
 
@@ -54,7 +81,15 @@ class Recipe(_Frozen):
         data: where the pairs come from.
         stages: settings for each stage of the plan that shall run.
         expected_tokens: horizon of schedules in training; None: the data's median reference length.
-        prompts_per_step: prompts in a batch.
+        options: of the method's training plan, e.g. LayerSkip's dropout.
+        lora: train adapters alone; None: all weights.
+        dtype: of the starting checkpoint's weights in memory; bfloat16 only with `lora`, where they stay as they are.
+        optimizer: `adamw` or `adafactor` (a fraction of the memory).
+        gradient_checkpointing: compute blocks and heads again on the way back instead of keeping what is inside them.
+        max_tokens: pairs longer than this, prompt and continuation together, are left out; None: what the model can hold.
+        validation: None: the last state is kept.
+        prompts_per_step: prompts of one optimiser step, over all devices and accumulated batches.
+        accumulate: batches a step is made of on each device, one after the other.
         references_per_prompt: continuations that share one prompt in a batch.
         seed: of initialisation, order and draws.
         bf16: bfloat16 mixed precision.
@@ -69,7 +104,15 @@ class Recipe(_Frozen):
     data: tuple[DataSource, ...] = Field(min_length=1)
     stages: dict[str, StageSettings] = Field(min_length=1)
     expected_tokens: int | None = Field(None, ge=1)
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    lora: LoraSettings | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    optimizer: Literal["adamw", "adafactor"] = "adamw"
+    gradient_checkpointing: bool = False
+    max_tokens: int | None = Field(None, ge=2)
+    validation: ValidationSettings | None = None
     prompts_per_step: int = Field(24, ge=1)
+    accumulate: int = Field(1, ge=1)
     references_per_prompt: int = Field(4, ge=1)
     weight_decay: float = Field(0.1, ge=0)
     adam_beta2: float = Field(0.98, gt=0, lt=1)
@@ -82,7 +125,21 @@ class Recipe(_Frozen):
     def _one_start(self) -> Recipe:
         if (self.start is None) == (self.architecture is None):
             raise ValueError("give start or architecture, one of them")
+        if self.dtype != "float32" and self.lora is None:
+            raise ValueError("dtype: bfloat16 weights lose small updates; give float32, or train adapters with lora")
+        if self.lora is not None and self.start is None:
+            raise ValueError("lora: adapters need trained weights below them; give start")
         return self
+
+    def batch_per_device(self, devices: int) -> int:
+        """Prompts of one batch on one of `devices`; BadInput where the step cannot be divided."""
+        parts = devices * self.accumulate
+        if self.prompts_per_step % parts:
+            raise BadInput(
+                f"recipe {self.name}: prompts_per_step {self.prompts_per_step} does not divide by {devices} devices x "
+                f"accumulate {self.accumulate}; give a multiple of {parts}"
+            )
+        return self.prompts_per_step // parts
 
 
 def names() -> list[str]:
@@ -90,8 +147,20 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_recipe(name: str) -> Recipe:
-    """A recipe by name, or from a YAML file; BadInput names the file and the key that is wrong."""
+def load_recipe(
+    name: str, overrides: Sequence[str] = (), *, model: str | None = None, task: str | None = None
+) -> Recipe:
+    """A recipe by name, or from a YAML file.
+
+    Args:
+        name: of `names()`, or a file.
+        overrides: `key=value` each; the key may be dotted (`stages.weights.steps`), the value is YAML.
+        model: start from this checkpoint instead.
+        task: train (and validate) on this task alone instead.
+
+    Raises:
+        BadInput: names the file and the key that is wrong.
+    """
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         path = Path(name)
@@ -100,10 +169,55 @@ def load_recipe(name: str) -> Recipe:
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"
         raise BadInput(f"recipe: no recipe or file {name!r}; {hint}")
     try:
-        return Recipe.model_validate({"name": path.stem, **(yaml.safe_load(path.read_text()) or {})})
+        values: dict[str, Any] = {"name": path.stem, **(yaml.safe_load(path.read_text()) or {})}
     except yaml.YAMLError as error:
         raise BadInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if model is not None:
+        values = {**values, "start": model, "architecture": None}
+    if task is not None:
+        values["data"] = [_of_task(values.get("data"), task)]
+        if isinstance(values.get("validation"), dict):
+            values["validation"] = {**values["validation"], "data": [_of_task(values["validation"].get("data"), task)]}
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise BadInput(f"{path}: {key}: {first['msg']}") from None
+        where = path if not overrides else f"{path} with --set"
+        raise BadInput(f"{where}: {key}: {first['msg']}") from None
+
+
+def _of_task(sources: Any, task: str) -> Any:
+    """The first data source with another task; its split and limits stay."""
+    first = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
+    return {**first, "task": task}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in the raw values of a recipe; mappings on the way are made where they are missing."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise BadInput(f"--set {override!r}: cannot be read; write key=value, as in stages.weights.steps=100")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {override!r}: not valid YAML: {' '.join(str(error).split())}") from None
+    place: Any = values
+    for i, part in enumerate(parts):
+        if isinstance(place, list):
+            if not (part.isdecimal() and int(part) < len(place)):
+                raise BadInput(f"--set {override!r}: {'.'.join(parts[: i + 1])}: no such entry")
+            inner: Any = int(part)
+        elif isinstance(place, dict):
+            inner = part
+        else:
+            raise BadInput(f"--set {override!r}: {'.'.join(parts[:i])} has no keys of its own")
+        if i == len(parts) - 1:
+            place[inner] = value
+        else:
+            if isinstance(place, dict) and place.get(inner) is None:
+                place[inner] = {}
+            place = place[inner]

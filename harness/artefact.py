@@ -1,0 +1,94 @@
+"""What tuning and calibration leave behind: parameters, the hash of the data they came from, the trace, its cost. Torch-free.
+
+An artefact is one JSON file. A suite uses it by `{tuned: file.json}` in place of a method's name and parameters; what it stands
+for (data, goal, cost, digest of the file) is then kept with the arm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import BadInput
+
+if TYPE_CHECKING:
+    from harness.tasks.base import Example
+
+VERSION = 1
+KINDS = ("tuning", "calibration")
+_KEPT = ("kind", "goal", "data", "cost", "date")
+"""Keys of an artefact that stay with an arm of a suite."""
+
+Json = dict[str, Any]
+
+
+def data_hash(examples: Iterable[Example]) -> str:
+    """16 hexadecimal digits that identify examples: ids, prompts and references, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.id, example.prompt, list(example.references)]).encode())
+    return digest.hexdigest()[:16]
+
+
+def write(path: Path, record: Mapping[str, Any]) -> Path:
+    """Write an artefact; BadInput if there is a file already."""
+    from harness.store import write_atomically
+
+    check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, [json.dumps({"artefact_version": VERSION, **record}, indent=1) + "\n"])
+    return path
+
+
+def check_free(path: Path) -> None:
+    """BadInput if there is something at `path` already: an artefact is never written over."""
+    if path.exists():
+        raise BadInput(f"out: {path} is there already; name another file")
+
+
+def places(out: Path, promises: Sequence[str]) -> list[Path]:
+    """Where the artefacts of a calibration go: `out` itself for one, files named by the promises in the folder `out` for more."""
+    names = [f"{text.replace(':', '-')}.json" for text in promises]
+    files = [out / name for name in names] if len(names) > 1 else [out]
+    for path in files:
+        check_free(path)
+    if len(set(files)) < len(files):
+        raise BadInput("promise: one is given twice; give each once")
+    return files
+
+
+def read(path: str | Path) -> Json:
+    """Read an artefact, or BadInput that names the file."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"tuned: {path} cannot be read ({error.strerror}); make it with `depthbench tune`") from None
+    except ValueError:
+        raise BadInput(f"tuned: {path} is not valid JSON; make it again with `depthbench tune`") from None
+    if not isinstance(record, dict) or record.get("kind") not in KINDS or "parameters" not in record:
+        raise BadInput(f"tuned: {path} is not an artefact of `depthbench tune` or `depthbench calibrate`")
+    if record.get("artefact_version") != VERSION:
+        raise BadInput(
+            f"tuned: {path} has version {record.get('artefact_version')!r}, this program reads {VERSION}; make it again"
+        )
+    return record
+
+
+def entry(path: str | Path) -> Json:
+    """The method entry of a suite that an artefact stands for: name, parameters, checkpoint, and where they came from."""
+    path = Path(path)
+    record = read(path)
+    if record["parameters"] is None:
+        raise BadInput(f"tuned: {path} chose nothing: {record.get('finding', 'no setting reached the goal')}")
+    kept = {key: record[key] for key in _KEPT if key in record}
+    source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **kept}
+    return {
+        "name": record["method"],
+        "parameters": record["parameters"],
+        "checkpoint": record["checkpoint"],
+        "tuned": source,
+    }
