@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from reports import figures
 from reports.parts import Column, Figure, ReportView, Swatch, Table
-from reports.style import COLOURS
-from reports.svg import sign
+from reports.style import COLOURS, PAGE
+from reports.svg import inline, sign
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +54,7 @@ def _palette() -> str:
 
 
 def _svg(figure: Figure) -> Markup:
-    return Markup(figures.to_svg(figure))
+    return Markup(inline(figures.draw(figure, PAGE), figure.alt))
 
 
 def _sign(swatch: Swatch) -> Markup:
