@@ -31,12 +31,12 @@ _WIDTHS = (
     "278 556 500 722 500 500 500 334 260 334 584"
 )
 _ADVANCE = {chr(32 + i): int(w) / 1000 for i, w in enumerate(_WIDTHS.split())}
-_ROOM = 1.17  # the reader's typeface may be wider, as DejaVu Sans is
+ROOM = 1.17  # the reader's typeface may be wider, as DejaVu Sans is
 
 
 def text_width(text: str, size: float) -> float:
     """Return about how wide `text` is in points, rather too much than too little."""
-    return _ROOM * size * sum(_ADVANCE.get(c, 0.6 if ord(c) < 0x1100 else 1.0) for c in text)
+    return ROOM * size * sum(_ADVANCE.get(c, 0.6 if ord(c) < 0x1100 else 1.0) for c in text)
 
 
 def fit(text: str, size: float, room: float) -> str:

@@ -24,7 +24,7 @@ def trade_off(plot: plots.TradeOff, sheet: Sheet) -> Canvas:
     reach = max(abs(p.quality.value - plot.full_quality) for p in plot.points)
     width = sheet.column if len(plot.points) <= CROWD else sheet.width
     zoom = reach > 3 * near and len(close) >= 3 and width > 300
-    tall = sheet.tall * (270 if len(plot.points) <= 12 else 340)
+    tall = sheet.tall**2 * (270 if len(plot.points) <= 12 else 340)
     canvas = Canvas(width, tall + 22 + 36, sheet.size)
     words = f"Realised speed-up of decoding, batch size {plot.batch} (× full model)"
     canvas.text(40 + (width - 48) / 2, canvas.height - 3, words, anchor="middle")

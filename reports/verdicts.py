@@ -95,7 +95,7 @@ def _verdict(facts: Facts, arm: Arm) -> Cell:
     quality_words = "quality open" if quality == "inconclusive" else quality
     if not quality and not speed:
         return Cell("not measured", sort="~")
-    good, bad = quality == KEEPS and list(words) == ["faster"], quality == LOSES or list(words) == ["slower"]
+    good, bad = quality == KEEPS and list(words) == ["faster"], quality == LOSES
     return Cell(
         quality_words or "quality not measured",
         speed or "speed not measured",
