@@ -3,7 +3,7 @@
     run.json            suite as resolved, arms, environment
     cells/<id>.json     raw values of one cell
     samples.jsonl       per-example outputs and scores, rebuilt from the quality cells
-    summary.csv, report.html, report.pdf    derived; see harness.summary and reports
+    summary.csv, report.html, report.pdf, figures/, tables/    derived; see harness.summary and reports
 
 Reading (`load_run`) changes nothing. Writing (`RunStore`) sets a cell file that cannot be read aside as `.broken`, so
 that the cell is measured again and the file is not lost.
@@ -32,7 +32,7 @@ KINDS = ("speed", "memory", "quality")
 
 Json = dict[str, Any]
 
-_OURS = {"run.json", "cells", "samples.jsonl", "summary.csv", "report.html", "report.pdf"}
+_OURS = {"run.json", "cells", "samples.jsonl", "summary.csv", "report.html", "report.pdf", "figures", "tables"}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 
 

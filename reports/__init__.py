@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.errors import BadInput
@@ -16,8 +17,8 @@ __all__ = ["write_report"]
 def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: str = "page") -> Path:
     """Write one report on the runs in `run_dirs` and return the path of its page.
 
-    Beside `report.html` stand `report.pdf`, `figures/` (SVG, PDF, PNG) and `tables/` (CSV, Markdown, LaTeX). The same
-    results give the same bytes.
+    Beside `report.html` stand `report.pdf`, `figures/` (SVG, PDF, PNG) and `tables/` (CSV, Markdown, LaTeX); in the folder
+    of a single run `summary.csv` is written anew as well. The same results give the same bytes.
 
     Args:
         run_dirs: folders that hold a run.json. Runs under the same conditions are joined.
@@ -27,8 +28,10 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
     Raises:
         BadInput: no folder given, a folder without a readable run, an unknown style, or a place that cannot be written to.
     """
-    from reports import export, load, pdf, render, view  # what draws is loaded when a report is made
-    from reports.style import SHEETS
+    from harness import summary
+    from reports import export, figures, load, pdf, render, view  # what draws is loaded when a report is made
+    from reports.parts import Figure, Table
+    from reports.style import PAGE, SHEETS
 
     if style not in SHEETS:
         raise BadInput(f"report: style {style!r} is not known; known: {', '.join(SHEETS)}")
@@ -36,13 +39,21 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
         runs = load.load([Path(folder) for folder in run_dirs])
         page = _place(Path(run_dirs[0]) if out is None else Path(out))
         shown = view.build(runs)
-        made = {page.name: render.html(shown).encode(), f"{page.stem}.pdf": pdf.pdf(shown)}
-        figures, tables = export.figure_files(shown, SHEETS[style]), export.table_files(shown)
-        titles = export.titles(shown)
+        on_page = figures.draw_all(shown, PAGE)
+        sheet = SHEETS[style]
+        drawings = on_page if sheet is PAGE else figures.draw_all(shown, sheet)
+        with ThreadPoolExecutor() as pool:  # Typst works outside the interpreter's lock
+            document = pool.submit(pdf.pdf, shown)
+            figure_files = pool.submit(export.figure_files, shown, drawings, sheet)
+            html, table_files = render.html(shown, on_page), export.table_files(shown)
+        made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
+        drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)
     for name, content in made.items():
         _write(page.with_name(name), content)
-    _replace(page.parent / "figures", figures, titles)
-    _replace(page.parent / "tables", tables, titles)
+    if out is None and len(runs) == 1:
+        _write(page.with_name("summary.csv"), summary.csv_text(runs[0].rows).encode())
+    _replace(page.parent / "figures", figure_files.result(), drawn)
+    _replace(page.parent / "tables", table_files, tabled)
     return page
 
 

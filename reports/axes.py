@@ -88,7 +88,9 @@ class Panel:
             self.canvas.path([[(self.x0, self.y0), (self.x0, bottom), (right, bottom)]], "muted", 0.7)
         if below:
             for value, words in zip(xticks, xlabels or [plain(v) for v in xticks], strict=True):
-                self.canvas.text(self.x(value), bottom + small + 2.5, words, size=small, colour="muted", anchor="middle")
+                self.canvas.text(
+                    self.x(value), bottom + small + 2.5, words, size=small, colour="muted", anchor="middle"
+                )
         if left:
             for value in yticks:
                 y = self.y(value) + 0.34 * small

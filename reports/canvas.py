@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from html import escape
 from typing import Literal
 
@@ -54,6 +55,7 @@ def number(value: float) -> str:
     return "0" if text == "-0" else text
 
 
+@lru_cache(maxsize=32)
 def polygon(marker: str) -> tuple[Point, ...]:
     """Return the corners of a marker of diameter 1, y downwards; empty for the circle."""
 
@@ -63,7 +65,20 @@ def polygon(marker: str) -> tuple[Point, ...]:
 
     def cross(turn: float) -> tuple[Point, ...]:
         w, r = 0.17, 0.52
-        arms = [(w, -r), (w, -w), (r, -w), (r, w), (w, w), (w, r), (-w, r), (-w, w), (-r, w), (-r, -w), (-w, -w), (-w, -r)]
+        arms = [
+            (w, -r),
+            (w, -w),
+            (r, -w),
+            (r, w),
+            (w, w),
+            (w, r),
+            (-w, r),
+            (-w, w),
+            (-r, w),
+            (-r, -w),
+            (-w, -w),
+            (-w, -r),
+        ]
         c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         return tuple((c * x - s * y, s * x + c * y) for x, y in arms)
 
@@ -151,7 +166,9 @@ class Canvas:
         """Draw a marker that stands for no arm."""
         self.parts.append(outline(x, y, shape, size, f'fill="var(--{fill})" stroke="var(--{colour})" stroke-width="1"'))
 
-    def image(self, x: float, y: float, width: float, height: float, alpha: np.ndarray, rgb: tuple[int, int, int]) -> None:
+    def image(
+        self, x: float, y: float, width: float, height: float, alpha: np.ndarray, rgb: tuple[int, int, int]
+    ) -> None:
         """Place a map of shares [rows, columns] between 0 and 1, the first row on top, one hue more or less opaque."""
         png = base64.b64encode(_png(np.repeat(np.repeat(alpha, 4, axis=0), 4, axis=1), rgb)).decode()
         self.parts.append(
@@ -173,8 +190,10 @@ def outline(x: float, y: float, shape: str, size: float, style: str) -> str:
     """Return a marker of `size` points as an SVG element."""
     corners = polygon(shape)
     if not corners:
-        return f'<circle cx="{x:.3g}" cy="{y:.3g}" r="{size / 2:.3g}" {style}/>' if size < 3 else (
-            f'<circle cx="{number(x)}" cy="{number(y)}" r="{size / 2:.3g}" {style}/>'
+        return (
+            f'<circle cx="{x:.3g}" cy="{y:.3g}" r="{size / 2:.3g}" {style}/>'
+            if size < 3
+            else (f'<circle cx="{number(x)}" cy="{number(y)}" r="{size / 2:.3g}" {style}/>')
         )
     points = "L".join(f"{x + size * px:.2f} {y + size * py:.2f}" for px, py in corners)
     return f'<path d="M{points}Z" {style}/>'

@@ -25,6 +25,8 @@ from reports.steps import step_parts
 from reports.text import counted, fixed, label, listed
 
 PLOT_LABEL = 30
+CROWD = 12
+"""With more arms than this, lines of all the others behind each would be a thicket."""
 
 
 def plot_name(arm: Arm) -> str:
@@ -88,14 +90,19 @@ def by_batch(facts: Facts) -> Figure | None:
         for s in series
         if s.realised
     ]
+    others = len(series) <= CROWD
     alt = f"Realised speed-up between batch sizes {batches[0]} and {batches[-1]}: {listed(changes, 30)}."
     caption = (
         "Solid line and filled signs: realised, with 95% intervals. Dashed line: ideal, if skipping "
-        "were free. Grey lines: the other "
-        f"arms. Below the line at 1 the arm is slower than the full model. {speed_setting(facts)}"
+        f"were free.{' Grey lines: the other arms.' if others else ''} Below the line at 1 the arm is slower than the full "
+        f"model. {speed_setting(facts)}"
     )
     return Figure(
-        "fig-by-batch", "Ideal and realised speed-up against batch size", caption, alt, ByBatch(batches, tuple(series))
+        "fig-by-batch",
+        "Ideal and realised speed-up against batch size",
+        caption,
+        alt,
+        ByBatch(batches, tuple(series), others),
     )
 
 
@@ -168,7 +175,9 @@ def tax(facts: Facts) -> Figure | None:
         found = []
         for batch in facts.batch_sizes:
             timed = facts.speed.get((arm.label, batch))
-            mean, computed = (timed.raw(k) if timed else None for k in ("layers_per_token", "computed_layers_per_token"))
+            mean, computed = (
+                timed.raw(k) if timed else None for k in ("layers_per_token", "computed_layers_per_token")
+            )
             if timed and mean is not None and computed is not None and timed.raw("depth"):
                 found.append((batch, mean, computed))
                 depth = max(depth, int(timed.raw("depth") or 0))

@@ -29,11 +29,16 @@ def choice_table(facts: Facts) -> Table | None:
         for loss in losses:
             arm = best(facts, loss, batch)
             shown = shown or arm is not None
-            names.append(Cell("full model", sort="~") if arm is None else Cell(arm.short, sort=arm.short, swatch=swatch(arm)))
+            names.append(
+                Cell("full model", sort="~") if arm is None else Cell(arm.short, sort=arm.short, swatch=swatch(arm))
+            )
             ratio = facts.ratio(arm, batch) if arm else None
             ratios.append(interval_cell(ratio, 2, tone="good") if ratio else Cell("1", sort=1.0))
         group = f"Best choice at batch size {batch}"
-        columns += [(Column("method", numeric=False, group=group), names), (Column("speed-up", "× full", group=group), ratios)]
+        columns += [
+            (Column("method", numeric=False, group=group), names),
+            (Column("speed-up", "× full", group=group), ratios),
+        ]
     if not shown:
         return None
     metrics = listed(dict.fromkeys(f"{m[0].title} on {label(t)}" for t, m in facts.tasks.items()), 5)
@@ -81,7 +86,9 @@ def crossover_table(facts: Facts) -> Table | None:
     for arm in arms:
         text, tone, place = _pays(facts, arm, timed)
         words.append(word_cell(text, tone))
-        crossings.append(Cell(MISSING) if place is None else Cell(f"about {fixed(place, 0 if place >= 10 else 1)}", sort=place))
+        crossings.append(
+            Cell(MISSING) if place is None else Cell(f"about {fixed(place, 0 if place >= 10 else 1)}", sort=place)
+        )
     columns = [
         (Column("Method", numeric=False), [name_cell(a) for a in arms]),
         (Column("Faster than full", numeric=False), words),
@@ -95,7 +102,9 @@ def crossover_table(facts: Facts) -> Table | None:
 
 
 def _pays(facts: Facts, arm: Arm, timed: list[int]) -> tuple[str, str, float | None]:
-    points = [(b, s.verdict, r.value) for b in timed if (s := facts.speed.get((arm.label, b))) and (r := facts.ratio(arm, b))]
+    points = [
+        (b, s.verdict, r.value) for b in timed if (s := facts.speed.get((arm.label, b))) and (r := facts.ratio(arm, b))
+    ]
     place = None
     for (b0, _, v0), (b1, _, v1) in itertools.pairwise(points):
         if v0 >= 1 > v1:
@@ -105,7 +114,11 @@ def _pays(facts: Facts, arm: Arm, timed: list[int]) -> tuple[str, str, float | N
     if len(faster) == len(points):
         return "at every batch size measured", "good", place
     if not faster:
-        return "not shown at any batch size", "bad" if all(v == "slower" for _, v, _ in points) else tone_of("open"), place
+        return (
+            "not shown at any batch size",
+            "bad" if all(v == "slower" for _, v, _ in points) else tone_of("open"),
+            place,
+        )
     after = [(b, verdict) for b, verdict, _ in points if b > faster[-1]]
     others = [(b, verdict) for b, verdict, _ in points if b < faster[-1] and verdict != "faster"]
     groups: dict[str, list[str]] = {}

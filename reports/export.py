@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
-from reports import figures
-from reports.parts import Block, Cell, Column, Figure, Fold, ReportView, Table
+from reports.canvas import Canvas
+from reports.parts import Cell, Column, Figure, ReportView, Table, walk
 from reports.pdf import compile_typst, foreign
 from reports.style import Sheet
 from reports.svg import standalone
@@ -19,26 +19,12 @@ from reports.svg import standalone
 PNG_DPI = 150.0
 
 
-def walk(view: ReportView) -> Iterator[Block]:
-    """Every part of a report in reading order, folded ones included."""
-
-    def inside(blocks: Sequence[Block]) -> Iterator[Block]:
-        for block in blocks:
-            yield block
-            if isinstance(block, Fold):
-                yield from inside(block.blocks)
-
-    for run in view.runs:
-        for section in run.sections:
-            yield from inside(section.blocks)
-
-
-def figure_files(view: ReportView, sheet: Sheet) -> dict[str, bytes]:
-    """Return the files of `figures/` by name; the same view gives the same bytes."""
+def figure_files(view: ReportView, drawings: Mapping[str, Canvas], sheet: Sheet) -> dict[str, bytes]:
+    """Return the files of `figures/` by name from the drawings of a sheet; the same view gives the same bytes."""
     drawn = {}
     for part in walk(view):
         if isinstance(part, Figure):
-            canvas = figures.draw(part, sheet)
+            canvas = drawings[part.id]
             drawn[file_name(part)] = (canvas, standalone(canvas, part.alt, sheet))
     files: dict[str, bytes] = {}
     other = foreign("".join(text for _, text in drawn.values()))
@@ -47,10 +33,10 @@ def figure_files(view: ReportView, sheet: Sheet) -> dict[str, bytes]:
         files[f"{name}.svg"] = text.encode()
         pages.append(f'#page(width: {canvas.width:g}pt, height: {canvas.height:g}pt, margin: 0pt, image("{name}.svg"))')
         sources = {"main.typ": pages[-1].encode(), f"{name}.svg": files[f"{name}.svg"]}
-        files[f"{name}.pdf"] = compile_typst(sources, system_fonts=other)[0]
+        files[f"{name}.pdf"] = compile_typst(sources, system_fonts=other, tags=False)[0]
     if pages:
-        drawings = {name: content for name, content in files.items() if name.endswith(".svg")}
-        everything = {"main.typ": "\n".join(pages).encode(), **drawings}
+        shown = {name: content for name, content in files.items() if name.endswith(".svg")}
+        everything = {"main.typ": "\n".join(pages).encode(), **shown}
         images = compile_typst(everything, system_fonts=other, png_dpi=PNG_DPI)
         files |= {f"{name}.png": image for name, image in zip(drawn, images, strict=True)}
     return files
@@ -69,9 +55,9 @@ def table_files(view: ReportView) -> dict[str, bytes]:
     return files
 
 
-def titles(view: ReportView) -> dict[str, str]:
-    """Return what each file shows, by its name without the ending."""
-    return {file_name(part): part.title for part in walk(view) if isinstance(part, (Figure, Table))}
+def titles(view: ReportView, kind: type[Figure] | type[Table]) -> dict[str, str]:
+    """Return what each figure or table shows, by the name of its files without the ending."""
+    return {file_name(part): part.title for part in walk(view) if isinstance(part, kind)}
 
 
 def file_name(part: Figure | Table) -> str:
@@ -144,7 +130,7 @@ def _pipe(text: str) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """Return a table for `\\input` in a document that loads booktabs; other packages are not needed."""
+    r"""Return a table for `\input` in a document that loads booktabs; other packages are not needed."""
     spec = "".join("r" if c.numeric and i else "l" for i, c in enumerate(table.columns))
     lines = [
         "% Needs \\usepackage{booktabs}. Wide tables: \\resizebox (graphicx) or a landscape page.",
@@ -163,7 +149,13 @@ def as_latex(table: Table) -> str:
         for cell in row:
             text = tex(cell.text)
             text = f"\\textbf{{{text}}}" if cell.tone == "good" and text else text
-            detail = f" {{\\scriptsize [{tex(cell.detail)}]}}" if cell.ends else f"; {tex(cell.detail)}" if cell.detail else ""
+            detail = (
+                f" {{\\scriptsize [{tex(cell.detail)}]}}"
+                if cell.ends
+                else f"; {tex(cell.detail)}"
+                if cell.detail
+                else ""
+            )
             cells.append(text + detail)
         lines.append(" & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])

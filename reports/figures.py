@@ -8,7 +8,7 @@ from typing import Any
 from reports import depths, plots, scatter
 from reports.axes import Key, Panel, axis_words, legend, outer, panels, ticks
 from reports.canvas import Canvas, fit, text_width
-from reports.parts import Figure
+from reports.parts import Figure, ReportView, walk
 from reports.style import DASHES, Sheet, look
 from reports.text import fixed, span
 
@@ -25,18 +25,25 @@ def draw(part: Figure, sheet: Sheet) -> Canvas:
     return how(part.plot, sheet)
 
 
+def draw_all(view: ReportView, sheet: Sheet) -> dict[str, Canvas]:
+    """Return the drawing of every figure of a report by the figure's id."""
+    return {part.id: draw(part, sheet) for part in walk(view) if isinstance(part, Figure)}
+
+
 def _places(panel: Panel, batches: tuple[int, ...], high: float) -> Panel:
     """A panel with the batch sizes side by side, not to scale, and 0 to `high` upwards."""
     return panel.within((-0.35, len(batches) - 0.65), (0.0, high))
 
 
 def _by_batch(plot: plots.ByBatch, sheet: Sheet) -> Canvas:
-    keys = (
+    keys = [
         Key("realised, 95% interval", width=1.4, shape="o", fill="ink"),
         Key("ideal", width=1.1, dash="4 2"),
         Key("full model = 1", "muted", 0.8),
-        Key("other arms, realised", "faint", 0.8),
-    )
+    ]
+    behind = plot.series if plot.others else ()
+    if behind:
+        keys.append(Key("other arms, realised", "faint", 0.8))
     place = {batch: float(i) for i, batch in enumerate(plot.batches)}
     tops = [v.high for s in plot.series for _, v in s.realised] + [v for s in plot.series for _, v in s.ideal] + [1.0]
     canvas, made, columns = panels(sheet, len(plot.series), height=94, top=44, gap_y=26)
@@ -46,9 +53,15 @@ def _by_batch(plot: plots.ByBatch, sheet: Sheet) -> Canvas:
         left, below = outer(i, len(made), columns)
         labels = [str(b) for b in plot.batches]
         panel.frame(
-            list(place.values()), ticks(0, panel.ys[1], 6), sheet.small, xlabels=labels, left=left, below=below, xgrid=False
+            list(place.values()),
+            ticks(0, panel.ys[1], 6),
+            sheet.small,
+            xlabels=labels,
+            left=left,
+            below=below,
+            xgrid=False,
         )
-        others = [[(place[b], v.value) for b, v in s.realised] for s in plot.series if s is not series]
+        others = [[(place[b], v.value) for b, v in s.realised] for s in behind if s is not series]
         canvas.path([panel.points(line) for line in others], "faint", 0.6)
         colour = look(series.swatch.method).colour
         panel.across(1.0, "muted")
@@ -199,7 +212,13 @@ def _tax(plot: plots.Tax, sheet: Sheet) -> Canvas:
             x = panel.x(place[batch])
             canvas.rect(x - 4, panel.y(computed), 8, max(panel.y(mean) - panel.y(computed), 0.0), "faint")
         panel.frame(
-            list(place.values()), ticks(0, plot.depth, 5), sheet.small, xlabels=labels, left=left, below=below, xgrid=False
+            list(place.values()),
+            ticks(0, plot.depth, 5),
+            sheet.small,
+            xlabels=labels,
+            left=left,
+            below=below,
+            xgrid=False,
         )
         colour = look(row.swatch.method).colour
         panel.line([(place[b], mean) for b, mean, _ in row.depths], colour, 1.1, "4 2")

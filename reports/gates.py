@@ -51,7 +51,9 @@ def gates_table(facts: Facts) -> Table:
         (Column("Result", numeric=False), [word_cell(g.result, tone[g.result]) for g in found]),
         (Column("What was looked at", numeric=False), [word_cell(g.found) for g in found]),
     ]
-    return table("gates", "Gates", columns, "A gate is not checked where the run stored nothing to check it by.", wrap=True)
+    return table(
+        "gates", "Gates", columns, "A gate is not checked where the run stored nothing to check it by.", wrap=True
+    )
 
 
 Timed = tuple[Arm, int, Speed]
@@ -88,7 +90,12 @@ def _counts(timed: list[Timed]) -> Gate:
         if totals != {wanted}:
             got = ", ".join(f"{n:g}" for n in sorted(totals))
             bad.append(f"{arm.short} at batch size {batch} yielded {got} tokens in place of {wanted}")
-    return _gate("Token counts are right", bad, looked, f"Every repeat of {counted(looked, 'timed cell')} yielded what was asked for.")
+    return _gate(
+        "Token counts are right",
+        bad,
+        looked,
+        f"Every repeat of {counted(looked, 'timed cell')} yielded what was asked for.",
+    )
 
 
 def _nothing_empty(facts: Facts) -> Gate:
@@ -115,19 +122,33 @@ def _exact(facts: Facts, timed: list[Timed]) -> Gate:
     found = [(a, b, s.raw("tokens_unlike_full")) for a, b, s in timed if a in arms]
     known = [(a, b, n) for a, b, n in found if n is not None]
     bad = [f"{a.short} parts from it in {counted(int(n), 'token')} at batch size {b}" for a, b, n in known if n > 0]
-    return _gate(name, bad, len(known), f"{listed(a.short for a in arms)}: every timed token is the full model's on the same weights.")
+    return _gate(
+        name,
+        bad,
+        len(known),
+        f"{listed(a.short for a in arms)}: every timed token is the full model's on the same weights.",
+    )
 
 
 def _dispersion(facts: Facts) -> Gate:
     known = [(row, str(row["noisy"])) for row in facts.data.rows if row.get("noisy")]
-    bad = [f"{label(row.get('label'))} at batch size {row.get('batch_size')} is noisy" for row, word in known if word == "yes"]
+    bad = [
+        f"{label(row.get('label'))} at batch size {row.get('batch_size')} is noisy"
+        for row, word in known
+        if word == "yes"
+    ]
     return _gate("Dispersion is under its limit", bad, len(known), f"{counted(len(known), 'speed-up')} with intervals.")
 
 
 def _conditions(facts: Facts) -> Gate:
     bad = [f"{counted(len(facts.refused), 'cell')} left out, named above"] if facts.refused else []
     looked = len(facts.speed) + len(facts.scored)
-    return _gate("Conditions are equal within every table", bad, looked, f"One hash of the conditions per kind, batch size and task, over {counted(looked, 'cell')}.")
+    return _gate(
+        "Conditions are equal within every table",
+        bad,
+        looked,
+        f"One hash of the conditions per kind, batch size and task, over {counted(looked, 'cell')}.",
+    )
 
 
 def _complete(facts: Facts) -> Gate:
@@ -157,9 +178,13 @@ def _listed(holder: Json) -> Iterable[tuple[str, bool | None, str]]:
     given = holder.get("gates")
     entries = given if isinstance(given, list) else []
     if isinstance(given, Mapping):
-        entries = [v | {"name": k} if isinstance(v, Mapping) else {"name": k, "passed": v} for k, v in given.items()]
+        entries = [{**v, "name": k} if isinstance(v, Mapping) else {"name": k, "passed": v} for k, v in given.items()]
     for entry in entries:
         if isinstance(entry, Mapping) and entry.get("name"):
             passed = entry.get("passed")
             name = label(str(entry["name"]).replace("_", " "))
-            yield name[:1].upper() + name[1:], passed if isinstance(passed, bool) else None, clean(entry.get("detail") or "")
+            yield (
+                name[:1].upper() + name[1:],
+                passed if isinstance(passed, bool) else None,
+                clean(entry.get("detail") or ""),
+            )

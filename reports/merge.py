@@ -51,7 +51,9 @@ def _machines(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
         name = " ".join(path).replace("usable_", "")
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             keys = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-            found.append(f"{name} {'; '.join(f'{label(k)} {label(a.get(k))} against {label(b.get(k))}' for k in keys[:4])}")
+            found.append(
+                f"{name} {'; '.join(f'{label(k)} {label(a.get(k))} against {label(b.get(k))}' for k in keys[:4])}"
+            )
         elif path == ("dirty",):
             found.append("uncommitted changes in one of them")
         else:
@@ -120,7 +122,11 @@ def _joined(runs: Sequence[RunData]) -> RunData:
             if kind == "speed":
                 cell, last = _shifted(cell, offset)
                 highest = max(highest, last)
-            key = (kind, str((cell.get("arm") or {}).get("label")), cell.get("task") if kind == "quality" else cell.get("batch_size"))
+            key = (
+                kind,
+                str((cell.get("arm") or {}).get("label")),
+                cell.get("task") if kind == "quality" else cell.get("batch_size"),
+            )
             before = cells.get(key)
             cells[key] = cell if before is None else _both(before, cell, problems)
         offset += highest + 1
@@ -128,9 +134,9 @@ def _joined(runs: Sequence[RunData]) -> RunData:
     arms = {str(a.get("label")): a for run in reversed(runs) for a in reversed(run.run.get("arms") or [])}
     order = dict.fromkeys(str(a.get("label")) for run in runs for a in run.run.get("arms") or [])
     suite = dict(first.get("suite") or {})
-    for key in ("batch_sizes", "tasks"):
-        items = [v for run in runs for v in (run.run.get("suite") or {}).get(key) or []]
-        suite[key] = [v for i, v in enumerate(items) if v not in items[:i]]
+    for listing in ("batch_sizes", "tasks"):
+        items = [v for run in runs for v in (run.run.get("suite") or {}).get(listing) or []]
+        suite[listing] = [v for i, v in enumerate(items) if v not in items[:i]]
     record = first | {"arms": [arms[name] for name in order], "suite": suite}
     if not all(run.run.get("finished") for run in runs):
         record["finished"] = None
@@ -166,7 +172,9 @@ def _both(before: Json, cell: Json, problems: list[str]) -> Json:
         return max(before, cell, key=lambda c: (c.get("cuda_peak_allocated_bytes") or 0, c.get(peak) or 0))
     if _outputs(before) != _outputs(cell):
         name = label((cell.get("arm") or {}).get("label"))
-        problems.append(f"{name} gave other texts for {label(cell.get('task'))} in another of the joined runs; the first is shown")
+        problems.append(
+            f"{name} gave other texts for {label(cell.get('task'))} in another of the joined runs; the first is shown"
+        )
     return before
 
 

@@ -5,7 +5,7 @@ Text in them is cleaned (see reports.text) and not escaped: a renderer escapes f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -188,3 +188,17 @@ def table(
     kept = [columns[0], *((c, cells) for c, cells in columns[1:] if any(cell.sort is not None for cell in cells))]
     rows = tuple(zip(*(cells for _, cells in kept), strict=True))
     return Table(ident, title, tuple(c for c, _ in kept), rows, note, frozenset(starts), wrap)
+
+
+def walk(view: ReportView) -> Iterator[Block]:
+    """Every part of a report in reading order, folded ones included."""
+
+    def inside(blocks: Sequence[Block]) -> Iterator[Block]:
+        for block in blocks:
+            yield block
+            if isinstance(block, Fold):
+                yield from inside(block.blocks)
+
+    for run in view.runs:
+        for section in run.sections:
+            yield from inside(section.blocks)

@@ -36,12 +36,15 @@ def pdf(view: ReportView) -> bytes:
 
 
 def compile_typst(
-    sources: dict[str, bytes], *, system_fonts: bool = False, png_dpi: float | None = None
+    sources: dict[str, bytes], *, system_fonts: bool = False, png_dpi: float | None = None, tags: bool = True
 ) -> list[bytes]:
-    """Return what Typst makes of `main.typ` among the sources: one PDF, or with `png_dpi` a PNG of every page."""
+    """Return what Typst makes of `main.typ` among the sources: one PDF, or with `png_dpi` a PNG of every page.
+
+    `tags` give a PDF the structure that screen readers use.
+    """
     import typst  # here: only those who want a PDF pay for loading it
 
-    options: dict[str, Any] = {"ignore_system_fonts": not system_fonts, "timestamp": 0}
+    options: dict[str, Any] = {"ignore_system_fonts": not system_fonts, "timestamp": 0, "pdf_tags": tags}
     if png_dpi is not None:
         options |= {"format": "png", "ppi": png_dpi}
     made = typst.compile(dict(sources), **options)
@@ -156,7 +159,9 @@ def _widths(block: Table) -> list[float]:
         widest = max((max(_wide(c.text), 0.84 * _wide(c.detail)) for c in cells), default=0.0) + sign
         if not column.numeric or i == 0:
             widest = min(widest, most)
-        word = max((_wide(w) for w in _soft(f"{column.title} {column.unit}").replace("\u200b", " ").split()), default=0.0)
+        word = max(
+            (_wide(w) for w in _soft(f"{column.title} {column.unit}").replace("\u200b", " ").split()), default=0.0
+        )
         head = max(_wide(column.title), 0.84 * _wide(column.unit))
         found.append(round(max(widest, min(head, 52.0), word, 12.0), 1))
     over = sum(found) + 2 * GAP * len(found) - PRINT.width

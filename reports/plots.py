@@ -45,10 +45,11 @@ class Series:
 
 @dataclass(frozen=True)
 class ByBatch:
-    """Speed-up against batch size, one panel per arm."""
+    """Speed-up against batch size, one panel per arm; with `others`, the other arms stand faintly behind each."""
 
     batches: tuple[int, ...]
     series: tuple[Series, ...]
+    others: bool
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,11 @@ def _scatter(
         (min(xs) - pad_x, max(xs) + 1.6 * pad_x), bounds if plot.higher_is_better else (bounds[1], bounds[0])
     )
     canvas = panel.canvas
-    ends = [min(max(panel.y(plot.full_quality + side * plot.margin), panel.y0), panel.y0 + panel.height) for side in (1, -1)]
+    ends = [
+        min(max(panel.y(plot.full_quality + side * plot.margin), panel.y0), panel.y0 + panel.height) for side in (1, -1)
+    ]
     canvas.rect(panel.x0, min(ends), panel.width, abs(ends[1] - ends[0]), "band")
-    panel.frame(ticks(*panel.xs, 8), ticks(*sorted(panel.ys), 8), sheet.small)
+    panel.frame(ticks(*panel.xs, 8), ticks(min(panel.ys), max(panel.ys), 8), sheet.small)
     panel.across(plot.full_quality, "faint")
     panel.down(1.0, "faint")
     front = sorted((p for p in plot.points if p.front), key=lambda p: p.speed.value)
@@ -120,5 +122,3 @@ def _name(panel: Panel, named: Sequence[plots.Point], shown: Sequence[plots.Poin
             end = (min(max(x, box.x0), box.x1), min(max(y, box.y0 + 1), box.y1 - 1))
             canvas.path([[(x, y), end]], "muted", 0.5)
         canvas.text(box.x0, (box.y0 + box.y1) / 2 + 0.34 * sheet.small, p.name, size=sheet.small)
-
-

@@ -191,5 +191,3 @@ def _checksums(checksums: Iterable[tuple[str, str]]) -> Table:
         (Column("SHA-256", numeric=False), [Cell(digest, sort=digest) for _, digest in pairs]),
     ]
     return table("checksums", "SHA-256 of each file this report was made from", columns)
-
-

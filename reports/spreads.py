@@ -110,7 +110,7 @@ def step_times(facts: Facts, batch: int) -> Figure | None:
     full = None
     for arm in facts.arms:
         timed = facts.speed.get((arm.label, batch))
-        if timed is None or not timed.step_s:
+        if timed is None or not len(timed.step_s):
             continue
         curve = _curve(plot_name(arm), swatch(arm), timed.step_s)
         if arm.baseline:
@@ -130,8 +130,8 @@ def step_times(facts: Facts, batch: int) -> Figure | None:
     return Figure(f"fig-steps-{batch}", f"Time between steps, batch size {batch}", caption, alt, plot)
 
 
-def _curve(name: str, sign: Swatch, seconds: list[float]) -> Curve:
+def _curve(name: str, sign: Swatch, seconds: np.ndarray) -> Curve:
     """At most 120 points of the distribution function, so that a long run draws as small as a short one."""
     shares = np.linspace(0.0, 0.99, min(120, max(2, len(seconds))))
-    ms = 1e3 * np.quantile(np.asarray(seconds), shares)
+    ms = 1e3 * np.quantile(seconds, shares)
     return Curve(name, sign, tuple(float(v) for v in ms), tuple(float(v) for v in shares))

@@ -31,12 +31,17 @@ def lm_eval_table(facts: Facts, names: list[str]) -> Table:
         group = label(task.removeprefix(LM_EVAL))
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
         hint = "lower is better" if metric.better == "lower" else ""
-        columns.append((Column(metric.title, metric.unit, group=group, hint=hint), [EMPTY if q is None else interval_cell(q.value, 1) for q in found]))
-        gaps = [EMPTY if q is None else interval_cell(q.difference, 1, plus=True, tone=tone_of(q.verdict)) for q in found]
+        columns.append(
+            (
+                Column(metric.title, metric.unit, group=group, hint=hint),
+                [EMPTY if q is None else interval_cell(q.value, 1) for q in found],
+            )
+        )
+        gaps = [
+            EMPTY if q is None else interval_cell(q.difference, 1, plus=True, tone=tone_of(q.verdict)) for q in found
+        ]
         columns.append((Column("from full", "paired", group=group), gaps))
         depth = [real(facts.scored.get((a.label, task), {}).get("layers_per_token")) for a in arms]
         columns.append((Column("Layers", "per token", group=group), number_cells(depth, 1)))
     note = f"Differences are paired over the examples of a task. {quality_setting(facts)}"
     return table("lm-eval", "lm-eval tasks, scored under each method", columns, note)
-
-

@@ -57,7 +57,12 @@ def _run_view(facts: Facts, name: str, index: int, count: int) -> RunView:
     title = f"Part {index + 1}: {name}" if count > 1 else name
     cells = facts.speed_cells or list(facts.scored.values())
     started = [label(r.get("started") or "")[:10] for r in facts.data.sources or (facts.data.run,)]
-    about = [values(cells, "model"), values(cells, "dtype"), machine(facts), listed(dict.fromkeys(filter(None, started)))]
+    about = [
+        values(cells, "model"),
+        values(cells, "dtype"),
+        machine(facts),
+        listed(dict.fromkeys(filter(None, started))),
+    ]
     return RunView(
         prefix + "run",
         title,
