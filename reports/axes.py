@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from reports.canvas import Canvas, Point, fit, text_width
+from reports.canvas import Canvas, Point
 from reports.parts import Swatch
 from reports.style import Sheet
 
@@ -99,8 +99,8 @@ class Panel:
     def title(self, words: str, at_right: str = "") -> None:
         """Write a title above, cut to the width, and a smaller word at the right end."""
         size = self.canvas.size
-        room = self.width - (text_width(at_right, size) + 6 if at_right else 0)
-        self.canvas.text(self.x0, self.y0 - 5, fit(words, size, room))
+        room = self.width - (self.canvas.wide(at_right, size) + 6 if at_right else 0)
+        self.canvas.text(self.x0, self.y0 - 5, self.canvas.fit(words, size, room))
         if at_right:
             self.canvas.text(self.x0 + self.width, self.y0 - 5, at_right, size=size - 0.8, colour="muted", anchor="end")
 
@@ -121,7 +121,7 @@ def panels(
     height *= sheet.tall
     if count < columns or width > 600 and count < 3:  # one or two panels would be stretched over a page's width
         width = min(width, left + right + count * 260)
-    canvas = Canvas(width, top + bottom + rows * height + (rows - 1) * gap_y + sum(extra), sheet.size)
+    canvas = Canvas(width, top + bottom + rows * height + (rows - 1) * gap_y + sum(extra), sheet)
     each = (width - left - right - (columns - 1) * gap_x) / columns
     made = []
     for i in range(count):
@@ -136,13 +136,21 @@ def outer(index: int, count: int, columns: int) -> tuple[bool, bool]:
     return index % columns == 0, index + columns >= count
 
 
+def below_axis(canvas: Canvas, centre: float, words: str) -> None:
+    """Name the horizontal axis at the foot of the canvas, as near to `centre` as its width allows."""
+    half = canvas.wide(words, canvas.size) / 2
+    canvas.text(max(min(centre, canvas.width - half - 2), half), canvas.height - 3, words, anchor="middle")
+
+
 def axis_words(canvas: Canvas, panels: Sequence[Panel], below: str, beside: str) -> None:
     """Name the two axes once for all panels."""
     left, right = min(p.x0 for p in panels), max(p.x0 + p.width for p in panels)
     top, bottom = min(p.y0 for p in panels), max(p.y0 + p.height for p in panels)
-    canvas.text((left + right) / 2, canvas.height - 3, below, anchor="middle")
+    below_axis(canvas, (left + right) / 2, below)
     room = bottom - top + 40
-    canvas.text(canvas.size + 1, (top + bottom) / 2, fit(beside, canvas.size, room), anchor="middle", upright=True)
+    canvas.text(
+        canvas.size + 1, (top + bottom) / 2, canvas.fit(beside, canvas.size, room), anchor="middle", upright=True
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +172,7 @@ def legend(canvas: Canvas, keys: Sequence[Key], x: float, y: float, small: float
     at_x, line, step = x, 0, small + 3.5
     for key in keys:
         wide = 22 if key.width else 11
-        needed = wide + text_width(key.words, small) + 12
+        needed = wide + canvas.wide(key.words, small) + 12
         if at_x > x and at_x + needed - 12 > x + room:
             at_x, line = x, line + 1
         middle = y + line * step - 0.33 * small

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from reports.parts import Swatch
-from reports.style import look
+from reports.style import Sheet, look
 
 Anchor = Literal["start", "middle", "end"]
 Point = tuple[float, float]
@@ -32,21 +32,11 @@ _WIDTHS = (
     "278 556 500 722 500 500 500 334 260 334 584"
 )
 _ADVANCE = {chr(32 + i): int(w) / 1000 for i, w in enumerate(_WIDTHS.split())}
-ROOM = 1.17  # the reader's typeface may be wider, as DejaVu Sans is
 
 
 def text_width(text: str, size: float) -> float:
-    """Return about how wide `text` is in points, rather too much than too little."""
-    return ROOM * size * sum(_ADVANCE.get(c, 0.6 if ord(c) < 0x1100 else 1.0) for c in text)
-
-
-def fit(text: str, size: float, room: float) -> str:
-    """Return `text`, cut so that it is at most `room` points wide."""
-    if text_width(text, size) <= room:
-        return text
-    while text and text_width(text + "…", size) > room:
-        text = text[:-1].rstrip()
-    return text + "…"
+    """Return how wide `text` is in Helvetica, in points; close to it in most sans-serif typefaces."""
+    return size * sum(_ADVANCE.get(c, 0.6 if ord(c) < 0x1100 else 1.0) for c in text)
 
 
 def number(value: float) -> str:
@@ -107,9 +97,21 @@ class Canvas:
         parts: the elements so far, in drawing order.
     """
 
-    def __init__(self, width: float, height: float, size: float) -> None:
-        self.width, self.height, self.size = width, height, size
+    def __init__(self, width: float, height: float, sheet: Sheet) -> None:
+        self.width, self.height, self.size, self._letters = width, height, sheet.size, sheet.letters
         self.parts: list[str] = []
+
+    def wide(self, text: str, size: float) -> float:
+        """Return about how wide a text is on this sheet, rather too much than too little."""
+        return self._letters * text_width(text, size)
+
+    def fit(self, text: str, size: float, room: float) -> str:
+        """Return `text`, cut so that it is at most `room` points wide."""
+        if self.wide(text, size) <= room:
+            return text
+        while text and self.wide(text + "…", size) > room:
+            text = text[:-1].rstrip()
+        return text + "…"
 
     @property
     def body(self) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from reports import plots
 from reports.axes import Key, axis_words, legend, outer, panels, ticks
-from reports.canvas import Canvas, fit
+from reports.canvas import Canvas
 from reports.style import DASHES, SHARE_RGB, Sheet, look
 from reports.text import fixed
 
@@ -32,7 +32,7 @@ def heat(plot: plots.Heat, sheet: Sheet) -> Canvas:
     canvas.image(34, 7, 80, 8, np.linspace(0, 1, 64)[None, :], SHARE_RGB)
     canvas.rect(34, 7, 80, 8, "", edge="faint")
     words = "share of rows that ran the block, 0 to 1; at the right of a title: blocks per step"
-    canvas.text(120, 7 + sheet.small, fit(words, sheet.small, canvas.width - 124), size=sheet.small)
+    canvas.text(120, 7 + sheet.small, canvas.fit(words, sheet.small, canvas.width - 124), size=sheet.small)
     return canvas
 
 
@@ -82,7 +82,7 @@ def step_times(plot: plots.StepTimes, sheet: Sheet) -> Canvas:
             middle = float(np.interp(0.5, curve.share, curve.ms))
             with canvas.tip(f"{curve.name}: median {fixed(middle, 3)} ms"):
                 panel.line(list(zip(curve.ms, curve.share, strict=True)), colour, 1.1 if is_full else 1.5, dash)
-            key = Key(fit(curve.name, sheet.small, panel.width - 24), colour, 1.5, dash)
+            key = Key(canvas.fit(curve.name, sheet.small, panel.width - 24), colour, 1.5, dash)
             legend(canvas, (key,), panel.x0, panel.y0 - 4 - step * (len(shown) - 1 - j), sheet.small, panel.width)
     axis_words(canvas, made, f"Time between decode steps, batch size {plot.batch} (ms)", "Share of steps")
     return canvas

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from reports import depths, plots, scatter
-from reports.axes import Key, Panel, axis_words, legend, outer, panels, ticks
-from reports.canvas import Canvas, fit, text_width
+from reports.axes import Key, Panel, axis_words, below_axis, legend, outer, panels, ticks
+from reports.canvas import Canvas, text_width
 from reports.parts import Figure, ReportView, walk
 from reports.style import DASHES, Sheet, look
 from reports.text import fixed, span
@@ -101,7 +101,7 @@ def _rates(plot: plots.Rates, sheet: Sheet) -> Canvas:
             for batch, v in curve.rates:
                 with canvas.tip(f"{curve.name}, batch {batch}: {v:,.0f} tokens/s"):
                     canvas.sign(panel.x(place[batch]), panel.y(v), curve.swatch, 4)
-            key = Key(fit(curve.name, sheet.small, panel.width - 24), colour, 1.3, dash, swatch=curve.swatch)
+            key = Key(canvas.fit(curve.name, sheet.small, panel.width - 24), colour, 1.3, dash, swatch=curve.swatch)
             legend(canvas, (key,), panel.x0, panel.y0 - 4 - step * (len(shown) - 1 - j), sheet.small, panel.width)
     axis_words(canvas, made, "Batch size (rows)", "Tokens per second, all rows")
     return canvas
@@ -113,20 +113,20 @@ _STATIONS = {"target": ("d", "muted"), "layer ratio": ("s", "muted"), "ideal": (
 def _rows(names: list[str], sheet: Sheet, *, pitch: float, top: float) -> tuple[Canvas, Panel]:
     """A canvas with one named line per row and a panel beside the names."""
     width = sheet.column
-    room = min(0.42 * width, 8 + max(text_width(name, sheet.small) for name in names))
+    room = min(0.42 * width, 8 + sheet.letters * max(text_width(name, sheet.small) for name in names))
     pitch *= 0.5 + 0.5 * sheet.tall
-    canvas = Canvas(width, top + pitch * len(names) + 34, sheet.size)
+    canvas = Canvas(width, top + pitch * len(names) + 34, sheet)
     panel = Panel(canvas, room, top, width - room - 10, pitch * len(names), ys=(len(names) - 0.5, -0.5))
     for i, name in enumerate(names):
         y = panel.y(i) + 0.34 * sheet.small
-        canvas.text(room - 6, y, fit(name, sheet.small, room - 8), size=sheet.small, anchor="end")
+        canvas.text(room - 6, y, canvas.fit(name, sheet.small, room - 8), size=sheet.small, anchor="end")
     return canvas, panel
 
 
 def _promises(plot: plots.Promises, sheet: Sheet) -> Canvas:
     keys = [Key(name, colour, shape=shape) for name, (shape, colour) in _STATIONS.items()]
     keys.append(Key("realised, 95% interval (sign of the method)", "ink", 2.2, shape="o", fill="ink"))
-    probe = Canvas(0, 0, sheet.size)
+    probe = Canvas(0, 0, sheet)
     head = legend(probe, keys, 0, 0, sheet.small, sheet.column * 0.6) + 8
     canvas, panel = _rows([row.name for row in plot.rows], sheet, pitch=19, top=head)
     every = [v for row in plot.rows for v in row.values]
@@ -152,7 +152,7 @@ def _promises(plot: plots.Promises, sheet: Sheet) -> Canvas:
                 canvas.path([ends], colour, 2.2, alpha=0.6)
                 canvas.sign(panel.x(row.realised.value), y, row.swatch, 6.5)
     words = f"Speed-up of decoding, batch size {plot.batch} (× full model)"
-    canvas.text(panel.x0 + panel.width / 2, canvas.height - 3, words, anchor="middle")
+    below_axis(canvas, panel.x0 + panel.width / 2, words)
     return canvas
 
 
@@ -178,7 +178,7 @@ def _breakdown(plot: plots.Breakdown, sheet: Sheet) -> Canvas:
         colour, alpha = PART_COLOURS.get(name, ("pink", 0.8))
         canvas.rect(x, 4, 9, 7, colour, alpha=alpha)
         canvas.text(x + 12, 4 + sheet.small, name, size=sheet.small)
-        x += 24 + text_width(name, sheet.small)
+        x += 24 + canvas.wide(name, sheet.small)
     for i, row in enumerate(plot.rows):
         parts, at = dict(row.parts), 0.0
         for name in names:
@@ -191,7 +191,7 @@ def _breakdown(plot: plots.Breakdown, sheet: Sheet) -> Canvas:
             at += value
         canvas.text(panel.x(at) + 4, panel.y(i) + 0.34 * sheet.small, fixed(at, 2), size=sheet.small, colour="muted")
     words = f"Time of a decode step, batch size {plot.batch} (ms)"
-    canvas.text(panel.x0 + panel.width / 2, canvas.height - 3, words, anchor="middle")
+    below_axis(canvas, panel.x0 + panel.width / 2, words)
     return canvas
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from reports import figures
-from reports.canvas import ROOM, text_width
+from reports.canvas import text_width
 from reports.parts import Block, Figure, Fold, ReportView, Sample, Section, Swatch, Table
 from reports.style import PRINT
 from reports.svg import sign_document, standalone
@@ -175,7 +175,7 @@ def _widths(block: Table) -> list[float]:
 
 
 def _wide(text: str) -> float:
-    return text_width(text, TABLE_SIZE) / ROOM
+    return text_width(text, TABLE_SIZE)
 
 
 def _soft(text: str) -> str:

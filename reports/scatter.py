@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 
 from reports import plots
-from reports.axes import Panel, ticks
-from reports.canvas import Canvas, text_width
+from reports.axes import Panel, below_axis, ticks
+from reports.canvas import Canvas
 from reports.place import LEADER, Box, place
 from reports.style import Sheet, look
 from reports.text import fixed, span
@@ -25,9 +25,9 @@ def trade_off(plot: plots.TradeOff, sheet: Sheet) -> Canvas:
     width = sheet.column if len(plot.points) <= CROWD else sheet.width
     zoom = reach > 3 * near and len(close) >= 3 and width > 300
     tall = sheet.tall**2 * (270 if len(plot.points) <= 12 else 340)
-    canvas = Canvas(width, tall + 22 + 36, sheet.size)
+    canvas = Canvas(width, tall + 22 + 36, sheet)
     words = f"Realised speed-up of decoding, batch size {plot.batch} (× full model)"
-    canvas.text(40 + (width - 48) / 2, canvas.height - 3, words, anchor="middle")
+    below_axis(canvas, 40 + (width - 48) / 2, words)
     canvas.text(sheet.size + 1, 22 + tall / 2, plot.quality_axis, anchor="middle", upright=True)
     if not zoom:
         _scatter(Panel(canvas, 42, 10, width - 50, tall + 12), plot, plot.points, plot.points, sheet)
@@ -101,7 +101,7 @@ def _name(panel: Panel, named: Sequence[plots.Point], shown: Sequence[plots.Poin
     def at(p: plots.Point) -> tuple[float, float]:
         return panel.x(p.speed.value), panel.y(p.quality.value)
 
-    sizes = [(text_width(p.name, sheet.small), sheet.small * 1.15) for p in named]
+    sizes = [(canvas.wide(p.name, sheet.small), sheet.small * 1.15) for p in named]
     obstacles = []
     for p in shown:
         x, y = at(p)
