@@ -51,7 +51,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
     for name, content in made.items():
         _write(page.with_name(name), content)
     if out is None and len(runs) == 1:
-        _write(page.with_name("summary.csv"), summary.csv_text(runs[0].rows).encode())
+        _write(page.with_name("summary.csv"), summary.csv_text(runs[0].rows).encode("utf-8", "backslashreplace"))
     _replace(page.parent / "figures", figure_files.result(), drawn)
     _replace(page.parent / "tables", table_files, tabled)
     return page

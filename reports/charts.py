@@ -210,8 +210,9 @@ def breakdown(facts: Facts, batch: int) -> Figure | None:
     alone = len(rows) == 1 and len(facts.others) > 0
     caption = (
         f"{'Only the full model’s step was taken apart in this run. ' if alone else ''}"
-        "From a pass of its own, in which the parts are timed one by one; the number at the end is their sum in "
-        f"milliseconds. {speed_setting(facts)}"
+        "From passes of their own, with a clock around every part, which costs time too: read the parts beside each "
+        "other, and speed elsewhere. The number at the end is the sum in milliseconds. "
+        f"{speed_setting(facts)}"
     )
     title = f"Time of one decode step by part, batch size {batch}"
     return Figure(f"fig-breakdown-{batch}", title, caption, alt, Breakdown(batch, tuple(rows)))

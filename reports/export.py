@@ -179,7 +179,7 @@ def _groups(table: Table) -> list[str]:
 _TEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "\u2212": "$-$", "×": r"$\times$", "–": "--", "—": "---", "…": r"\ldots{}",
+    "|": r"\textbar{}", '"': "''", "\u2212": "$-$", "×": r"$\times$", "–": "--", "—": "---", "…": r"\ldots{}",
     "“": "``", "”": "''", "’": "'", "‘": "`", "·": r"$\cdot$", "µ": r"$\mu$", "°": r"$^\circ$", "≤": r"$\le$", "≥": r"$\ge$",
     "\u200c": "", "\u200d": "", "[": "{[}", "]": "{]}",
 }  # fmt: skip

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import importlib
+import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
+from harness.store import Run
 from reports.cells import word_cell
 from reports.facts import Arm, Facts, Speed
-from reports.load import Json
 from reports.parts import Column, Table, table
 from reports.text import clean, counted, label, listed, real
 
@@ -25,7 +26,10 @@ class Gate:
 
 
 def gates(facts: Facts) -> tuple[Gate, ...]:
-    """Return every gate of a run, those it recorded itself after those that its cells show."""
+    """Return every gate of a run."""
+    judged = _judged(facts)
+    if judged is not None:
+        return judged
     timed = [(arm, batch, s) for (name, batch), s in facts.speed.items() for arm in facts.arms if arm.label == name]
     shown = [
         _prompts(facts, timed),
@@ -38,17 +42,34 @@ def gates(facts: Facts) -> tuple[Gate, ...]:
         _conditions(facts),
         _complete(facts),
     ]
-    return (*shown, *_recorded(facts, {g.name for g in shown}))
+    return tuple(shown)
+
+
+def _judged(facts: Facts) -> tuple[Gate, ...] | None:
+    """What `harness.gates` makes of the stored cells; None where this version has no such module."""
+    if importlib.util.find_spec("harness.gates") is None:
+        return None
+    evaluate = importlib.import_module("harness.gates").evaluate
+    found = []
+    for gate in evaluate(Run(facts.data.run, list(facts.data.cells))):
+        limit = (
+            ""
+            if gate.value is None or gate.limit is None
+            else f"{gate.value:.3g} {gate.unit}, limit {gate.limit:.3g}. "
+        )
+        name = gate.name if gate.counts else f"{gate.name} (noted only)"
+        found.append(Gate(label(name[:1].upper() + name[1:], 80), gate.status, clean(f"{limit}{gate.detail}")))
+    return tuple(found)
 
 
 def gates_table(facts: Facts) -> Table:
     """The gates as a table, failed ones first."""
-    rank = {FAILED: 0, PASSED: 1, UNKNOWN: 2}
-    found = sorted(gates(facts), key=lambda gate: rank[gate.result])
-    tone = {FAILED: "bad", PASSED: "good", UNKNOWN: "open"}
+    rank = {FAILED: 0, PASSED: 1}
+    found = sorted(gates(facts), key=lambda gate: rank.get(gate.result, 2))
+    tone = {FAILED: "bad", PASSED: "good"}
     columns = [
         (Column("Gate", numeric=False), [word_cell(g.name) for g in found]),
-        (Column("Result", numeric=False), [word_cell(g.result, tone[g.result]) for g in found]),
+        (Column("Result", numeric=False), [word_cell(g.result, tone.get(g.result, "open")) for g in found]),
         (Column("What was looked at", numeric=False), [word_cell(g.found) for g in found]),
     ]
     return table(
@@ -156,35 +177,3 @@ def _complete(facts: Facts) -> Gate:
     bad = [f"{counted(failed, 'cell')} failed"] if failed else []
     bad += [f"{counted(broken, 'cell file')} could not be read"] if broken else []
     return _gate("Every cell was measured", bad, total, f"{counted(total, 'cell')}.")
-
-
-def _recorded(facts: Facts, known: set[str]) -> Iterable[Gate]:
-    """Gates that the run or its cells recorded: a list of `{name, passed, detail}`, or a mapping from name to passed."""
-    merged: dict[str, list[tuple[bool | None, str]]] = {}
-    holders = [("", facts.data.run), *((label(c.get("id")), c) for c in facts.data.cells)]
-    for where, holder in holders:
-        for name, passed, detail in _listed(holder):
-            words = f"{where}: {detail}" if where and detail else where or detail
-            merged.setdefault(name, []).append((passed, words))
-    for name, found in merged.items():
-        if name in known:
-            continue
-        bad = [words for passed, words in found if passed is False]
-        checked = sum(passed is not None for passed, _ in found)
-        yield _gate(name, bad, checked, found[0][1] if len(found) == 1 else f"{counted(checked, 'cell')}.")
-
-
-def _listed(holder: Json) -> Iterable[tuple[str, bool | None, str]]:
-    given = holder.get("gates")
-    entries = given if isinstance(given, list) else []
-    if isinstance(given, Mapping):
-        entries = [{**v, "name": k} if isinstance(v, Mapping) else {"name": k, "passed": v} for k, v in given.items()]
-    for entry in entries:
-        if isinstance(entry, Mapping) and entry.get("name"):
-            passed = entry.get("passed")
-            name = label(str(entry["name"]).replace("_", " "))
-            yield (
-                name[:1].upper() + name[1:],
-                passed if isinstance(passed, bool) else None,
-                clean(entry.get("detail") or ""),
-            )

@@ -102,7 +102,7 @@ class _Packer:
         if isinstance(block, Fold):
             inner = [] if block.instead else [self.block(b) for b in block.blocks]
             return {"kind": "Fold", "title": block.title, "instead": block.instead, "blocks": inner}
-        measured = {"widths": _widths(block)} if isinstance(block, Table) else {}
+        measured = {"widths": widths(block)} if isinstance(block, Table) else {}
         return {"kind": type(block).__name__, **measured, **self._values(block)}
 
     def _figure(self, block: Figure) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _shares(samples: list[Sample]) -> set[int]:
     return {id(samples[int(i * step)]) for i in range(SAMPLES)}
 
 
-def _widths(block: Table) -> list[float]:
+def widths(block: Table) -> list[float]:
     """Points each column needs: its widest cell, words and headers broken where they would be too wide."""
     most = 250.0 if block.wrap else 112.0
     found = []

@@ -9,7 +9,7 @@ from reports.charts import PLOT_LABEL, plot_name
 from reports.facts import Arm, Facts
 from reports.parts import Figure, Swatch
 from reports.plots import Curve, DepthPanel, Depths, Heat, HeatPanel, StepTimes
-from reports.settings import speed_setting
+from reports.settings import quality_setting, speed_setting
 from reports.text import fixed, label, listed, real
 
 PANEL_LABEL = 26
@@ -35,7 +35,7 @@ def heat(facts: Facts) -> Figure | None:
     caption = (
         f"Share of rows that ran a block at a decode step, from the {listed(sorted(sources))}. The "
         "number in a title is blocks per step, "
-        "averaged over the steps shown. An arm that runs every block at every step is not drawn."
+        f"averaged over the steps shown. An arm that runs every block at every step is not drawn. {_setting(facts, sources)}"
     )
     return Figure("fig-layers", "Which blocks ran at which decode step", caption, alt, Heat(tuple(panels)))
 
@@ -48,6 +48,13 @@ def _positions(facts: Facts, arm: Arm) -> tuple[np.ndarray | None, str]:
         return _matrix(timed.cell.get("layers_by_position")), f"timed runs at batch size {batch}"
     scored = next((facts.scored[key] for key in facts.scored if key[0] == arm.label), None)
     return _matrix(scored.get("layers_by_position")) if scored else None, "scored runs"
+
+
+def _setting(facts: Facts, sources: set[str]) -> str:
+    """How the cells came about that the sources name."""
+    timed = any(source.startswith("timed") for source in sources)
+    scored = "scored runs" in sources
+    return " ".join(filter(None, (speed_setting(facts) if timed else "", quality_setting(facts) if scored else "")))
 
 
 def depths(facts: Facts) -> Figure | None:
@@ -68,7 +75,8 @@ def depths(facts: Facts) -> Figure | None:
     caption = (
         f"Share of generated tokens by the number of blocks run for them, from the {listed(sorted(sources))}; for an "
         "exit method that is the depth at which they left. Dashed line and number: the mean. Arms that verify drafts, "
-        "and those that run everything, are not drawn."
+        "and those that run everything, are not drawn. "
+        f"{_setting(facts, sources)}"
     )
     return Figure("fig-depths", "How many blocks a token ran", caption, alt, Depths(tuple(panels)))
 

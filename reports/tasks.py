@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reports import papers
 from reports.cells import EMPTY, interval_cell, name_cell, number_cells, tone_of
 from reports.facts import Facts
 from reports.parts import Block, Cell, Column, Prose, Table, table
@@ -19,6 +20,7 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
         found.append(lm_eval_table(facts, names))
     else:
         found.append(Prose(("No lm-eval task was run.",)))
+    found += papers.blocks(facts)
     return tuple(found)
 
 

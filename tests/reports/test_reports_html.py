@@ -75,7 +75,9 @@ def test_the_page_says_what_it_must(quick_html: str) -> None:
 
 
 def test_sections_come_in_order(quick_html: str) -> None:
-    order = ("answer", "conditions", "trade-off", "speed-up", "layers", "latency", "cost", "samples", "reproduce")
+    order = (
+        "answer", "conditions", "trade-off", "speed-up", "batch", "layers", "cost", "latency", "samples", "beside", "reproduce"
+    )  # fmt: skip
     places = [quick_html.index(f'<section id="{name}"') for name in order]
     assert places == sorted(places)
     assert quick_html.index('id="verdicts"') < places[1]
@@ -139,15 +141,6 @@ def test_reports_need_no_torch(small_run: Path) -> None:
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", command], check=True, env=environment)
-
-
-def test_users_matplotlib_settings_do_not_matter(small_run: Path, tmp_path: Path) -> None:
-    import matplotlib
-
-    before = write_report([small_run], tmp_path / "a.html").read_bytes()
-    with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "axes.facecolor": "red"}):
-        assert write_report([small_run], tmp_path / "b.html").read_bytes() == before
-        assert matplotlib.rcParams["font.size"] == 30
 
 
 def test_an_earlier_report_is_replaced_whole(small_run: Path) -> None:
