@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -118,6 +119,15 @@ def test_hostile_strings_stay_strings(small_run: Path) -> None:
     assert "{{ 7*7 }}" in html
     assert "A" * 2_000 not in html
     assert "⟨U+202E⟩" in html
+    assert (small_run / "report.pdf").read_bytes().startswith(b"%PDF-")
+    for file in (small_run / "tables").glob("*.md"):
+        text = file.read_text(encoding="utf-8")
+        assert "<script" not in text.replace("\\<", "") and not re.findall(r"[\x00-\x08\x0b-\x1f\u202e]", text)
+    for file in (small_run / "tables").glob("*.csv"):
+        assert not re.findall(r"(?m)^[=+@]", file.read_text(encoding="utf-8"))
+    for file in (small_run / "figures").glob("*.svg"):
+        drawing = ElementTree.fromstring(file.read_bytes())
+        assert not [e for e in drawing.iter() if e.tag.rpartition("}")[2] in ("script", "foreignObject", "a")]
 
 
 def test_same_results_same_bytes(tmp_path: Path) -> None:
