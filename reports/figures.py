@@ -171,7 +171,9 @@ def _breakdown(plot: plots.Breakdown, sheet: Sheet) -> Canvas:
     names = [part for part in PART_COLOURS if any(part in dict(row.parts) for row in plot.rows)]
     names += sorted({part for row in plot.rows for part, _ in row.parts} - set(names))
     canvas, panel = _rows([row.name for row in plot.rows], sheet, pitch=17, top=22)
-    panel = panel.within((0.0, 1.04 * max(sum(v for _, v in row.parts) for row in plot.rows)), panel.ys)
+    longest = max(sum(v for _, v in row.parts) for row in plot.rows)
+    room = canvas.wide(fixed(longest, 2), sheet.small) + 6  # for the sum at the end of a bar
+    panel = panel.within((0.0, longest * panel.width / (panel.width - room)), panel.ys)
     panel.frame(ticks(*panel.xs, 8), [], sheet.small, axes=False)
     x = panel.x0
     for name in names:

@@ -296,7 +296,7 @@ def write_cell(
 ) -> Path:
     """Write one cell; `body` may override status and error."""
     slug = "".join(c if c.isalnum() else "-" for c in arm["label"].lower())[:40]
-    cell_id = f"{kind}-{slug}-{tail}"
+    cell_id = f"{kind}-{slug}-{tail.replace(':', '-')}"
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
     cell = {
         "schema_version": 1,

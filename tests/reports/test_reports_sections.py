@@ -55,10 +55,9 @@ def test_an_open_interval_is_no_choice(small_run: Path) -> None:
 def test_where_an_arm_stops_paying(facts: Facts) -> None:
     table = choice.crossover_table(facts)
     assert table is not None
-    words = dict(
-        zip(column(table, "Method"), zip(column(table, "Faster than full"), column(table, "Crosses 1 at batch size")))
-    )
-    assert words["SkipDecode 2x"] == ("at every batch size measured", "–")
+    columns = [column(table, title) for title in ("Method", "Faster than full", "Crosses 1 at batch size")]
+    words = {name: rest for name, *rest in zip(*columns, strict=True)}
+    assert words["SkipDecode 2x"] == ["at every batch size measured", "–"]
     faster, place = words["CALM softmax 0.9"]
     assert faster.startswith("at batch size 1") and "slower at 16" in faster
     ratio = {b: facts.speed["CALM softmax 0.9", b].interval.value for b in (1, 4, 16)}  # type: ignore[union-attr]
