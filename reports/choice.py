@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 
-from harness import stats
+from reports.answer import LOSSES, best
 from reports.cells import interval_cell, name_cell, swatch, tone_of, word_cell
 from reports.facts import Arm, Facts
 from reports.parts import Cell, Column, Table, table
 from reports.settings import quality_setting, speed_setting
 from reports.text import MISSING, fixed, label, listed
-
-LOSSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def choice_table(facts: Facts) -> Table | None:
@@ -48,30 +46,6 @@ def choice_table(facts: Facts) -> Table | None:
         f"{speed_setting(facts)} {quality_setting(facts)}"
     )
     return table("choice", "Best choice for a loss you accept", columns, note)
-
-
-def best(facts: Facts, loss: float, batch: int) -> Arm | None:
-    """The fastest arm at a batch size that is shown to lose at most `loss` on every task and to be faster than full."""
-    found = []
-    for arm in facts.others:
-        timed, ratio = facts.speed.get((arm.label, batch)), facts.ratio(arm, batch)
-        if timed and ratio and timed.verdict == "faster" and _within(facts, arm, loss):
-            found.append((ratio.value, -arm.order, arm))
-    return max(found)[2] if found else None
-
-
-def _within(facts: Facts, arm: Arm, loss: float) -> bool:
-    for task, metrics in facts.tasks.items():
-        quality = facts.quality.get((arm.label, task, metrics[0].name))
-        if quality is None or quality.difference is None or not quality.difference.known or not quality.verdict:
-            return False
-        if quality.difference.n < stats.MIN_EXAMPLES:
-            return False
-        gap = quality.difference
-        worst = -gap.high if metrics[0].better == "lower" else gap.low
-        if worst < -loss:
-            return False
-    return True
 
 
 def crossover_table(facts: Facts) -> Table | None:
