@@ -186,6 +186,18 @@ def baseline(
         typer.echo(f"left out: {problem}", err=True)
 
 
+@app.command()
+def trim(
+    run_folder: Annotated[Path, typer.Argument(help="A finished run.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    tables_only: Annotated[bool, typer.Option("--tables-only", help="Leave the cells out too.")] = False,
+) -> None:
+    """Copy a run without data-set texts, naming what was left out with its hash; what may be committed or sent."""
+    from harness.trim import trim as trimmed
+
+    typer.echo(trimmed(run_folder, out, cells=not tables_only))
+
+
 def _print_summary(folder: Path) -> None:
     """The main columns of summary.csv as a table."""
     from harness import listing

@@ -17,6 +17,7 @@ from harness.exits import run_gated
 from harness.method import Draft, Exit, Method
 from harness.models.decoder import Context, Decoder
 from harness.plan import LayerPlan, Pass, Step, StepTrace, Trace
+from harness.replay import StaticSteps, steps_for
 from harness.sampling import GREEDY, Sampling, StopStrings
 from harness.scoring import run_prompt
 
@@ -54,6 +55,8 @@ class Decoding:
         sampling: how tokens are chosen; greedy unless said otherwise.
         stop_strings: texts that end a row with the token that completes one of them.
         compact_exits: after rows have exited, go on with the others alone instead of computing all rows to the last one's exit.
+        static: run steps on static buffers (`harness.replay`), which a GPU replays as graphs; None: on a GPU. Drafts and
+            compacted exits, whose shapes change from step to step, have none.
 
     Raises:
         BadInput: before any compute, when an argument does not fit the others or the model.
@@ -72,6 +75,7 @@ class Decoding:
         sampling: Sampling = GREEDY,
         stop_strings: Sequence[str] = (),
         compact_exits: bool = False,
+        static: bool | None = None,
     ) -> None:
         check_generation(decoder, input_ids, attention_mask, max_new_tokens, expected_tokens)
         self.decoder = decoder
@@ -88,7 +92,11 @@ class Decoding:
         rows, width = input_ids.shape
         self._rows = torch.arange(rows, device=decoder.device)
         self._plans, capacities = self._prepare_plans(width, max_new_tokens)
-        self._cache = decoder.new_cache(rows, capacities)
+        fits = not isinstance(self.method, Draft) and not compact_exits
+        self._static: StaticSteps | None = None
+        if fits and (decoder.device.type == "cuda" if static is None else static):
+            self._static = steps_for(self, decoder, rows, capacities, width)
+        self._cache = decoder.new_cache(rows, capacities) if self._static is None else self._static.cache
         spare = self.method.draft_tokens + 1 if isinstance(self.method, Draft) else 0
         self._tokens = torch.full((rows, max_new_tokens + spare), decoder.pad_token_id, device=decoder.device)
         self._generated = 0
@@ -106,8 +114,8 @@ class Decoding:
             self._step_mask = torch.cat((self._mask, later), dim=1)[:, None, None, :]
         self.trace = Trace(rows, decoder.depth, width, StepTrace(LayerPlan.full(decoder.depth), head_rows=rows))
         self.logits: torch.Tensor | None = None
-        """[B, V] of the newest token of every row, as the method computed them; [B, T, V] of all columns a draft was
-        verified at."""
+        """[B, V] of the newest token of every row, as the method computed them; [B, T, V] of all columns a draft was verified
+        at. On static buffers the next step overwrites them."""
 
     def _prepare_plans(self, width: int, max_new_tokens: int) -> tuple[list[LayerPlan], list[int]]:
         """The plan of every step, and the positions each block's cache needs room for."""
@@ -124,6 +132,8 @@ class Decoding:
     def prefill(self) -> int:
         """Run the prompts at full depth and yield token 0 of every row; returns the tokens yielded over the batch."""
         hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask)
+        if self._static is not None:
+            self._static.start(self._next_position, self._mask)
         return self._emit(self.decoder.head(hidden[:, -1]))
 
     @torch.inference_mode()
@@ -133,8 +143,11 @@ class Decoding:
             return self._draft_and_verify(self.method)
         step = Step(self._generated, self._expected)
         plan = self._plans[self._generated - 1]
+        token = self._tokens[:, self._generated - 1 : self._generated]
+        if self._static is not None:
+            return self._emit(self._static_step(self._static, plan, step, token))
         context = Context(self._next_position, self._step_mask)
-        x = self.decoder.embed(self._tokens[:, self._generated - 1 : self._generated], self._next_position)
+        x = self.decoder.embed(token, self._next_position)
         if isinstance(self.method, Exit):
             logits, record = run_gated(self.decoder, self._cache, self.method, x, step, context, compact=self._compact)
             self.trace.steps.append(record)
@@ -143,6 +156,19 @@ class Decoding:
             self.trace.steps.append(StepTrace(plan, head_rows=x.shape[0]))
         self._next_position = self._next_position + 1
         return self._emit(logits)
+
+    def _static_step(self, static: StaticSteps, plan: LayerPlan, step: Step, token: torch.Tensor) -> torch.Tensor:
+        """Logits [B, V] of one step on static buffers."""
+        if not isinstance(self.method, Exit):
+            self.trace.steps.append(StepTrace(plan, head_rows=token.shape[0]))
+            return static.run(plan, token)
+        x, context = static.enter(token), Context(self._next_position)
+        logits, record = run_gated(
+            self.decoder, self._cache, self.method, x, step, context, compact=False, blocks=static
+        )
+        static.leave()
+        self.trace.steps.append(record)
+        return logits
 
     def _run(self, plan: LayerPlan, x: torch.Tensor, context: Context, first: int = 0) -> torch.Tensor:
         """The plan's sublayers from block `first` on, over x [B, T, D]."""
@@ -325,6 +351,7 @@ def generate(
     sampling: Sampling = GREEDY,
     stop_strings: Sequence[str] = (),
     compact_exits: bool = False,
+    static: bool | None = None,
 ) -> Output:
     """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`."""
     decoding = Decoding(
@@ -338,6 +365,7 @@ def generate(
         sampling=sampling,
         stop_strings=stop_strings,
         compact_exits=compact_exits,
+        static=static,
     )
     decoding.prefill()
     while not decoding.done:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from harness.cache import KVCache, RowsOfCache
@@ -10,8 +12,44 @@ from harness.models.decoder import Context, Decoder
 from harness.plan import LayerPlan, Step, StepTrace
 
 
+class Blocks(Protocol):
+    """Who runs whole blocks over one column of every row."""
+
+    def block(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """Block `layer` on x [B, 1, D]."""
+        ...
+
+    def fill(self, layer: int, x: torch.Tensor) -> None:
+        """Block `layer` stores the keys and values of x [B, 1, D] and computes nothing else."""
+        ...
+
+
+class CalledBlocks:
+    """`Blocks` by calling them."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache, context: Context) -> None:
+        self._decoder, self._cache, self._context = decoder, cache, context
+
+    def block(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """See `Blocks.block`."""
+        block = self._decoder.blocks[layer]
+        return block.feed(block.attend(x, self._cache, self._context), x)
+
+    def fill(self, layer: int, x: torch.Tensor) -> None:
+        """See `Blocks.fill`."""
+        self._decoder.blocks[layer].fill(x, self._cache, self._context)
+
+
 def run_gated(
-    decoder: Decoder, cache: KVCache, gate: Exit, x: torch.Tensor, step: Step, context: Context, *, compact: bool
+    decoder: Decoder,
+    cache: KVCache,
+    gate: Exit,
+    x: torch.Tensor,
+    step: Step,
+    context: Context,
+    *,
+    compact: bool,
+    blocks: Blocks | None = None,
 ) -> tuple[torch.Tensor, StepTrace]:
     """Run the blocks under an exit gate.
 
@@ -23,10 +61,12 @@ def run_gated(
         step: which step this is.
         context: of the column.
         compact: go on with the rows still running alone; False computes all rows along until the last has left.
+        blocks: who runs blocks over all rows; None: they are called.
 
     Returns:
         Logits [B, V], each row's from its own exit, and the record of what ran.
     """
+    blocks = blocks or CalledBlocks(decoder, cache, context)
     state = ExitState(decoder.head, decoder.extras, step.index, step.expected_tokens)
     rows, depth = x.shape[0], decoder.depth
     exits = torch.full((rows,), depth, device=x.device)
@@ -42,14 +82,13 @@ def run_gated(
             part = context.rows(running)
             y = block.feed(block.attend(inside, memory, part), inside)
             gone = (exits <= layer).nonzero().squeeze(1)
-            left = RowsOfCache(cache, gone)
-            left.write(layer, *block.keys_values(x[gone], context.rows(gone)), context.rows(gone).positions)
+            block.fill(x[gone], RowsOfCache(cache, gone), context.rows(gone))
             cache.lengths[layer] += 1
             fill_rows += len(gone)
             x = x.index_copy(0, running, y)
         else:
             state.advance(x[:, 0])
-            y = block.feed(block.attend(x, cache, context), x)
+            y = blocks.block(layer, x)
             # A row that exited keeps its state: what it wrote to this block's cache came from that state already.
             x = y if len(running) == rows else torch.where((exits > layer)[:, None, None], y, x)
         computed.append(len(running) if compact else rows)
@@ -73,7 +112,7 @@ def run_gated(
     ran = len(computed)
     filled = tuple(range(ran, depth))
     for layer in filled:
-        cache.write(layer, *decoder.blocks[layer].keys_values(x, context), context.positions)
+        blocks.fill(layer, x)
     head_rows = 0
     if logits is None:
         # No row left, or tests that make no prediction: the head over the column as it stands.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from harness.cache import KVCache, Memory
+from harness.cache import KVCache, Memory, RowsOfCache
 from harness.errors import BadInput
 from harness.models import kernels
 
@@ -118,6 +118,13 @@ class Block(ABC):
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V [B, T, Hkv, d] this block would store for the states x [B, T, D]; nothing else of it is computed."""
 
+    def fill(self, x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
+        """Store the keys and values of the states x [B, T, D] in `memory`: the block is skipped, later positions will look here."""
+        memory.write(self.index, *self.keys_values(x, context), context.positions)
+
+    def join(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - a family that chooses block by block needs nothing of it
+        """Told once of all blocks of the model, for what is chosen for several of them at a time."""
+
     @abstractmethod
     def refresh(self) -> None:
         """Read the weights again from the transformers module (differentiably, when gradients are enabled)."""
@@ -143,11 +150,15 @@ class Decoder(ABC):
     folder: Path | None = None
     blocks: Sequence[Block] = field(init=False)
     geometry: Geometry = field(init=False)
+    static_steps: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
+    """Buffers and graphs of `harness.replay`, which hold on to the weights as they are."""
     needs_key_positions: bool = field(init=False, default=False)
     """Attention depends on the distance between positions, so the cache keeps them; set by `build`."""
 
     def __post_init__(self) -> None:
         self.build()
+        for block in self.blocks:
+            block.join(self.blocks)
         self.refresh()
 
     @classmethod
@@ -212,6 +223,7 @@ class Decoder(ABC):
 
     def refresh(self) -> None:
         """Read all fused weights again from the transformers modules."""
+        self.static_steps.clear()
         for block in self.blocks:
             block.refresh()
         kernels.group([*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()])

@@ -1,0 +1,70 @@
+"""A copy of a run that may be published: without the texts that belong to a data set, with the hashes of what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from harness.errors import BadInput
+from harness.store import write_atomically
+
+LIST = "LEFT_OUT.txt"
+_OWNED = ("prompt", "references")
+_REASON = "prompts and references taken out: they belong to the data set, or a seeded grammar draws them again"
+_LEFT = {"samples.jsonl": "written from the quality cells when the run ended"}
+
+
+def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
+    """Copy a run folder to `out`.
+
+    Args:
+        run: a finished run.
+        out: must not exist.
+        cells: False leaves the cells out as well, for a run of which the tables are enough.
+
+    Raises:
+        BadInput: `run` is no run, or `out` is there already.
+    """
+    if not (run / "run.json").is_file():
+        raise BadInput(f"{run}: no run.json; name a folder that `depthbench run` wrote")
+    if out.exists():
+        raise BadInput(f"out: {out} is there already; name another folder")
+    lines: list[str] = []
+    for path in sorted(p for p in run.rglob("*") if p.is_file()):
+        name = path.relative_to(run)
+        text = path.read_bytes()
+        kept: bytes | None = text
+        reason = ""
+        if str(name) in _LEFT:
+            kept, reason = None, _LEFT[str(name)]
+        elif name.parts[0] == "cells" and not cells:
+            kept, reason = None, "the tables are enough here"
+        elif name.parts[0] == "cells" and path.suffix == ".json":
+            kept = _without_texts(text)
+            reason = _REASON if kept != text else ""
+        if kept is not None:
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if kept is text:
+                shutil.copyfile(path, target)
+            else:
+                write_atomically(target, [kept.decode()])
+        if reason:
+            lines.append(
+                f"{name}  as measured: {len(text)} bytes  sha256 {hashlib.sha256(text).hexdigest()}  ({reason})\n"
+            )
+    if lines:
+        write_atomically(out / LIST, lines)
+    return out
+
+
+def _without_texts(text: bytes) -> bytes:
+    """A cell without the prompts and references of its examples."""
+    cell = json.loads(text)
+    examples = cell.get("examples") if isinstance(cell, dict) else None
+    if not isinstance(examples, list) or not any(key in e for e in examples for key in _OWNED):
+        return text
+    cell["examples"] = [{key: value for key, value in e.items() if key not in _OWNED} for e in examples]
+    return json.dumps(cell, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,48 @@
+"""A published copy of a run holds no texts of a data set and says what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BadInput
+from harness.trim import LIST, trim
+
+
+def run_folder(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    (run / "cells").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    (run / "samples.jsonl").write_text('{"prompt": "secret"}\n')
+    example = {"id": "a", "prompt": "secret", "references": ["secret too"], "text": "said"}
+    (run / "cells" / "quality.json").write_text(json.dumps({"kind": "quality", "examples": [example]}))
+    (run / "cells" / "speed.json").write_text('{"kind": "speed",  "raw": [1]}')
+    return run
+
+
+def test_texts_go_and_hashes_stay(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    out = trim(run, tmp_path / "out")
+    assert not any("secret" in path.read_text() for path in out.rglob("*.*") if path.is_file())
+    assert json.loads((out / "cells" / "quality.json").read_text())["examples"] == [{"id": "a", "text": "said"}]
+    assert (out / "cells" / "speed.json").read_text() == (run / "cells" / "speed.json").read_text()
+    left = (out / LIST).read_text()
+    for name in ("samples.jsonl", "cells/quality.json"):
+        assert name in left and hashlib.sha256((run / name).read_bytes()).hexdigest() in left
+    assert "speed.json" not in left
+
+
+def test_tables_only(tmp_path: Path) -> None:
+    out = trim(run_folder(tmp_path), tmp_path / "out", cells=False)
+    assert sorted(p.name for p in out.iterdir()) == [LIST, "run.json"]
+    assert len((out / LIST).read_text().splitlines()) == 3
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no run.json"):
+        trim(tmp_path, tmp_path / "out")
+    with pytest.raises(BadInput, match="is there already"):
+        trim(run_folder(tmp_path), tmp_path)
