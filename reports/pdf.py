@@ -110,7 +110,7 @@ class _Packer:
         name = f"{block.id}.svg"
         self.files[name] = standalone(canvas, block.alt, PRINT).encode()
         words = {key: _soft(getattr(block, key)) for key in ("title", "caption", "alt")}
-        return {"kind": "Figure", "file": name, "width": canvas.width, **words}
+        return {"kind": "Figure", "file": name, "width": canvas.width, "height": canvas.height, **words}
 
     def _values(self, item: Any) -> Any:
         """Dataclasses as mappings, sets as sorted lists, every text with places to break it, signs as file names."""

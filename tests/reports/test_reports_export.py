@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -120,3 +122,16 @@ def test_foreign_script_looks_for_typefaces_and_other_text_does_not() -> None:
 def test_names_of_files_are_plain() -> None:
     part = Figure("r2-fig-trade-../../etc/passwd-1", "", "", "", None)
     assert export.file_name(part) == "r2-trade-..-..-etc-passwd-1"
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext (poppler) is not installed")
+def test_no_word_of_the_pdf_is_outside_its_margins(quick_report: Path, tmp_path: Path) -> None:
+    subprocess.run(
+        ["pdftotext", "-bbox", quick_report / "report.pdf", tmp_path / "words.html"], check=True, capture_output=True
+    )
+    text = (tmp_path / "words.html").read_text(encoding="utf-8")
+    wide, tall = (float(v) for v in re.search(r'<page width="([\d.]+)" height="([\d.]+)"', text).groups())  # type: ignore[union-attr]
+    boxes = re.findall(r'<word xMin="([\d.-]+)" yMin="([\d.-]+)" xMax="([\d.-]+)" yMax="([\d.-]+)"', text)
+    assert len(boxes) > 1000
+    for x0, y0, x1, y1 in (map(float, box) for box in boxes):
+        assert x0 >= 44 and x1 <= wide - 44 and y0 >= 20 and y1 <= tall - 20
