@@ -86,16 +86,16 @@ def run(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File or folder to write to; default: the first run folder.")
+        Path | None, typer.Option("--out", help="Folder, or .html file, to write to; default: the first run folder.")
     ] = None,
+    style: Annotated[
+        str, typer.Option("--style", help="What figures/ is drawn for: page, or paper (a column of a paper).")
+    ] = "page",
 ) -> None:
-    """Render stored results as one HTML file; nothing is measured again."""
-    from harness import summary
+    """Render stored results as HTML and PDF, with figures and tables as files; nothing is measured again."""
     from reports import write_report
 
-    if len(folders) == 1:
-        summary.write_summary(folders[0])
-    typer.echo(write_report(folders, out))
+    typer.echo(write_report(folders, out, style=style))
 
 
 @app.command("list")

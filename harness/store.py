@@ -4,7 +4,7 @@
     cells/<id>.json     raw values of one cell
     gates.json          what must hold before the numbers are believed; see harness.gates
     samples.jsonl       per-example outputs and scores, rebuilt from the quality cells
-    summary.csv, report.html, report.pdf    derived; see harness.summary and reports
+    summary.csv, report.html, report.pdf, figures/, tables/    derived; see harness.summary and reports
 
 Reading (`load_run`) changes nothing. Writing (`RunStore`) sets a cell file that cannot be read aside as `.broken`, so
 that the cell is measured again and the file is not lost.
@@ -33,7 +33,7 @@ KINDS = ("speed", "memory", "energy", "quality")
 
 Json = dict[str, Any]
 
-_OURS = {"run.json", "cells", "parts", "samples.jsonl", "summary.csv", "gates.json", "report.html", "report.pdf"}
+_OURS = {"run.json", "cells", "parts", "samples.jsonl", "summary.csv", "gates.json", "report.html", "report.pdf", "figures", "tables"}
 FOREIGN = "is not known"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.errors import BadInput
@@ -12,36 +14,98 @@ from harness.errors import BadInput
 __all__ = ["write_report"]
 
 
-def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write one HTML report on the runs in `run_dirs` and return its path.
+def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: str = "page") -> Path:
+    """Write one report on the runs in `run_dirs` and return the path of its page.
+
+    Beside `report.html` stand `report.pdf`, `figures/` (SVG, PDF, PNG) and `tables/` (CSV, Markdown, LaTeX); in the folder
+    of a single run `summary.csv` is written anew as well. The same results give the same bytes.
 
     Args:
-        run_dirs: folders that hold a run.json.
-        out: the file to write, or a folder for `report.html`; default: `report.html` in the first run's folder.
+        run_dirs: folders that hold a run.json. Runs under the same conditions are joined.
+        out: the folder to write to, made if it is missing, or the HTML file; default: the first run's folder.
+        style: what the files in `figures/` are drawn for: `page`, or `paper` (a column of 3.35 inches, serif type).
 
     Raises:
-        BadInput: no folder given, a folder without a readable run, or a place that cannot be written to.
+        BadInput: no folder given, a folder without a readable run, an unknown style, or a place that cannot be written to.
     """
-    from reports import load, render, view  # the drawing library loads only when a report is made
+    from harness import summary
+    from reports import export, figures, load, pdf, render, view  # what draws is loaded when a report is made
+    from reports.parts import Figure, Table
+    from reports.style import PAGE, SHEETS
 
-    runs = load.load([Path(folder) for folder in run_dirs])
-    target = Path(run_dirs[0]) if out is None else Path(out)
-    if target.is_dir():
-        target = target / "report.html"
-    _write(target, render.html(view.build(runs)))
-    return target
+    if style not in SHEETS:
+        raise BadInput(f"report: style {style!r} is not known; known: {', '.join(SHEETS)}")
+    with _undisturbed():
+        runs = load.load([Path(folder) for folder in run_dirs])
+        page = _place(Path(run_dirs[0]) if out is None else Path(out))
+        shown = view.build(runs)
+        on_page = figures.draw_all(shown, PAGE)
+        sheet = SHEETS[style]
+        drawings = on_page if sheet is PAGE else figures.draw_all(shown, sheet)
+        with ThreadPoolExecutor() as pool:  # Typst works outside the interpreter's lock
+            document = pool.submit(pdf.pdf, shown)
+            figure_files = pool.submit(export.figure_files, shown, drawings, sheet)
+            html, table_files = render.html(shown, on_page), export.table_files(shown)
+        made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
+        drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)
+    for name, content in made.items():
+        _write(page.with_name(name), content)
+    if out is None and len(runs) == 1:
+        _write(page.with_name("summary.csv"), summary.csv_text(runs[0].rows).encode("utf-8", "backslashreplace"))
+    _replace(page.parent / "figures", figure_files.result(), drawn)
+    _replace(page.parent / "tables", table_files, tabled)
+    return page
 
 
-def _write(path: Path, text: str) -> None:
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without the collector of reference cycles: a report makes many objects, all of which live until it is written."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _place(out: Path) -> Path:
+    """The HTML file to write: a path that ends in .html, else report.html in the folder."""
+    return out if out.suffix.lower() in (".html", ".htm") and not out.is_dir() else out / "report.html"
+
+
+def _write(path: Path, content: bytes) -> None:
     """Write all of the file or nothing: an earlier report stays until the new one is complete."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content)
         os.replace(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise BadInput(
-            f"report: cannot write {path} ({error.strerror or error}); choose another place with out"
+            f"report: cannot write {path} ({error.strerror or error}); choose another place with --out"
         ) from error
+
+
+_LIST = "FILES.txt"
+
+
+def _replace(folder: Path, files: dict[str, bytes], titles: Mapping[str, str]) -> None:
+    """Write the files of a folder with a list of them; what an earlier list names and this one does not is removed.
+
+    Nothing else in the folder is touched: it may be the reader's own.
+    """
+    earlier: list[str] = []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        earlier = [line.partition("\t")[0] for line in (folder / _LIST).read_text(encoding="utf-8").splitlines()]
+    for name, content in files.items():
+        _write(folder / name, content)
+    for name in earlier:
+        if name and name not in files and name != _LIST and Path(name).name == name:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+    if files or earlier:
+        lines = (f"{name}\t{titles.get(name.rpartition('.')[0], '')}\n" for name in sorted(files))
+        _write(folder / _LIST, "".join(lines).encode("utf-8", "replace"))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from harness import stats
 from reports.facts import Arm, Facts, MetricInfo
 from reports.text import counted, fixed, label, listed, signed, span
 
 KEEPS, LOSES = "keeps quality", "loses quality"
+LOSSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Losses a reader may accept, in points of a task's first metric."""
 
 
 def sentences(facts: Facts) -> tuple[str, ...]:
@@ -59,6 +62,30 @@ def best_choice(facts: Facts) -> Arm | None:
         and quality_verdict(facts, arm) == KEEPS
     ]
     return max(good)[2] if good else None
+
+
+def best(facts: Facts, loss: float, batch: int) -> Arm | None:
+    """The fastest arm at a batch size that is shown to lose at most `loss` on every task and to be faster than full."""
+    found = []
+    for arm in facts.others:
+        timed, ratio = facts.speed.get((arm.label, batch)), facts.ratio(arm, batch)
+        if timed and ratio and timed.verdict == "faster" and _within(facts, arm, loss):
+            found.append((ratio.value, -arm.order, arm))
+    return max(found)[2] if found else None
+
+
+def _within(facts: Facts, arm: Arm, loss: float) -> bool:
+    for task, metrics in facts.tasks.items():
+        quality = facts.quality.get((arm.label, task, metrics[0].name))
+        if quality is None or quality.difference is None or not quality.difference.known or not quality.verdict:
+            return False
+        if quality.difference.n < stats.MIN_EXAMPLES:
+            return False
+        gap = quality.difference
+        worst = -gap.high if metrics[0].better == "lower" else gap.low
+        if worst < -loss:
+            return False
+    return True
 
 
 def _speed_verdict(facts: Facts, arm: Arm) -> str:
@@ -117,7 +144,21 @@ def _none(facts: Facts) -> str:
             "without being shown to be faster."
         )
     margin = fixed(facts.margin, 1)
-    return f"No arm is shown to keep the full model's quality within the margin of {margin}, at whatever speed."
+    return f"No arm is shown to keep the full model's quality within the margin of {margin}{_for_more(facts)}."
+
+
+def _for_more(facts: Facts) -> str:
+    """What the smallest loss above the margin buys for which any arm can be recommended."""
+    batch = facts.headline_batch
+    for loss in LOSSES if batch is not None else ():
+        arm = best(facts, loss, batch) if loss > facts.margin and batch is not None else None
+        ratio = facts.ratio(arm, batch) if arm else None
+        if arm and ratio:
+            return (
+                f"; for a loss of at most {loss:g} points the fastest is {arm.short}, {fixed(ratio.value)} times the full "
+                f"model's speed at batch size {batch} (95% interval {span(ratio.low, ratio.high)})"
+            )
+    return ", at whatever speed"
 
 
 def _rest(facts: Facts, best: Arm | None) -> str:
@@ -144,6 +185,10 @@ def _rest(facts: Facts, best: Arm | None) -> str:
         return "No other arm was run."
     parts = [f"{len(arms)} {_verbs(what, len(arms))} ({_named(arms)})" for (_, what), arms in sorted(groups.items())]
     total = sum(map(len, groups.values()))
+    if total == 1:
+        ((_, what),) = groups
+        (arm,) = groups[next(iter(groups))]
+        return f"{'The other arm' if best else 'The only other arm'}, {_named([arm])}, {_verbs(what, 1)}."
     return f"Of {'the other' if best else 'the'} {counted(total, 'arm')}, {listed(parts)}."
 
 

@@ -37,7 +37,14 @@ def interval_cell(interval: stats.Interval | None, decimals: int, *, plus: bool 
     if interval is None or real(interval.value) is None:
         return EMPTY
     text = signed(interval.value, decimals) if plus else fixed(interval.value, decimals)
-    return Cell(text, span(interval.low, interval.high, decimals, plus=plus), float(interval.value), tone)
+    low, high = real(interval.low), real(interval.high)
+    ends = None if low is None or high is None else (low, high)
+    return Cell(text, span(low, high, decimals, plus=plus), float(interval.value), tone, ends=ends)
+
+
+def word_cell(text: str, tone: str = "", detail: str = "") -> Cell:
+    """A cell of words."""
+    return Cell(text or MISSING, detail, sort=text or None, tone=tone)
 
 
 def tone_of(verdict: str) -> str:

@@ -69,16 +69,27 @@ class Speed:
         return [r for r in self.cell.get("runs") or [] if isinstance(r, dict)]
 
     @cached_property
-    def step_s(self) -> list[float]:
-        """Seconds of every decode step of every repeat."""
-        return [v for r in self.runs for v in map(real, r.get("step_s") or []) if v is not None]
+    def step_s(self) -> np.ndarray:
+        """Seconds of every decode step of every repeat, [n]."""
+        return _numbers(r.get("step_s") for r in self.runs)
 
     @cached_property
     def tokens_per_step(self) -> float | None:
         """Tokens a decode step yields for each row of the batch."""
-        counts = [v for r in self.runs for v in map(real, r.get("step_tokens") or []) if v is not None]
+        counts = _numbers(r.get("step_tokens") for r in self.runs)
         rows = self.raw("batch_size")
-        return sum(counts) / len(counts) / rows if counts and rows else None
+        return float(counts.mean()) / rows if len(counts) and rows else None
+
+
+def _numbers(lists: Iterable[Any]) -> np.ndarray:
+    """The finite numbers in lists of numbers, which may be missing, one after the other, [n]."""
+    values = [v for found in lists if isinstance(found, list) for v in found]
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):  # something among them is no number
+        array = np.asarray([v for v in map(real, values) if v is not None], dtype=float)
+    finite: np.ndarray = array[np.isfinite(array)]
+    return finite
 
 
 @dataclass(frozen=True)
@@ -111,6 +122,7 @@ class Facts:
         quality: by (arm label, task, metric).
         examples: by (arm label, task): the scored examples by id.
         refused: sentences naming the cells left out because their conditions differ, and how.
+        told: sentences that many captions share, written once; see reports.settings.
     """
 
     data: RunData
@@ -125,6 +137,7 @@ class Facts:
     refused: tuple[str, ...] = ()
     margin: float = QUALITY_MARGIN
     failed: tuple[Json, ...] = field(default=())
+    told: dict[str, str] = field(default_factory=dict)
 
     @property
     def baseline(self) -> Arm | None:

@@ -1,257 +1,247 @@
-"""Draw the plots of reports.plots with matplotlib: numbers and labels come in, nothing is decided here."""
+"""Draw the plots of reports.plots: numbers and labels come in, nothing is decided here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator
-
-from reports import plots, scatter
-from reports.parts import Figure as FigurePart
-from reports.style import (
-    DASHES,
-    SHARE_RGB,
-    SIZE,
-    SMALL,
-    WIDTH,
-    Tips,
-    drawing,
-    ink,
-    look,
-    marker_options,
-    outer_labels_only,
-    panels,
-    plain,
-)
-from reports.svg import inline
+from reports import depths, plots, scatter
+from reports.axes import Key, Panel, axis_words, below_axis, legend, outer, panels, ticks
+from reports.canvas import Canvas, text_width
+from reports.parts import Figure, ReportView, walk
+from reports.style import DASHES, Sheet, look
 from reports.text import fixed, span
 
 
-def to_svg(part: FigurePart) -> str:
-    """Return a figure as inline SVG.
+def draw(part: Figure, sheet: Sheet) -> Canvas:
+    """Return the drawing of a figure for a sheet.
 
     Raises:
         TypeError: there is no drawing for this kind of plot.
     """
-    draw = _DRAW.get(type(part.plot))
-    if draw is None:
+    how = _DRAW.get(type(part.plot))
+    if how is None:
         raise TypeError(f"no drawing for {type(part.plot).__name__}")
-    with drawing():
-        figure, tips = draw(part.plot)
-        return inline(figure, part.id, part.alt, tips)
+    return how(part.plot, sheet)
 
 
-def _by_batch(plot: plots.ByBatch) -> tuple[Figure, Tips]:
-    columns = min(4, len(plot.series))
-    figure, axes = panels(len(plot.series), columns, width=_width(columns), height=1.3, top=0.62, gap_y=0.32)
-    place_of = {batch: i for i, batch in enumerate(plot.batches)}
+def draw_all(view: ReportView, sheet: Sheet) -> dict[str, Canvas]:
+    """Return the drawing of every figure of a report by the figure's id."""
+    return {part.id: draw(part, sheet) for part in walk(view) if isinstance(part, Figure)}
+
+
+def _places(panel: Panel, batches: tuple[int, ...], high: float) -> Panel:
+    """A panel with the batch sizes side by side, not to scale, and 0 to `high` upwards."""
+    return panel.within((-0.35, len(batches) - 0.65), (0.0, high))
+
+
+def _by_batch(plot: plots.ByBatch, sheet: Sheet) -> Canvas:
+    keys = [
+        Key("realised, 95% interval", width=1.4, shape="o", fill="ink"),
+        Key("ideal", width=1.1, dash="4 2"),
+        Key("full model = 1", "muted", 0.8),
+    ]
+    behind = plot.series if plot.others else ()
+    if behind:
+        keys.append(Key("other arms, realised", "faint", 0.8))
+    place = {batch: float(i) for i, batch in enumerate(plot.batches)}
     tops = [v.high for s in plot.series for _, v in s.realised] + [v for s in plot.series for _, v in s.ideal] + [1.0]
-    tips: Tips = {}
-    for ax, series in zip(axes, plot.series, strict=True):
-        for other in plot.series:
-            if other is not series:
-                ax.plot(
-                    [place_of[b] for b, _ in other.realised],
-                    [v.value for _, v in other.realised],
-                    color=ink("faint"),
-                    lw=0.8,
-                    zorder=0.8,
-                )
-        colour = look(series.swatch.method).colour
-        ax.axhline(1.0, color=ink("muted"), lw=0.8, zorder=1)
-        ax.plot(
-            [place_of[b] for b, _ in series.ideal],
-            [v for _, v in series.ideal],
-            color=colour,
-            lw=1.1,
-            ls=(0, (4, 2)),
-            zorder=2,
+    canvas, made, columns = panels(sheet, len(plot.series), height=94, top=44, gap_y=26)
+    legend(canvas, keys, 34, sheet.small + 1, sheet.small, canvas.width - 40)
+    for i, (frame, series) in enumerate(zip(made, plot.series, strict=True)):
+        panel = _places(frame, plot.batches, 1.08 * max(tops))
+        left, below = outer(i, len(made), columns)
+        labels = [str(b) for b in plot.batches]
+        panel.frame(
+            list(place.values()),
+            ticks(0, panel.ys[1], 6),
+            sheet.small,
+            xlabels=labels,
+            left=left,
+            below=below,
+            xgrid=False,
         )
+        others = [[(place[b], v.value) for b, v in s.realised] for s in behind if s is not series]
+        canvas.path([panel.points(line) for line in others], "faint", 0.6)
+        colour = look(series.swatch.method).colour
+        panel.across(1.0, "muted")
+        panel.line([(place[b], v) for b, v in series.ideal], colour, 1.1, "4 2")
+        panel.line([(place[b], v.value) for b, v in series.realised], colour, 1.4)
         for batch, v in series.realised:
-            ax.plot(
-                [place_of[batch]] * 2,
-                [v.low, v.high],
-                color=colour,
-                lw=2.4,
-                alpha=0.45,
-                zorder=2,
-                solid_capstyle="butt",
-            )
-        where, values = [place_of[b] for b, _ in series.realised], [v.value for _, v in series.realised]
-        ax.plot(where, values, zorder=3, **(marker_options(series.swatch, 5) | {"linestyle": "solid"}))
-        ax.set_title(series.name)
-        ax.set_xlim(-0.35, len(plot.batches) - 0.65)
-        ax.set_ylim(0, 1.08 * max(tops))
-        ax.xaxis.set_major_locator(FixedLocator(range(len(plot.batches))))
-        ax.xaxis.set_major_formatter(FixedFormatter([str(b) for b in plot.batches]))
-        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.grid(visible=False, axis="x")
-    outer_labels_only(axes, columns)
-    figure.supxlabel("Batch size (rows)", fontsize=SIZE, y=0.06 / figure.get_figheight())
-    figure.supylabel("Speed-up (× full model)", fontsize=SIZE, x=0.05 / figure.get_figwidth())
-    _key(figure, [
-        Line2D([], [], color=ink("ink"), marker="o", markersize=4, label="realised, 95% interval"),
-        Line2D([], [], color=ink("ink"), lw=1.1, ls=(0, (4, 2)), label="ideal"),
-        Line2D([], [], color=ink("muted"), lw=0.8, label="full model = 1"),
-        Line2D([], [], color=ink("faint"), lw=0.8, label="other arms, realised"),
-    ])  # fmt: skip
-    return figure, tips
+            x = panel.x(place[batch])
+            with canvas.tip(f"{series.name}, batch {batch}: realised {fixed(v.value)} ({span(v.low, v.high)})"):
+                canvas.path([[(x, panel.y(v.low)), (x, panel.y(v.high))]], colour, 2.4, alpha=0.45)
+                canvas.sign(x, panel.y(v.value), series.swatch, 5)
+        panel.title(series.name)
+    axis_words(canvas, made, "Batch size (rows)", "Speed-up (× full model)")
+    return canvas
 
 
-def _width(columns: int) -> float:
-    return WIDTH if columns >= 3 else 0.65 + 3.0 * columns
+def _rates(plot: plots.Rates, sheet: Sheet) -> Canvas:
+    groups = plot.panels or (("", ()),)
+    step = sheet.small + 3.5
+    above = [step * (len(curves) + (plot.full is not None)) for _, curves in groups]
+    canvas, made, columns = panels(sheet, len(groups), height=94, left=46, top=8, gap_y=18, above=above)
+    every = [c for _, group in groups for c in group] + ([plot.full] if plot.full else [])
+    high = 1.06 * max(v for c in every for _, v in c.rates)
+    place = {batch: float(i) for i, batch in enumerate(plot.batches)}
+    for i, (frame, (_, group)) in enumerate(zip(made, groups, strict=True)):
+        panel = _places(frame, plot.batches, high)
+        left, below = outer(i, len(made), columns)
+        labels = [str(b) for b in plot.batches]
+        panel.frame(
+            list(place.values()), ticks(0, high, 5), sheet.small, xlabels=labels, left=left, below=below, xgrid=False,
+            format_y=lambda v: f"{v:,.0f}",
+        )  # fmt: skip
+        shown = [*([plot.full] if plot.full else []), *group]
+        for j, curve in enumerate(shown):
+            colour = look(curve.swatch.method).colour
+            dash = DASHES[(j - (plot.full is not None)) % len(DASHES)] if curve is not plot.full else ""
+            panel.line([(place[b], v) for b, v in curve.rates], colour, 1.3, dash)
+            for batch, v in curve.rates:
+                with canvas.tip(f"{curve.name}, batch {batch}: {v:,.0f} tokens/s"):
+                    canvas.sign(panel.x(place[batch]), panel.y(v), curve.swatch, 4)
+            key = Key(canvas.fit(curve.name, sheet.small, panel.width - 24), colour, 1.3, dash, swatch=curve.swatch)
+            legend(canvas, (key,), panel.x0, panel.y0 - 4 - step * (len(shown) - 1 - j), sheet.small, panel.width)
+    axis_words(canvas, made, "Batch size (rows)", "Tokens per second, all rows")
+    return canvas
 
 
-def _key(figure: Figure, handles: list[Line2D], x: float = 0.5) -> None:
-    """A legend in one row above everything else."""
-    width, height = figure.get_figwidth(), figure.get_figheight()
-    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=(x / width, 1 - 0.02 / height), ncols=len(handles),
-                  borderaxespad=0, borderpad=0, handlelength=2.4, columnspacing=1.6)  # fmt: skip
+_STATIONS = {"target": ("d", "muted"), "layer ratio": ("s", "muted"), "ideal": ("D", "muted")}
 
 
-def _promises(plot: plots.Promises) -> tuple[Figure, Tips]:
-    rows = len(plot.rows)
-    left = 0.25 + 0.078 * max(len(r.name) for r in plot.rows)
-    figure, (ax,) = panels(1, 1, width=WIDTH, height=0.29 * rows + 0.15, left=left, top=0.34, bottom=0.5)
-    tips: Tips = {}
-    for y, row in enumerate(plot.rows):
-        ax.plot([min(row.values), max(row.values)], [y, y], color=ink("faint"), lw=0.8, zorder=1)
-        for value, (marker, size) in zip((row.target, row.layer_ratio, row.ideal), _STATIONS.values(), strict=True):
+def _rows(names: list[str], sheet: Sheet, *, pitch: float, top: float) -> tuple[Canvas, Panel]:
+    """A canvas with one named line per row and a panel beside the names."""
+    width = sheet.column
+    room = min(0.42 * width, 8 + sheet.letters * max(text_width(name, sheet.small) for name in names))
+    pitch *= 0.5 + 0.5 * sheet.tall
+    canvas = Canvas(width, top + pitch * len(names) + 34, sheet)
+    panel = Panel(canvas, room, top, width - room - 10, pitch * len(names), ys=(len(names) - 0.5, -0.5))
+    for i, name in enumerate(names):
+        y = panel.y(i) + 0.34 * sheet.small
+        canvas.text(room - 6, y, canvas.fit(name, sheet.small, room - 8), size=sheet.small, anchor="end")
+    return canvas, panel
+
+
+def _promises(plot: plots.Promises, sheet: Sheet) -> Canvas:
+    keys = [Key(name, colour, shape=shape) for name, (shape, colour) in _STATIONS.items()]
+    keys.append(Key("realised, 95% interval (sign of the method)", "ink", 2.2, shape="o", fill="ink"))
+    probe = Canvas(0, 0, sheet)
+    head = legend(probe, keys, 0, 0, sheet.small, sheet.column * 0.6) + 8
+    canvas, panel = _rows([row.name for row in plot.rows], sheet, pitch=19, top=head)
+    every = [v for row in plot.rows for v in row.values]
+    every += [v for row in plot.rows if row.realised for v in (row.realised.low, row.realised.high)]
+    low, high = min(0.9, *every), max(every)
+    panel = panel.within((low - 0.04 * (high - low), high + 0.04 * (high - low)), panel.ys)
+    legend(canvas, keys, panel.x0, sheet.small + 1, sheet.small, canvas.width - panel.x0)
+    panel.frame(ticks(*panel.xs, 8), [], sheet.small, axes=False)
+    panel.down(1.0, "muted")
+    for i, row in enumerate(plot.rows):
+        y = panel.y(i)
+        canvas.path([[(panel.x(min(row.values)), y), (panel.x(max(row.values)), y)]], "faint", 0.8)
+        stations = zip((row.target, row.layer_ratio, row.ideal), _STATIONS.items(), strict=True)
+        for value, (name, (shape, colour)) in stations:
             if value is not None:
-                ax.plot([value], [y], marker=marker, markersize=size, zorder=2, **_STATION)
+                with canvas.tip(f"{row.name}: {name} {fixed(value)}"):
+                    canvas.shape(panel.x(value), y, shape, 6.5, colour)
         if row.realised:
             colour = look(row.swatch.method).colour
-            ax.plot(
-                [row.realised.low, row.realised.high],
-                [y, y],
-                color=colour,
-                lw=2.2,
-                alpha=0.6,
-                zorder=3,
-                solid_capstyle="butt",
-            )
-            (sign,) = ax.plot([row.realised.value], [y], zorder=4, **marker_options(row.swatch, 6.5))
-            sign.set_gid(f"tip{y}")
-            tips[f"tip{y}"] = (
-                f"{row.name}: realised {fixed(row.realised.value)} ({span(row.realised.low, row.realised.high)})"
-            )
-    ax.axvline(1.0, color=ink("muted"), lw=0.8, zorder=0.9)
-    ax.set_ylim(rows - 0.4, -0.6)
-    ax.set_xlim(left=min(0.9, ax.get_xlim()[0]))
-    ax.yaxis.set_major_locator(FixedLocator(range(rows)))
-    ax.yaxis.set_major_formatter(FixedFormatter([row.name for row in plot.rows]))
-    ax.tick_params(axis="y", length=0, labelcolor=ink("ink"))
-    ax.grid(visible=False, axis="y")
-    ax.spines["left"].set_visible(False)
-    ax.xaxis.set_major_formatter(FuncFormatter(plain))
-    ax.set_xlabel(f"Speed-up of decoding, batch size {plot.batch} (× full model)")
-    handles = [Line2D([], [], marker=m, markersize=s, label=name, **_STATION) for name, (m, s) in _STATIONS.items()]
-    realised = Line2D(
-        [], [], color=ink("ink"), marker="o", markersize=6, lw=2.2, label="realised, 95% interval (sign of the method)"
-    )
-    _key(figure, [*handles, realised], left)
-    return figure, tips
+            tip = f"{row.name}: realised {fixed(row.realised.value)} ({span(row.realised.low, row.realised.high)})"
+            with canvas.tip(tip):
+                ends = [(panel.x(row.realised.low), y), (panel.x(row.realised.high), y)]
+                canvas.path([ends], colour, 2.2, alpha=0.6)
+                canvas.sign(panel.x(row.realised.value), y, row.swatch, 6.5)
+    words = f"Speed-up of decoding, batch size {plot.batch} (× full model)"
+    below_axis(canvas, panel.x0 + panel.width / 2, words)
+    return canvas
 
 
-_STATION: dict[str, Any] = {
-    "color": ink("muted"),
-    "linestyle": "none",
-    "markerfacecolor": ink("paper"),
-    "markeredgecolor": ink("muted"),
-    "markeredgewidth": 1.0,
+# From dark to light, so that neighbours differ in grey too.
+PART_COLOURS = {
+    "blocks": ("blue", 1.0),
+    "head": ("green", 0.55),
+    "exit tests": ("orange", 1.0),
+    "K/V fill": ("amber", 0.5),
+    "embedding": ("ink", 0.75),
+    "host and rest": ("grey", 0.4),
 }
-_STATIONS = {"target": ("|", 11.0), "layer ratio": ("s", 5.5), "ideal": ("D", 5.5)}
 
 
-def _heat(plot: plots.Heat) -> tuple[Figure, Tips]:
-    columns = min(4, len(plot.panels))
-    figure, axes = panels(len(plot.panels), columns, width=_width(columns), height=1.35, top=0.66, gap_y=0.36)
-    alike = len({p.share.shape for p in plot.panels}) == 1
-    for ax, panel in zip(axes, plot.panels, strict=True):
-        steps, depth = panel.share.shape
-        ax.imshow(
-            _shade(panel.share.T),
-            origin="lower",
-            aspect="auto",
-            interpolation="none",
-            extent=(0.5, steps + 0.5, 0.5, depth + 0.5),
-        )
-        ax.set_title(panel.name)
-        ax.set_title(fixed(panel.layers_per_token, 1), loc="right", color=ink("muted"), fontsize=SMALL)
-        ax.grid(visible=False)
-        ax.spines[["top", "right"]].set_visible(True)
-        for spine in ax.spines.values():
-            spine.set_color(ink("faint"))
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=2))
-        ax.yaxis.set_major_locator(FixedLocator(sorted({1, *(round(depth * i / 4) for i in range(1, 5))})))
-        ax.tick_params(length=2)
-    if alike:
-        outer_labels_only(axes, columns)
-    figure.supxlabel("Decode step k", fontsize=SIZE, y=0.06 / figure.get_figheight())
-    figure.supylabel("Block (1 = nearest the input)", fontsize=SIZE, x=0.05 / figure.get_figwidth())
-    width, height = figure.get_figwidth(), figure.get_figheight()
-    bar = figure.add_axes((0.55 / width, 1 - 0.2 / height, 1.1 / width, 0.12 / height))
-    bar.imshow(_shade(np.linspace(0, 1, 64)[None, :]), aspect="auto", interpolation="none", extent=(0, 1, 0, 1))
-    bar.set(xticks=[], yticks=[])
-    bar.grid(visible=False)
-    bar.spines[["top", "right"]].set_visible(True)
-    legend = "share of rows that ran the block, 0 to 1; at the right of a title: blocks per step"
-    figure.text(1.75 / width, 1 - 0.145 / height, legend, fontsize=SMALL, va="center")
-    return figure, {}
+def _breakdown(plot: plots.Breakdown, sheet: Sheet) -> Canvas:
+    names = [part for part in PART_COLOURS if any(part in dict(row.parts) for row in plot.rows)]
+    names += sorted({part for row in plot.rows for part, _ in row.parts} - set(names))
+    canvas, panel = _rows([row.name for row in plot.rows], sheet, pitch=17, top=22)
+    longest = max(sum(v for _, v in row.parts) for row in plot.rows)
+    room = canvas.wide(fixed(longest, 2), sheet.small) + 6  # for the sum at the end of a bar
+    panel = panel.within((0.0, longest * panel.width / (panel.width - room)), panel.ys)
+    panel.frame(ticks(*panel.xs, 8), [], sheet.small, axes=False)
+    x = panel.x0
+    for name in names:
+        colour, alpha = PART_COLOURS.get(name, ("pink", 0.8))
+        canvas.rect(x, 4, 9, 7, colour, alpha=alpha)
+        canvas.text(x + 12, 4 + sheet.small, name, size=sheet.small)
+        x += 24 + canvas.wide(name, sheet.small)
+    for i, row in enumerate(plot.rows):
+        parts, at = dict(row.parts), 0.0
+        for name in names:
+            value = parts.get(name, 0.0)
+            colour, alpha = PART_COLOURS.get(name, ("pink", 0.8))
+            if value > 0:
+                with canvas.tip(f"{row.name}: {name} {fixed(value, 3)} ms of {fixed(sum(parts.values()), 3)} ms"):
+                    left = panel.x(at)
+                    canvas.rect(left, panel.y(i) - 5, panel.x(at + value) - left, 10, colour, alpha=alpha)
+            at += value
+        canvas.text(panel.x(at) + 4, panel.y(i) + 0.34 * sheet.small, fixed(at, 2), size=sheet.small, colour="muted")
+    words = f"Time of a decode step, batch size {plot.batch} (ms)"
+    below_axis(canvas, panel.x0 + panel.width / 2, words)
+    return canvas
 
 
-def _shade(share: np.ndarray) -> np.ndarray:
-    """One hue, more opaque where the share is larger: it reads on white, on black and in grey."""
-    image = np.zeros((*share.shape, 4))
-    image[..., :3] = SHARE_RGB
-    image[..., 3] = share
-    return image
-
-
-def _step_times(plot: plots.StepTimes) -> tuple[Figure, Tips]:
-    groups: Sequence[tuple[str, Sequence[plots.Curve]]] = plot.panels or (("full", ()),)
-    columns = min(4, len(groups))
-    lines = [len(curves) + (plot.full is not None) for _, curves in groups]
-    above = [0.165 * max(lines[i : i + columns]) for i in range(0, len(lines), columns)]
-    figure, axes = panels(len(groups), columns, width=_width(columns), height=1.55, top=0.12, gap_y=0.3, above=above)
-    curves = [c for _, group in groups for c in group] + ([plot.full] if plot.full else [])
-    low, high = min(c.ms[0] for c in curves), max(c.ms[-1] for c in curves)
-    for ax, (_, group) in zip(axes, groups, strict=True):
-        if plot.full:
-            ax.plot(plot.full.ms, plot.full.share, color=ink("ink"), lw=1.1, label=plot.full.name)
-        for i, curve in enumerate(group):
-            colour = look(curve.swatch.method).colour
-            ax.plot(curve.ms, curve.share, color=colour, ls=DASHES[i % len(DASHES)], lw=1.5, label=curve.name)
-        ax.set_xlim(low - 0.03 * (high - low), high + 0.02 * (high - low))
-        ax.set_ylim(0, 1.02)
-        ax.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
-        ax.yaxis.set_major_formatter(FuncFormatter(plain))
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.xaxis.set_major_formatter(FuncFormatter(plain))
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.01),
-            borderaxespad=0,
-            borderpad=0.1,
-            labelspacing=0.25,
-            handlelength=2.6,
-        )
-    outer_labels_only(axes, columns)
-    figure.supxlabel(
-        f"Time between decode steps, batch size {plot.batch} (ms)", fontsize=SIZE, y=0.06 / figure.get_figheight()
+def _tax(plot: plots.Tax, sheet: Sheet) -> Canvas:
+    keys = (
+        Key("blocks the batch computed (its last row decides)", width=1.4, shape="o", fill="ink"),
+        Key("blocks a row needed, mean", width=1.1, dash="4 2"),
+        Key("the tax", "faint", patch=True),
     )
-    figure.supylabel("Share of steps", fontsize=SIZE, x=0.05 / figure.get_figwidth())
-    return figure, {}
+    canvas, made, columns = panels(sheet, len(plot.rows), height=94, top=44)
+    legend(canvas, keys, 34, sheet.small + 1, sheet.small, canvas.width - 40)
+    place = {batch: float(i) for i, batch in enumerate(plot.batches)}
+    for i, (frame, row) in enumerate(zip(made, plot.rows, strict=True)):
+        panel = _places(frame, plot.batches, 1.06 * plot.depth)
+        left, below = outer(i, len(made), columns)
+        labels = [str(b) for b in plot.batches]
+        for batch, mean, computed in row.depths:
+            x = panel.x(place[batch])
+            canvas.rect(x - 4, panel.y(computed), 8, max(panel.y(mean) - panel.y(computed), 0.0), "faint")
+        panel.frame(
+            list(place.values()),
+            ticks(0, plot.depth, 5),
+            sheet.small,
+            xlabels=labels,
+            left=left,
+            below=below,
+            xgrid=False,
+        )
+        colour = look(row.swatch.method).colour
+        panel.line([(place[b], mean) for b, mean, _ in row.depths], colour, 1.1, "4 2")
+        panel.line([(place[b], computed) for b, _, computed in row.depths], colour, 1.4)
+        for batch, mean, computed in row.depths:
+            tip = f"{row.name}, batch {batch}: a row needed {fixed(mean, 1)} blocks, the batch computed {fixed(computed, 1)}"
+            with canvas.tip(tip):
+                canvas.sign(panel.x(place[batch]), panel.y(computed), row.swatch, 5)
+        panel.title(row.name)
+    axis_words(canvas, made, "Batch size (rows)", f"Blocks per token, of {plot.depth}")
+    return canvas
 
 
-_DRAW: dict[type, Callable[[Any], tuple[Figure, Tips]]] = {
+_DRAW: dict[type, Callable[[Any, Sheet], Canvas]] = {
     plots.TradeOff: scatter.trade_off,
     plots.ByBatch: _by_batch,
+    plots.Rates: _rates,
+    plots.Tax: _tax,
     plots.Promises: _promises,
-    plots.Heat: _heat,
-    plots.StepTimes: _step_times,
+    plots.Breakdown: _breakdown,
+    plots.Heat: depths.heat,
+    plots.Depths: depths.histogram,
+    plots.StepTimes: depths.step_times,
 }

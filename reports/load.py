@@ -26,6 +26,7 @@ class RunData:
         rows: the rows of summary.csv, computed anew from the cells.
         checksums: (file name, sha256 of its bytes) of run.json and every cell file.
         problems: one line for each cell file that could not be read.
+        sources: the run records this one was joined from; its own alone where it was not.
     """
 
     run: Json
@@ -33,6 +34,7 @@ class RunData:
     rows: tuple[Json, ...]
     checksums: tuple[tuple[str, str], ...]
     problems: tuple[str, ...]
+    sources: tuple[Json, ...] = ()
 
 
 def load(folders: Sequence[Path]) -> tuple[RunData, ...]:
@@ -60,4 +62,4 @@ def load_one(folder: Path) -> RunData:
     # The folder's own path would make two reports on the same results differ.
     problems = [line.replace(f"{folder}{os.sep}", "") for line in stored.problems]
     problems += [f"cells/{f.name}: set aside as broken" for f in sorted((folder / "cells").glob("*.broken"))]
-    return RunData(stored.run, cells, tuple(summarise(stored)), checksums, tuple(problems))
+    return RunData(stored.run, cells, tuple(summarise(stored)), checksums, tuple(problems), (stored.run,))

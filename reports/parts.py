@@ -5,7 +5,7 @@ Text in them is cleaned (see reports.text) and not escaped: a renderer escapes f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,13 +39,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One table cell: `text`, a smaller second line `detail`, the value to sort by, and the tone of a verdict."""
+    """One table cell.
+
+    Attributes:
+        text: what is shown.
+        detail: a smaller second line.
+        sort: the value to sort by, unrounded; None where there is nothing to show.
+        tone: of a verdict: `good`, `bad` or `open`.
+        swatch: the sign of an arm, before the text.
+        ends: the interval around the value, which `detail` shows rounded.
+    """
 
     text: str
     detail: str = ""
     sort: float | str | None = None
     tone: str = ""
     swatch: Swatch | None = None
+    ends: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -128,10 +138,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fold:
-    """Parts that start closed on screen and are printed open."""
+    """Parts that start closed on screen; `instead` is the sentence that stands for them where there is no folding."""
 
     title: str
     blocks: tuple[Block, ...]
+    instead: str = ""
 
 
 Block: TypeAlias = Table | Figure | Prose | Warnings | Definitions | Code | Sample | Fold
@@ -177,3 +188,17 @@ def table(
     kept = [columns[0], *((c, cells) for c, cells in columns[1:] if any(cell.sort is not None for cell in cells))]
     rows = tuple(zip(*(cells for _, cells in kept), strict=True))
     return Table(ident, title, tuple(c for c, _ in kept), rows, note, frozenset(starts), wrap)
+
+
+def walk(view: ReportView) -> Iterator[Block]:
+    """Every part of a report in reading order, folded ones included."""
+
+    def inside(blocks: Sequence[Block]) -> Iterator[Block]:
+        for block in blocks:
+            yield block
+            if isinstance(block, Fold):
+                yield from inside(block.blocks)
+
+    for run in view.runs:
+        for section in run.sections:
+            yield from inside(section.blocks)

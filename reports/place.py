@@ -70,9 +70,10 @@ def _candidates(point: np.ndarray, size: tuple[float, float]) -> np.ndarray:
 
 def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Areas [boxes, others] that two sets of boxes share."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared: np.ndarray = np.prod(np.clip(high - low, 0.0, None), axis=-1)
+    a, b = boxes.T[:, :, None], others.T[:, None, :]
+    wide = np.minimum(a[2], b[2]) - np.maximum(a[0], b[0])
+    tall = np.minimum(a[3], b[3]) - np.maximum(a[1], b[1])
+    shared: np.ndarray = np.maximum(wide, 0.0) * np.maximum(tall, 0.0)
     return shared
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 
@@ -11,9 +12,10 @@ import jinja2
 from markupsafe import Markup
 
 from reports import figures
+from reports.canvas import Canvas
 from reports.parts import Column, Figure, ReportView, Swatch, Table
-from reports.style import COLOURS
-from reports.svg import sign
+from reports.style import COLOURS, PAGE
+from reports.svg import inline, sign
 
 
 @lru_cache(maxsize=1)
@@ -25,21 +27,28 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = _svg
     environment.filters["sign"] = _sign
     environment.filters["groups"] = header_groups
     environment.tests["part"] = lambda block, name: type(block).__name__ == name
     return environment
 
 
-def html(view: ReportView) -> str:
-    """Return the report as one HTML document. The same view gives the same bytes."""
+def html(view: ReportView, drawings: Mapping[str, Canvas] | None = None) -> str:
+    """Return the report as one HTML document; the same view gives the same bytes.
+
+    `drawings` holds the figures as drawn for the page, by id, where the caller has them already.
+    """
+    drawn = figures.draw_all(view, PAGE) if drawings is None else drawings
+
+    def svg(figure: Figure) -> Markup:
+        return Markup(inline(drawn[figure.id], figure.alt))
+
     script = _read("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _environment().get_template("report.html.j2")
     # Both are files of this package, not results, and stand in elements whose content HTML does not unescape.
     return page.render(
-        view=view, style=Markup(_palette() + _read("report.css")), script=Markup(script), script_hash=digest
+        view=view, svg=svg, style=Markup(_palette() + _read("report.css")), script=Markup(script), script_hash=digest
     )
 
 
@@ -51,10 +60,6 @@ def _palette() -> str:
     light = "".join(f"--{name}:{value};" for name, (value, _) in COLOURS.items())
     dark = "".join(f"--{name}:{value};" for name, (_, value) in COLOURS.items())
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
-
-
-def _svg(figure: Figure) -> Markup:
-    return Markup(figures.to_svg(figure))
 
 
 def _sign(swatch: Swatch) -> Markup:

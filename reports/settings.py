@@ -60,6 +60,12 @@ def values(cells: Iterable[Json], key: str) -> str:
 
 def speed_setting(facts: Facts) -> str:
     """How the timed numbers came about."""
+    if "speed" not in facts.told:
+        facts.told["speed"] = _speed_setting(facts)
+    return facts.told["speed"]
+
+
+def _speed_setting(facts: Facts) -> str:
     cells = facts.speed_cells
     if not cells:
         return ""
@@ -77,7 +83,14 @@ def speed_setting(facts: Facts) -> str:
 
 
 def quality_setting(facts: Facts, task: str | None = None) -> str:
-    """How the scored numbers came about."""
+    """How the scored numbers came about, on one task or on all."""
+    key = f"quality on {task}" if task is not None else "quality"
+    if key not in facts.told:
+        facts.told[key] = _quality_setting(facts, task)
+    return facts.told[key]
+
+
+def _quality_setting(facts: Facts, task: str | None) -> str:
     cells = [cell for (_, t), cell in facts.scored.items() if task in (None, t)]
     if not cells:
         return ""

@@ -150,6 +150,11 @@ _PEAKS = {
 }
 
 
+def energy(facts: Facts, arm: Arm, batch: int) -> float | None:
+    """Joules per generated token from the pass that measured energy; None where it could not be read."""
+    return real(facts.memory.get((arm.label, batch), {}).get("energy_j_per_token"))
+
+
 def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
     """Operations, weight reads and memory per arm and batch size."""
     pairs, starts, columns = grid(
@@ -184,9 +189,7 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
         found = [m.get(key) for m in memory]
         if any(real(v) is not None for v in found):
             column(title, found, BYTES, peaks)
-    rows = {(r.get("label"), r.get("batch_size")): r for r in facts.data.rows}
-    energy = [rows.get((arm.label, batch), {}).get("energy_j_per_token") for arm, batch in pairs]
-    columns.append((Column("Energy per token", "J"), number_cells(energy)))
+    columns.append((Column("Energy per token", "J"), number_cells([energy(facts, arm, batch) for arm, batch in pairs])))
     return table(
         *_of("operations", "Operations, weights and memory", facts, batches), columns, speed_setting(facts), starts
     )

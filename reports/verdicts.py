@@ -23,15 +23,15 @@ def verdict_table(facts: Facts) -> Table:
         ),
         (Column("Verdict", numeric=False, hint="against the full model"), [_verdict(facts, a) for a in arms]),
     ]
+    for batch in _few(facts.batch_sizes):
+        timed = [facts.speed.get((a.label, batch)) for a in arms]
+        cells = [_ratio(facts, a, s) for a, s in zip(arms, timed, strict=True)]
+        columns.append((Column(f"batch {batch}", "× full", group="Realised speed-up of decoding"), cells))
     for task, metrics in facts.tasks.items():
         metric = metrics[0]
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
         group = f"Quality on {label(task)}"
         columns += _quality_columns(metric, found, group, arms)
-    for batch in facts.batch_sizes:
-        timed = [facts.speed.get((a.label, batch)) for a in arms]
-        cells = [_ratio(facts, a, s) for a, s in zip(arms, timed, strict=True)]
-        columns.append((Column(f"batch {batch}", "× full", group="Realised speed-up of decoding"), cells))
     columns += _layer_columns(facts)
     words = (
         "Small figures are 95% intervals, paired with full over repeats (speed) or examples (quality).",
@@ -46,6 +46,11 @@ def verdict_table(facts: Facts) -> Table:
     return table(
         "verdicts", "Verdicts against the full model" if facts.others else "The one arm of this run", columns, note
     )
+
+
+def _few(batches: Sequence[int]) -> Sequence[int]:
+    """All batch sizes if there are at most three, else the first and the last; the others have tables of their own."""
+    return batches if len(batches) <= 3 else (batches[0], batches[-1])
 
 
 def _quality_columns(
@@ -90,7 +95,7 @@ def _verdict(facts: Facts, arm: Arm) -> Cell:
     quality_words = "quality open" if quality == "inconclusive" else quality
     if not quality and not speed:
         return Cell("not measured", sort="~")
-    good, bad = quality == KEEPS and list(words) == ["faster"], quality == LOSES or list(words) == ["slower"]
+    good, bad = quality == KEEPS and list(words) == ["faster"], quality == LOSES
     return Cell(
         quality_words or "quality not measured",
         speed or "speed not measured",

@@ -16,7 +16,7 @@ from harness.tasks.metrics import Bleu, RougeL, SlotErrorRate
 
 DEPTH = 24
 BLOCK_S, HEAD_S, EMBED_S, REST_S = 210e-6, 260e-6, 20e-6, 180e-6
-BATCH_COST = {1: 1.0, 2: 1.1, 4: 1.25, 8: 1.6, 16: 2.3, 32: 3.9}
+BATCH_COST = {1: 1.0, 2: 1.1, 3: 1.2, 4: 1.25, 6: 1.4, 8: 1.6, 12: 2.0, 16: 2.3, 24: 3.1, 32: 3.9}
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def write_cell(
 ) -> Path:
     """Write one cell; `body` may override status and error."""
     slug = "".join(c if c.isalnum() else "-" for c in arm["label"].lower())[:40]
-    cell_id = f"{kind}-{slug}-{tail}"
+    cell_id = f"{kind}-{slug}-{tail.replace(':', '-')}"
     digest = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:12]
     cell = {
         "schema_version": 1,

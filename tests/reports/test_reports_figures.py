@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import re
+import zlib
 from itertools import combinations
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from harness.stats import Interval
-from reports import figures, plots
+from reports import load, plots
+from reports.axes import ticks
+from reports.canvas import Canvas, text_width
+from reports.figures import draw, draw_all
 from reports.parts import Figure, Swatch
 from reports.place import Box, place
-from reports.style import COLOURS, look
-from reports.svg import sign
+from reports.style import COLOURS, PAGE, PAPER, PRINT, Sheet, look
+from reports.svg import inline, sign
+from reports.view import build
 
 
 def test_labels_of_a_crowd_do_not_overlap() -> None:
@@ -70,6 +78,10 @@ def test_a_hollow_sign_is_hollow() -> None:
     assert sign(Swatch("full")) != sign(Swatch("calm"))
 
 
+def svg(figure: Figure) -> str:
+    return inline(draw(figure, PAGE), figure.alt)
+
+
 def heat(steps: int = 63, depth: int = 24) -> Figure:
     panel = plots.HeatPanel(
         "An arm with $two$ dollars & <angles>", np.linspace(0, 1, steps * depth).reshape(steps, depth), 12.0
@@ -78,12 +90,11 @@ def heat(steps: int = 63, depth: int = 24) -> Figure:
 
 
 def test_drawing_is_inline_and_escaped() -> None:
-    drawn = figures.to_svg(heat())
+    drawn = svg(heat())
     assert drawn.startswith('<svg role="img" aria-label="alt with &quot;quotes&quot; &amp; &lt;angles&gt;"')
     assert "An arm with $two$ dollars &amp; &lt;angles&gt;" in drawn
-    assert all(i.startswith("fig-one-") for i in re.findall(r'\bid="([^"]+)"', drawn))
-    assert "<metadata" not in drawn and "<style" not in drawn and "<?xml" not in drawn
-    assert drawn == figures.to_svg(heat())
+    assert not re.findall(r'\bid="', drawn), "ids of several drawings would clash"
+    assert drawn == svg(heat())
     assert len(drawn) < 20_000
 
 
@@ -93,10 +104,58 @@ def test_points_tell_their_values() -> None:
         plots.Point("a <b>", Swatch("calm"), Interval(2, 1.9, 2.1, 9), Interval(59, 58, 60, 9), True),
     )
     plot = plots.TradeOff(1, "BLEU", True, points, 60.0, 1.0)
-    drawn = figures.to_svg(Figure("f", "", "", "alt", plot))
+    drawn = svg(Figure("f", "", "", "alt", plot))
     assert "<title>a &lt;b&gt;: 2.00 times (1.90 to 2.10), BLEU 59.0 (58.0 to 60.0)</title>" in drawn
 
 
 def test_an_unknown_plot_is_refused() -> None:
     with pytest.raises(TypeError, match="no drawing for int"):
-        figures.to_svg(Figure("f", "", "", "", 3))
+        draw(Figure("f", "", "", "", 3), PAGE)
+
+
+@pytest.mark.parametrize("sheet", [PAGE, PRINT, PAPER], ids=["page", "print", "paper"])
+def test_no_text_leaves_its_drawing(quick_run: Path, sheet: Sheet) -> None:
+    drawn = draw_all(build(load.load([quick_run])), sheet)
+    assert len(drawn) >= 9
+    for ident, canvas in drawn.items():
+        assert canvas.width <= sheet.width
+        root = ElementTree.fromstring(f"<svg>{canvas.body}</svg>")
+        for text in root.iter("text"):
+            size = float(text.get("font-size", canvas.size))
+            wide = text_width(text.text or "", size)
+            x, y = float(text.get("x", 0)), float(text.get("y", 0))
+            if text.get("transform"):
+                assert size - 1 <= x and wide / 2 <= y + 1 and y + wide / 2 <= canvas.height + 1, (ident, text.text)
+                continue
+            left = x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "start")]
+            assert left >= -1 and left + wide <= canvas.width + 1, (ident, text.text)
+            assert 0.5 * size <= y <= canvas.height, (ident, text.text)
+
+
+def test_ticks_are_round_and_few() -> None:
+    for low, high, most in ((0, 1, 6), (0.93, 8.21, 8), (-3, 101, 5), (0, 15_000, 5), (2.01, 2.02, 6)):
+        found = ticks(low, high, most)
+        assert 2 <= len(found) <= most and found[0] >= low and found[-1] <= high
+        steps = np.diff(found)
+        assert np.allclose(steps, steps[0])
+    assert ticks(1, 1) == [1]
+
+
+def test_a_long_name_is_cut_to_its_room() -> None:
+    canvas = Canvas(100, 100, PAGE)
+    assert canvas.fit("SkipDecode", 8, 200) == "SkipDecode"
+    cut = canvas.fit("SkipDecode on some weights", 8, 60)
+    assert cut.endswith("…") and canvas.wide(cut, 8) <= 60
+
+
+def test_a_map_of_shares_keeps_them() -> None:
+    """Four pixels a side for each share, so that no viewer blurs one into the next; opacity is the share."""
+    canvas = Canvas(10, 10, PAGE)
+    canvas.image(0, 0, 5, 5, np.array([[0.0, 1.0], [0.5, 0.25]]), (1, 2, 3))
+    data = base64.b64decode(re.search(r"base64,([^\"]+)", canvas.body)[1])  # type: ignore[index]
+    assert data.startswith(b"\x89PNG")
+    start = data.index(b"IDAT")
+    length = int.from_bytes(data[start - 4 : start], "big")
+    rows = np.frombuffer(zlib.decompress(data[start + 4 : start + 4 + length]), np.uint8).reshape(8, 9)
+    assert rows[:, 0].tolist() == [0] * 8
+    assert rows[[0, 3, 4, 7]][:, [1, 4, 5, 8]].tolist() == [[0, 0, 255, 255]] * 2 + [[128, 128, 64, 64]] * 2

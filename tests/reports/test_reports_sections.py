@@ -1,0 +1,174 @@
+"""What the sections add: the best choice, where a method stops paying, gates, depths, and where a step's time goes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reports import charts, choice, gates, load, spreads
+from reports.facts import Facts, gather
+from reports.parts import Table
+from reports.plots import Breakdown, Depths, Tax
+from reports.spreads import blocks_run
+from reports.tasks import lm_eval_table
+from tests.reports.conftest import html_of
+from tests.reports.page import Page
+from tests.reports.synthetic import ARMS, edit_cells, write_run
+
+
+@pytest.fixture(scope="module")
+def facts(quick_run: Path) -> Facts:
+    return gather(load.load_one(quick_run))
+
+
+def column(table: Table, title: str) -> list[str]:
+    index = next(i for i, c in enumerate(table.columns) if c.title == title)
+    return [row[index].text for row in table.rows]
+
+
+def test_the_best_choice_is_the_fastest_that_loses_no_more(facts: Facts) -> None:
+    table = choice.choice_table(facts)
+    assert table is not None
+    assert column(table, "Loss accepted") == ["0", "0.5", "1", "2", "5", "10"]
+    for row, loss in zip(table.rows, (0.0, 0.5, 1.0, 2.0, 5.0, 10.0), strict=True):
+        allowed = {
+            arm.short: facts.speed[arm.label, 1].interval.value  # type: ignore[union-attr]
+            for arm in facts.others
+            if facts.quality[arm.label, "restaurants", "bleu"].difference.low >= -loss  # type: ignore[union-attr]
+            and facts.speed[arm.label, 1].verdict == "faster"
+        }
+        assert row[1].text == (max(allowed, key=lambda name: allowed[name]) if allowed else "full model")
+    assert table.rows[-1][1].text != table.rows[0][1].text, "the data must be able to show a difference"
+
+
+def test_an_open_interval_is_no_choice(small_run: Path) -> None:
+    """With 12 examples nothing is shown, so nothing may be recommended."""
+    facts = gather(load.load_one(small_run))
+    assert choice.choice_table(facts) is None
+    assert choice.best(facts, 100.0, 1) is None
+
+
+def test_where_an_arm_stops_paying(facts: Facts) -> None:
+    table = choice.crossover_table(facts)
+    assert table is not None
+    columns = [column(table, title) for title in ("Method", "Faster than full", "Crosses 1 at batch size")]
+    words = {name: rest for name, *rest in zip(*columns, strict=True)}
+    assert words["SkipDecode 2x"] == ["at every batch size measured", "–"]
+    faster, place = words["CALM softmax 0.9"]
+    assert faster.startswith("at batch size 1") and "slower at 16" in faster
+    ratio = {b: facts.speed["CALM softmax 0.9", b].interval.value for b in (1, 4, 16)}  # type: ignore[union-attr]
+    low = max(b for b, v in ratio.items() if v >= 1)
+    high = min(b for b, v in ratio.items() if v < 1)
+    assert low <= float(place.removeprefix("about ")) <= high
+
+
+def test_gates_pass_on_a_sound_run_and_name_what_is_not(quick_run: Path, small_run: Path) -> None:
+    if importlib.util.find_spec("harness.gates"):
+        pytest.skip("the gates of harness.gates have tests of their own")
+    sound = {g.name: g.result for g in gates.gates(gather(load.load_one(quick_run)))}
+    assert set(sound.values()) == {"passed", "not checked"}
+    file = next((small_run / "cells").glob("speed-calm*"))
+    cell = json.loads(file.read_text())
+    cell["runs"][3]["step_tokens"].pop()
+    file.write_text(json.dumps(cell | {"finite": False, "repeatable": False, "prompts_hash": "other"}))
+    quality = next((small_run / "cells").glob("quality-calm*"))
+    cell = json.loads(quality.read_text())
+    cell["examples"][2]["tokens"] = 0
+    quality.write_text(json.dumps(cell))
+    found = {g.name: g for g in gates.gates(gather(load.load_one(small_run)))}
+    failed = [name for name, gate in found.items() if gate.result == "failed"]
+    assert failed == [
+        "Prompts are identical across arms", "Token counts are right", "No generation is empty", "Logits are finite",
+        "Repeats give the same tokens",
+    ]  # fmt: skip
+    assert (
+        "CALM softmax 0.9 at batch size 1 yielded 22, 23 tokens in place of 23" in found["Token counts are right"].found
+    )
+    page = Page(html_of(small_run)).text()
+    assert page.index("Prompts are identical across arms") < page.index("Every cell was measured")
+
+
+def test_a_lossless_method_that_parts_fails_its_gate(tmp_path: Path) -> None:
+    if importlib.util.find_spec("harness.gates"):
+        pytest.skip("the gates of harness.gates have tests of their own")
+    draft = next(a for a in ARMS if a.family == "draft")
+    folder = write_run(tmp_path, (ARMS[0], draft), (1,), examples=4, new_tokens=6)
+    name = "Lossless methods give the full model's tokens"
+
+    def result(unlike: int) -> str:
+        edit_cells(folder, "speed-layerskip*", tokens_unlike_full=unlike)
+        return next(g.result for g in gates.gates(gather(load.load_one(folder))) if g.name == name)
+
+    assert (result(0), result(3)) == ("passed", "failed")
+
+
+def test_depths_are_told_only_where_the_shares_tell_them() -> None:
+    schedule = np.array([[1, 0, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1.0]])
+    assert blocks_run(schedule) == pytest.approx([0, 2 / 3, 1 / 3, 0])
+    exits = np.array([[1, 1, 0.5, 0.5], [1, 0.25, 0.25, 0]])
+    assert blocks_run(exits) == pytest.approx([0.375, 0.25, 0.125, 0.25])
+    assert blocks_run(np.array([[1, 0.2, 0.5, 1]])) is None, "who ran block 3 without block 2 is not known"
+    assert blocks_run(np.array([[0.5, 0.5]])) is None
+
+
+def test_the_histogram_agrees_with_the_mean(facts: Facts) -> None:
+    figure = spreads.depths(facts)
+    assert figure is not None and isinstance(figure.plot, Depths)
+    for panel in figure.plot.panels:
+        arm = next(a for a in facts.arms if a.short.startswith(panel.name.rstrip("…")))
+        assert sum(panel.share) == pytest.approx(1.0, abs=2e-3)
+        assert panel.mean == pytest.approx(facts.speed[arm.label, 1].raw("layers_per_token"), abs=0.05)
+
+
+def test_the_tax_is_what_the_batch_computed_beyond_its_rows(facts: Facts) -> None:
+    figure = charts.tax(facts)
+    assert figure is not None and isinstance(figure.plot, Tax)
+    (row,) = figure.plot.rows
+    assert row.name == "CALM softmax 0.9"
+    assert all(computed >= mean for _, mean, computed in row.depths)
+    assert row.depths[-1][2] - row.depths[-1][1] > row.depths[0][2] - row.depths[0][1]
+
+
+def test_parts_of_a_step_add_up(small_run: Path) -> None:
+    """An arm's own instrumented passes come first; parts are means over all steps, so that they add up to the step."""
+    parts = {
+        "embed": [1e-4, 1e-4], "attention": [1e-3, 3e-3], "feed": [2e-3, 2e-3], "head": [5e-4, 5e-4],
+        "exit_tests": [1e-3, 0.0], "kv_fill": [0.0, 2e-4], "sampling": [1e-4, 1e-4], "host": [3e-4, 1e-4],
+    }  # fmt: skip
+    step_s = [sum(values[i] for values in parts.values()) for i in (0, 1)]
+    passes = [{"process": 0, "prompt_set": 0, "step_s": step_s, "step_tokens": [1, 1], "parts_s": parts}]
+    edit_cells(small_run, "speed-calm*", breakdown=passes)
+    figure = charts.breakdown(gather(load.load_one(small_run)), 1)
+    assert figure is not None and isinstance(figure.plot, Breakdown)
+    calm = dict(next(row.parts for row in figure.plot.rows if row.name.startswith("CALM")))
+    assert calm == pytest.approx(
+        {"embedding": 0.1, "blocks": 4.0, "head": 0.5, "exit tests": 0.5, "K/V fill": 0.1, "host and rest": 0.3}
+    )
+    assert sum(calm.values()) == pytest.approx(1e3 * sum(step_s) / 2)
+    full = dict(next(row.parts for row in figure.plot.rows if row.name == "Full model"))
+    assert set(full) == {"blocks", "head", "embedding", "host and rest"}
+    assert "Only the full model" not in figure.caption
+
+
+def test_lm_eval_tasks_stand_together(tmp_path: Path) -> None:
+    tasks = ("restaurants", "lm_eval:blimp_a", "lm_eval:lambada")
+    folder = write_run(tmp_path, ARMS[:2], (1,), tasks, examples=24, new_tokens=6)
+    facts = gather(load.load_one(folder))
+    table = lm_eval_table(facts, [t for t in facts.tasks if t.startswith("lm_eval:")])
+    assert [c.group for c in table.columns] == ["", *["blimp_a"] * 3, *["lambada"] * 3]
+    assert column(table, "from full")[0] == "–" and column(table, "from full")[1] != "–"
+    assert "No lm-eval task" not in html_of(folder)
+
+
+def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ARMS[:2], (1,), examples=4, new_tokens=6)
+    text = Page(html_of(folder)).text()
+    for words in (
+        "One batch size was timed", "Energy could not be read", "No lm-eval task was run", "names no paper",
+        "Only the full model’s step was taken apart",
+    ):  # fmt: skip
+        assert words in text, words
