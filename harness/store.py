@@ -33,7 +33,18 @@ KINDS = ("speed", "memory", "energy", "quality")
 
 Json = dict[str, Any]
 
-_OURS = {"run.json", "cells", "parts", "samples.jsonl", "summary.csv", "gates.json", "report.html", "report.pdf", "figures", "tables"}
+_OURS = {
+    "run.json",
+    "cells",
+    "parts",
+    "samples.jsonl",
+    "summary.csv",
+    "gates.json",
+    "report.html",
+    "report.pdf",
+    "figures",
+    "tables",
+}
 FOREIGN = "is not known"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 

@@ -62,7 +62,7 @@ def run_suite(
         BadInput: before anything is measured, when something does not fit; or while measuring, when nothing can be written.
         KeyboardInterrupt: what was measured is kept.
     """
-    beside = published.select(suite.published)
+    published.select(suite.published)  # refused before anything is measured
     store = RunStore(out, resume=resume)
     with resuming.lock(store.path):
         workers = workers or executor.LocalExecutor()
@@ -89,7 +89,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
         "energy_counters": prepared["energy_counters"],
-        "published": beside,
+        "published": published.select(suite.published),
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,

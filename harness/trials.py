@@ -153,7 +153,7 @@ class Trials:
                 reference = {e["id"]: e["token_ids"] for e in self.quality(None)["examples"]}
             with self._counted():
                 decoder = self._decoder(arm["checkpoint"])
-                cell = runner.quality(self._suite, arm, 0, self._prepared, self.setup.data, reference, decoder)
+                cell = runner.quality(self._suite, arm, 0, self._prepared, self.setup.data, reference, decoder=decoder)
             self._cells[index] = cell
             self.cost["trials"] += 1
             self.cost["scored_examples"] += len(cell["examples"])
