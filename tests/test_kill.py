@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.store import load_run
+from harness.store import RunStore, load_run
 from tests.test_sweep import write_suite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,9 +90,13 @@ class Killer:
             whom = self.random.choice(("driver", "worker", "all"))
             process = self.start()
             if not self.kill(process, self.random.uniform(0.0, longest_s), whom):
+                # Ended before the kill: done, or with cells of workers killed before, which the next start tries again.
+                assert process.returncode in (0, 1), (self.folder / "log").read_text()[-3000:]
                 if process.returncode == 0:
                     check_folder(self.out)
                     self.finished += 1
+                else:
+                    assert RunStore(self.out).ids("failed"), (self.folder / "log").read_text()[-3000:]
                 continue
             if (self.out / "run.json").exists():
                 run = load_run(self.out)
