@@ -85,7 +85,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "arms": prepared["arms"],
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
-        "energy_counters": prepared["energy_counters"],
+        "energy_counters": prepared.get("energy_counters", []),
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,
