@@ -88,7 +88,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "arms": prepared["arms"],
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
-        "energy_counters": prepared["energy_counters"],
+        "energy_counters": prepared.get("energy_counters", []),
         "published": published.select(suite.published),
         "environment": environment.fingerprint(),
         "started": _now(),

@@ -47,6 +47,8 @@ class FakeExecutor:
         self.hook, self.slots = hook, slots
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.closed = False
+        self.counters: list[str] = []
+        """Energy counters that can be read."""
         self._lock = threading.Lock()
 
     def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
@@ -76,7 +78,7 @@ class FakeExecutor:
             }
             for arm in arms
         ]
-        return {"arms": full, "expected_tokens": {"restaurants": 4}, "kernels": {}}
+        return {"arms": full, "expected_tokens": {"restaurants": 4}, "kernels": {}, "energy_counters": self.counters}
 
     def _quality(self, suite: Suite, arm: Json, index: int, *_: Any) -> Json:
         examples = [
@@ -128,3 +130,6 @@ class FakeExecutor:
             "baseline_rss_bytes": 10**8,
             "conditions": {"batch_size": batch},
         }
+
+    def _energy_per_token(self, suite: Suite, arm: Json, batch: int, *_: Any) -> Json:
+        return {"batch_size": batch, "energy_j_per_token": 0.25, "conditions": {"batch_size": batch}}

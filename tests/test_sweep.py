@@ -27,7 +27,9 @@ batch_sizes: [1, 3]
 tasks: [{{name: restaurants, limit: 4}}]
 new_tokens: 6
 max_new_tokens: 10
+processes: 1
 repeats: 5
+energy: false
 threads: 1
 quality_batch_size: 3
 limits: {{dispersion: 1000}}  # steps of a fraction of a millisecond, on a machine that does other things
