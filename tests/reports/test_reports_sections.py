@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports import charts, choice, gates, load, spreads
+from reports import charts, choice, gates, load, papers, spreads
 from reports.facts import Facts, gather
 from reports.figures import draw
 from reports.parts import Table
@@ -182,3 +182,21 @@ def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         "Only the full model’s step was taken apart",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
+    published = pytest.importorskip("harness.published", reason="this version holds no published tables")
+    paper = published.load("delcorro2023skipdecode")
+    rows = [r for r in paper.rows if r.metric == "rougeL" and r.model == "OPT-1.3B" and r.task == "E2E"][:2]
+    carried = {
+        "paper": paper.head(),
+        "beside": {"key": paper.bibkey, "tasks": {"E2E": "restaurants"}, "arms": {"SkipDecode 2x": rows[1].setting}},
+        "rows": [r.model_dump(mode="json") for r in rows],
+    }
+    data = load.load_one(quick_run)
+    facts = gather(replace(data, run={**data.run, "published": [carried]}))
+    (table,) = (b for b in papers.blocks(facts) if isinstance(b, Table))
+    assert column(table, "paper") == [f"{rows[1].value:.1f}"]
+    ours = facts.quality["SkipDecode 2x", "restaurants", "rougeL"].value
+    assert column(table, "ours") == [f"{ours.value:.1f}"]
+    assert table.rows[0][-1].text == f"{rows[1].comparable} [1]" and f"[1] {rows[1].reason}" in table.note
