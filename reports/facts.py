@@ -296,7 +296,15 @@ _TITLES = {
     "rougeL": "ROUGE-L",
     "slot_error_rate": "Slot error rate",
     "agreement": "Token agreement with full",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "bertscore": "BERTScore",
 }
+
+
+def metric_title(name: str) -> str:
+    """How a metric is called in words."""
+    return _TITLES.get(name, label(name).replace("_", " "))
 
 
 def _metric_info(name: str) -> MetricInfo | None:
@@ -309,7 +317,7 @@ def _metric_info(name: str) -> MetricInfo | None:
     metric = find(name)
     unit = metric.unit if metric else ""
     unit = {"percent": "%"}.get(unit, unit)
-    return MetricInfo(name, _TITLES.get(name, label(name)), unit, how.better, how.combine)
+    return MetricInfo(name, metric_title(name), unit, how.better, how.combine)
 
 
 def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
