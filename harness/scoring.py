@@ -174,6 +174,9 @@ def proceed(
     n, t = targets.shape
     width = started.hidden.shape[1]
     plans = _plans(decoder, method, width, t, expected_tokens)
+    if not t:
+        nothing = started.hidden.new_empty(n, 0, started.hidden.shape[2])
+        return Forced(started.hidden, started.last, nothing, _ran(plans, decoder.depth, n), started.blocks)
     lengths = started.lengths if owners is None else started.lengths[owners]
     seen = torch.arange(width, device=device) < lengths.unsqueeze(1)
     if bool(seen.all()):
