@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -20,6 +20,23 @@ class Memory(Protocol):
     def key_positions(self, layer: int) -> torch.Tensor:
         """Positions of the keys block `layer` holds, [B, S]; only where the model was said to need them."""
         ...
+
+
+class Column(NamedTuple):
+    """One column of a block's cache, as a kernel sees it.
+
+    Attributes:
+        keys, values: addresses of [B, capacity, Hkv, d].
+        capacity: positions there is room for.
+        column: the one to write; those before it are held.
+        places: cache rows [R] the rows at hand belong to; None: all, in order.
+    """
+
+    keys: int
+    values: int
+    capacity: int
+    column: int
+    places: torch.Tensor | None
 
 
 class KVCache:
@@ -50,6 +67,7 @@ class KVCache:
     ) -> None:
         self.lengths = [0] * len(capacities)
         self._columns: torch.Tensor | None = None
+        self._addresses: dict[int, tuple[int, int, int]] = {}
         self._start = self._held = 0
         self._row = heads * head_dim * batch_size
         self._element = dtype.itemsize
@@ -99,6 +117,26 @@ class KVCache:
             self._positions[layer].narrow(1, start, count).copy_(positions)
         self.lengths[layer] = start + count
 
+    def column(self, layer: int) -> Column | None:
+        """Where a kernel puts one column of block `layer` itself; None where rows stand at different ones. `wrote` must follow."""
+        if self._columns is not None:
+            return None
+        return self.column_at(layer, self._start if self._held else self.lengths[layer], None)
+
+    def column_at(self, layer: int, column: int, places: torch.Tensor | None) -> Column:
+        """Where a kernel puts `column` of block `layer` for the cache rows `places`."""
+        found = self._addresses.get(layer)
+        if found is None:
+            keys, values = self._write[layer]
+            found = self._addresses[layer] = keys.data_ptr(), values.data_ptr(), keys.shape[1]
+        if column >= found[2]:
+            raise IndexError(f"block {layer} has room for {found[2]} positions, all of them taken")
+        return Column(*found, column, places)
+
+    def wrote(self, layer: int, column: int) -> None:
+        """A kernel put keys and values into this column."""
+        self.lengths[layer] = column + 1
+
     def seek(self, columns: torch.Tensor | int, count: int) -> int:
         """Put what is written next at these columns instead of appending: rows that progress raggedly, drafts taken back.
 
@@ -144,6 +182,13 @@ class RowsOfCache:
         to_values[self._rows, start : start + count] = values
         if self._cache._positions is not None:
             self._cache._positions[layer][self._rows, start : start + count] = positions
+
+    def column(self, layer: int) -> Column | None:
+        """See `KVCache.column`."""
+        return self._cache.column_at(layer, self._cache.lengths[layer], self._rows)
+
+    def wrote(self, layer: int, column: int) -> None:
+        """See `KVCache.wrote`; the position is counted elsewhere."""
 
     def key_positions(self, layer: int) -> torch.Tensor:
         """See `Memory.key_positions`."""

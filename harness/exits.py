@@ -42,8 +42,7 @@ def run_gated(
             part = context.rows(running)
             y = block.feed(block.attend(inside, memory, part), inside)
             gone = (exits <= layer).nonzero().squeeze(1)
-            left = RowsOfCache(cache, gone)
-            left.write(layer, *block.keys_values(x[gone], context.rows(gone)), context.rows(gone).positions)
+            block.fill(x[gone], RowsOfCache(cache, gone), context.rows(gone))
             cache.lengths[layer] += 1
             fill_rows += len(gone)
             x = x.index_copy(0, running, y)
@@ -73,7 +72,7 @@ def run_gated(
     ran = len(computed)
     filled = tuple(range(ran, depth))
     for layer in filled:
-        cache.write(layer, *decoder.blocks[layer].keys_values(x, context), context.positions)
+        decoder.blocks[layer].fill(x, cache, context)
     head_rows = 0
     if logits is None:
         # No row left, or tests that make no prediction: the head over the column as it stands.

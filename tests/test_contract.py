@@ -122,7 +122,7 @@ def test_trace_equals_independent_count(decoder: Decoder, spec: str, monkeypatch
         monkeypatch.setattr(block, kind, wrapper)
 
     for block in decoder.blocks:
-        for kind in ("attend", "feed", "keys_values"):
+        for kind in ("attend", "feed", "fill"):
             counting(block, kind)
     ids, mask = ragged_prompts()
     decoding = Decoding(decoder, methods.create(spec), ids, mask, max_new_tokens=NEW, stop_at_eos=False)
@@ -135,7 +135,7 @@ def test_trace_equals_independent_count(decoder: Decoder, spec: str, monkeypatch
     for layer in range(decoder.depth):
         for kind, sublayer in (("attend", "attention"), ("feed", "feed")):
             assert calls[kind, layer] == sum(step.runs(sublayer)[layer] for step in steps)
-        assert calls["keys_values", layer] == sum(layer in step.filled for step in steps)
+        assert calls["fill", layer] == sum(layer in step.filled for step in steps)
     if not decoding.trace.drafts:
         # A column is computed exactly as deep as its deepest row.
         assert torch.equal(decoding.trace.layers.any(0), decoding.trace.computed)

@@ -52,9 +52,9 @@ def test_a_choice_is_measured_once_and_shared() -> None:
 def test_installed_choices_are_kept_and_the_nearest_serves_what_is_missing() -> None:
     kernels.install({"16x8 float32 rows 8": "column", "16x8 float32 rows 64": "packed"})
     digest = kernels.digest()
-    assert kernels._nearest("16x8 float32", 16) == "column"
-    assert kernels._nearest("16x8 float32", 256) == "packed"
-    assert kernels._nearest("9x9 float32", 1) == "row"
+    assert kernels._nearest("16x8 float32", 16, "row") == "column"
+    assert kernels._nearest("16x8 float32", 256, "row") == "packed"
+    assert kernels._nearest("9x9 float32", 1, "row") == "row"
     with torch.inference_mode():
         kernels.Linear(torch.randn(16, 8))(torch.randn(7, 8))
     assert kernels.digest() == digest

@@ -12,8 +12,10 @@ from transformers.activations import ACT2FN
 from harness.cache import Memory
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule, attention
-from harness.models.decoder import Block, Context, Geometry
+from harness.models.decoder import Context, Geometry
+from harness.models.fused import FusableBlock, Norm, Sublayers
 from harness.models.kernels import Linear
+from harness.models.rotary import Rotary
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
@@ -24,6 +26,7 @@ def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
 
 # One kernel each; transformers writes some of them out in steps.
 _ACTIVATIONS: dict[str, Function] = {
+    "relu": F.relu,
     "silu": F.silu,
     "swish": F.silu,
     "gelu": F.gelu,
@@ -31,6 +34,8 @@ _ACTIVATIONS: dict[str, Function] = {
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
 }
+# What the compiled kernels call them.
+NATIVE_ACTIVATIONS: dict[Any, str] = {F.relu: "relu", F.silu: "silu", F.gelu: "gelu", _gelu_tanh: "gelu_tanh"}
 # Activations with weights of their own.
 _LEARNED = {"prelu", "xielu"}
 
@@ -83,7 +88,7 @@ def _elements(module: Any, dims: int) -> int:
     return sum(p.numel() for p in module.parameters() if p.dim() == dims)
 
 
-class FusedBlock(Block):
+class FusedBlock(FusableBlock):
     """A block with one map for queries, keys and values, [(H + 2 Hkv) d, D] in this order.
 
     Args:
@@ -108,6 +113,32 @@ class FusedBlock(Block):
         rows = qkv.weight.shape[0] * self._heads // (self._heads + 2 * self._kv_heads)
         kv = Linear(qkv.weight[rows:], None if qkv.bias is None else qkv.bias[rows:])
         self._qkv, self._kv, self._out, self._up, self._down = qkv, kv, out, up, down
+        self.renew()
+
+    def sublayers(self) -> Sublayers | None:
+        """See `FusableBlock.sublayers`; families that compute just this say so."""
+        return None
+
+    def plainly(
+        self, act: Function, norms: Sequence[Norm], *, gated: bool, rotary: Rotary | None, side_by_side: bool = False
+    ) -> Sublayers | None:
+        """The sublayers of a block with a plain rule of attention and these norms; None where the kernels lack something."""
+        size = self._out.weight.shape[1] // self._heads
+        if self.rule.needs_positions or self.rule.softcap is not None or act not in NATIVE_ACTIVATIONS:
+            return None
+        return Sublayers(
+            *(self._qkv, self._out, self._up, self._down),
+            attention_norm=norms[0],
+            feed_norm=norms[1],
+            heads=self._heads,
+            kv_heads=self._kv_heads,
+            head_dim=size,
+            scale=self.rule.scale or size**-0.5,
+            activation=NATIVE_ACTIVATIONS[act],
+            gated=gated,
+            side_by_side=side_by_side,
+            rotary=rotary,
+        )
 
     def maps(self) -> tuple[Linear, ...]:
         """See `Block.maps`."""
@@ -121,8 +152,8 @@ class FusedBlock(Block):
         """The end of the attention sublayer: heads y [B, T, H*d] mapped and added to x."""
         return self._out(y, x)
 
-    def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
-        """See `Block.attend`."""
+    def attend_in_calls(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
+        """See `FusableBlock.attend_in_calls`."""
         normed = self.attention_norm(x)
         turned = self._heads + self._kv_heads
         heads = self._qkv(normed).view(*x.shape[:2], turned + self._kv_heads, -1)

@@ -35,8 +35,8 @@ class BloomBlock(PlainBlock):
         """See `FusedBlock.close_attention`."""
         return self._out(y, normed if self._normed_residual else x)
 
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Block.feed`."""
+    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `FusableBlock.feed_in_calls`."""
         normed = self.feed_norm(x)
         return self._down(self._act(self._up(normed)), normed if self._normed_residual else x)
 

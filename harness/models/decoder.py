@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from harness.cache import KVCache, Memory
+from harness.cache import KVCache, Memory, RowsOfCache
 from harness.errors import BadInput
 from harness.models import kernels
 
@@ -118,6 +118,13 @@ class Block(ABC):
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V [B, T, Hkv, d] this block would store for the states x [B, T, D]; nothing else of it is computed."""
 
+    def fill(self, x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
+        """Store the keys and values of the states x [B, T, D] in `memory`: the block is skipped, later positions will look here."""
+        memory.write(self.index, *self.keys_values(x, context), context.positions)
+
+    def join(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - a family that chooses block by block needs nothing of it
+        """Told once of all blocks of the model, for what is chosen for several of them at a time."""
+
     @abstractmethod
     def refresh(self) -> None:
         """Read the weights again from the transformers module (differentiably, when gradients are enabled)."""
@@ -148,6 +155,8 @@ class Decoder(ABC):
 
     def __post_init__(self) -> None:
         self.build()
+        for block in self.blocks:
+            block.join(self.blocks)
         self.refresh()
 
     @classmethod

@@ -12,6 +12,7 @@ from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule
 from harness.models.blocks import Function, FusedBlock, activation, check_activation, geometry
 from harness.models.decoder import Context, Decoder
+from harness.models.fused import Norm, Sublayers
 from harness.models.kernels import Linear
 from harness.models.rotary import RMSNorm, Rotary, check_rope, reachable_positions
 
@@ -44,6 +45,19 @@ class GatedBlock(FusedBlock):
         self.attention_norm = self.norm(self.module.input_layernorm)
         self.feed_norm = self.norm(self.module.post_attention_layernorm)
 
+    def sublayers(self) -> Sublayers | None:
+        """See `FusableBlock.sublayers`; a kind with more to its sublayers has no kernel."""
+        mine, plain = type(self), GatedBlock
+        if (mine.encode, mine.close_attention, mine.feed_in_calls) != (
+            plain.encode,
+            plain.close_attention,
+            plain.feed_in_calls,
+        ):
+            return None
+        modules = self.module.input_layernorm, self.module.post_attention_layernorm
+        norms = [Norm(m.weight, None, self._eps, "rms") for m in modules]
+        return self.plainly(self._act, norms, gated=True, rotary=self._rotary)
+
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """See `FusedBlock.encode`."""
         return self._rotary(x, context)
@@ -53,8 +67,8 @@ class GatedBlock(FusedBlock):
         gate, up = self._up(self.feed_norm(x)).chunk(2, -1)
         return self._act(gate) * up
 
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Block.feed`."""
+    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `FusableBlock.feed_in_calls`."""
         return self._down(self.gated(x), x)
 
 

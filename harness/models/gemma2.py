@@ -32,8 +32,8 @@ class Gemma2Block(GatedBlock):
         """See `FusedBlock.close_attention`."""
         return x + self._after_attention(self._out(y))
 
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Block.feed`."""
+    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `FusableBlock.feed_in_calls`."""
         return x + self._after_feed(self._down(self.gated(x)))
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from harness.models.attention import Rule
 from harness.models.blocks import activation, check_activation, geometry, supported
+from harness.models.fused import Sublayers
 from harness.models.kernels import Linear
 from harness.models.plain import PlainBlock, PlainDecoder
 
@@ -22,6 +23,10 @@ class GPT2Block(PlainBlock):
         self.set_norms(self.module.ln_1, self.module.ln_2)
         qkv, out, up, down = (Linear(m.weight.t(), m.bias) for m in (attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj))
         self.set_maps(qkv, out, up, down)
+
+    def sublayers(self) -> Sublayers | None:
+        """See `FusableBlock.sublayers`."""
+        return self.plainly(self._act, self._norms, gated=False, rotary=None)
 
 
 class GPT2Decoder(PlainDecoder):

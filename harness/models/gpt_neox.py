@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from harness.models.blocks import Function, activation, check_activation, geometry
 from harness.models.decoder import Context
+from harness.models.fused import Sublayers
 from harness.models.kernels import Linear
 from harness.models.plain import PlainBlock, PlainDecoder
 from harness.models.rotary import Rotary, check_rope, reachable_positions
@@ -31,12 +32,16 @@ class GPTNeoXBlock(PlainBlock):
         out, up, down = (Linear(m.weight, m.bias) for m in (attn.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h))
         self.set_maps(self.by_kind(attn.query_key_value), out, up, down)
 
+    def sublayers(self) -> Sublayers | None:
+        """See `FusableBlock.sublayers`."""
+        return self.plainly(self._act, self._norms, gated=False, rotary=self._rotary, side_by_side=self._parallel)
+
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """See `FusedBlock.encode`."""
         return self._rotary(x, context)
 
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Block.feed`."""
+    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `FusableBlock.feed_in_calls`."""
         read = entry if self._parallel else x
         return self._down(self._act(self._up(self.feed_norm(read))), x)
 

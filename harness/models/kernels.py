@@ -5,12 +5,16 @@ weights, the first time a shape meets a number of rows, and the choice is a cond
 
 * `row`: [N, K] as loaded, `F.linear`; the only one on a GPU, with gradients, and under torch's FLOP counter (`only`);
 * `column`: a [K, N] copy, `torch.addmm`: reads few rows' weights in the order they are needed;
-* `packed`: oneDNN's blocked format, with bias, ReLU and the residual sum inside the kernel.
+* `packed`: oneDNN's blocked format, with bias, ReLU and the residual sum inside the kernel;
+* `panel`: the project's own kernel (`harness.native`), the same inside it; where there is a C compiler, for float32.
+
+Whole sublayers of a decode step may be one kernel too (fused.py): that choice is made here as well.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +22,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch.nn import functional as F
 
-LAYOUTS = ("row", "column", "packed")
+from harness import native
+
+LAYOUTS = ("row", "column", "packed", "panel")
 MAX_BUCKET = 256
 # Weights cycled through while measuring: more than the caches hold, as in a decode step.
 _MEASURED_BYTES = 64 << 20
@@ -42,7 +48,7 @@ def digest() -> str:
 def install(choices: Mapping[str, str]) -> None:
     """Use these choices (from `table` of another process) and measure nothing more.
 
-    A number of rows that is missing takes the choice of the nearest one measured for its shape, an unknown shape `row`.
+    A number of rows that is missing takes the choice of the nearest one measured for its shape, an unknown shape torch's own.
     """
     global _installed
     _choices.clear()
@@ -50,9 +56,14 @@ def install(choices: Mapping[str, str]) -> None:
     _installed = True
 
 
+def forced() -> str | None:
+    """The layout that `only` prescribes here."""
+    return _forced
+
+
 @contextlib.contextmanager
 def only(layout: str) -> Iterator[None]:
-    """Inside, every linear map runs in one layout."""
+    """Inside, everything runs in torch's calls (`row`) or in the project's own kernels wherever they can (`panel`)."""
     global _forced
     before, _forced = _forced, layout
     try:
@@ -74,6 +85,7 @@ class Linear:
         self.weight, self.bias, self.relu = weight, bias, relu
         self.peers: Sequence[Linear] = (self,)
         self._kernels: dict[int, Kernel] = {}
+        self._panels: tuple[torch.Tensor, native.Map] | None = None
         self._plain = weight.device.type != "cpu"
 
     @property
@@ -87,6 +99,8 @@ class Linear:
         """Apply to x [..., K]; `residual` [..., N] is added to the result."""
         if self._plain or _forced == "row" or torch.is_grad_enabled():
             return self._row(x, residual)
+        if _forced is not None and native_allowed(x):
+            return self._panel()(x, residual)
         rows = x.numel() // self.weight.shape[1]
         kernel = self._kernels.get(rows)
         if kernel is None:
@@ -128,32 +142,82 @@ class Linear:
 
         return run
 
+    def panels(self) -> tuple[torch.Tensor, native.Map]:
+        """The weights in panels (one copy for all who ask), and what the C kernels read of this map."""
+        if self._panels is None:
+            weight = native.panels(self.weight.detach())
+            n, k = self.weight.shape
+            self._panels = weight, native.Map(weight.data_ptr(), native.pointer(self.bias), n, k)
+        return self._panels
+
+    def _panel(self) -> Kernel:
+        library = native.library()
+        if library is None or self.weight.dtype != torch.float32:
+            raise NotImplementedError("no compiled kernels for this type or machine")
+        linear, kind = library.linear, native.ACTIVATIONS["relu" if self.relu else None]
+        held, n = ctypes.byref(self.panels()[1]), self.weight.shape[0]
+
+        def run(x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+            x = x.contiguous()
+            y = x.new_empty(*x.shape[:-1], n)
+            more = None if residual is None else residual.expand_as(y).contiguous()
+            rows, threads = y.numel() // n, torch.get_num_threads()
+            linear(held, rows, x.data_ptr(), native.pointer(more), y.data_ptr(), kind, threads)
+            return y
+
+        return run
+
     def build(self, layout: str, rows: int) -> Kernel:
         """The kernel of a layout; raises what torch raises where the machine or type has none."""
         if layout == "column":
             return self._column()
+        if layout == "panel":
+            return self._panel()
         return self._packed(rows) if layout == "packed" else self._row
 
+    def forget(self, rows: int) -> None:
+        """Drop the kernel kept for a number of rows, with its copy of the weights."""
+        self._kernels.pop(rows, None)
+
     def _choose(self, rows: int) -> Kernel:
-        bucket = min(1 << (rows - 1).bit_length(), MAX_BUCKET) if rows else 1
         for other, kernel in self._kernels.items():  # one copy of the weights serves all rows of a bucket
-            if other and min(1 << (other - 1).bit_length(), MAX_BUCKET) == bucket:
+            if other and bucket(other) == bucket(rows):
                 return kernel
-        key = f"{self.key} rows {bucket}"
-        if key not in _choices:
-            _choices[key] = _nearest(self.key, bucket) if _installed or not rows else _fastest(self.peers, rows)
-        return self.build(_choices[key], rows)
+        return self.build(choose(self.key, rows, lambda: _fastest(self.peers, rows), "row"), rows)
 
 
-def _nearest(shape: str, bucket: int) -> str:
-    """The layout chosen for this shape at the number of rows nearest to `bucket` (by ratio)."""
+def bucket(rows: int) -> int:
+    """Numbers of rows that share a choice: the next power of two, up to `MAX_BUCKET`."""
+    return min(1 << (rows - 1).bit_length(), MAX_BUCKET) if rows else 1
+
+
+def choose(kind: str, rows: int, fastest: Callable[[], str], fallback: str) -> str:
+    """What was chosen for this kind at this number of rows; asks `fastest` where nothing was yet and measuring is allowed."""
+    key = f"{kind} rows {bucket(rows)}"
+    if key not in _choices:
+        _choices[key] = _nearest(kind, bucket(rows), fallback) if _installed or not rows else fastest()
+    return _choices[key]
+
+
+def native_allowed(x: torch.Tensor) -> bool:
+    """Whether the kernels of `harness.native` may compute with this tensor now."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and _forced in (None, "panel")
+        and not torch.is_grad_enabled()
+    ) and native.library() is not None
+
+
+def _nearest(shape: str, bucket: int, fallback: str) -> str:
+    """What was chosen for this shape at the number of rows nearest to `bucket` (by ratio)."""
     known = [
         (int(rows), layout)
         for key, layout in _choices.items()
         for name, _, rows in [key.rpartition(" rows ")]
         if name == shape
     ]
-    return min(known, key=lambda c: (abs(c[0].bit_length() - bucket.bit_length()), c[0]))[1] if known else "row"
+    return min(known, key=lambda c: (abs(c[0].bit_length() - bucket.bit_length()), c[0]))[1] if known else fallback
 
 
 def _fastest(maps: Sequence[Linear], rows: int) -> str:

@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from harness.cache import Memory
 from harness.models.attention import attention
+from harness.models.blocks import NATIVE_ACTIVATIONS, check_activation
 from harness.models.blocks import activation as activation_function
-from harness.models.blocks import check_activation
-from harness.models.decoder import Block, Context, Decoder, Geometry, layer_norm
+from harness.models.decoder import Context, Decoder, Geometry, layer_norm
+from harness.models.fused import FusableBlock, Norm, Sublayers
 from harness.models.kernels import Linear
 
 
-class OPTBlock(Block):
+class OPTBlock(FusableBlock):
     """One OPT layer on the weights of a transformers `OPTDecoderLayer`."""
 
     def __init__(self, index: int, module: Any, norm_first: bool, activation: str) -> None:
@@ -40,13 +41,32 @@ class OPTBlock(Block):
         self._out = Linear(attn.out_proj.weight, attn.out_proj.bias)
         self._up = Linear(feed.fc1.weight, feed.fc1.bias, relu=self._activation is None)
         self._down = Linear(feed.fc2.weight, feed.fc2.bias)
+        self.renew()
+
+    def sublayers(self) -> Sublayers | None:
+        """See `FusableBlock.sublayers`; the norms of OPT-350m stand elsewhere."""
+        if not self._norm_first or (self._activation is not None and self._activation not in NATIVE_ACTIVATIONS):
+            return None
+        modules = self._module.self_attn_layer_norm, self._module.final_layer_norm
+        before_attention, before_feed = (Norm(m.weight, m.bias, m.eps, "layer") for m in modules)
+        size = self._out.weight.shape[1] // self._heads
+        return Sublayers(
+            *(self._qkv, self._out, self._up, self._down),
+            attention_norm=before_attention,
+            feed_norm=before_feed,
+            heads=self._heads,
+            kv_heads=self._heads,
+            head_dim=size,
+            scale=size**-0.5,
+            activation=None if self._activation is None else NATIVE_ACTIVATIONS[self._activation],
+        )
 
     def maps(self) -> tuple[Linear, ...]:
         """See `Block.maps`."""
         return self._qkv, self._kv, self._out, self._up, self._down
 
-    def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
-        """See `Block.attend`."""
+    def attend_in_calls(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
+        """See `FusableBlock.attend_in_calls`."""
         norm = self._module.self_attn_layer_norm
         qkv = self._qkv(layer_norm(x, norm) if self._norm_first else x)
         q, k, v = qkv.view(*x.shape[:2], 3, self._heads, -1).unbind(2)
@@ -54,8 +74,8 @@ class OPTBlock(Block):
         out = self._out(attention(q, k, v, context), x)
         return out if self._norm_first else layer_norm(out, norm)
 
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Block.feed`."""
+    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `FusableBlock.feed_in_calls`."""
         norm = self._module.final_layer_norm
         y = self._up(layer_norm(x, norm) if self._norm_first else x)
         if self._activation is not None:

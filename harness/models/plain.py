@@ -10,6 +10,7 @@ import torch
 from harness.models.attention import PLAIN, Rule
 from harness.models.blocks import Function, FusedBlock
 from harness.models.decoder import Decoder, layer_norm
+from harness.models.fused import Norm
 from harness.models.kernels import Linear
 
 
@@ -30,6 +31,7 @@ class PlainBlock(FusedBlock):
 
     def set_norms(self, attention_norm: Any, feed_norm: Any) -> None:
         """Keep the norms before the sublayers."""
+        self._norms = [Norm(m.weight, m.bias, m.eps, "layer") for m in (attention_norm, feed_norm)]
         self.attention_norm = partial(layer_norm, module=attention_norm)
         self.feed_norm = partial(layer_norm, module=feed_norm)
 
@@ -38,8 +40,8 @@ class PlainBlock(FusedBlock):
         parts = [p.unflatten(0, (self._heads, 3, -1)).transpose(0, 1).flatten(0, 2) for p in module.parameters()]
         return Linear(*parts)
 
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Block.feed`."""
+    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `FusableBlock.feed_in_calls`."""
         return self._down(self._act(self._up(self.feed_norm(x))), x)
 
 

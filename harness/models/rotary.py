@@ -34,17 +34,20 @@ class Rotary:
 
     def __call__(self, x: torch.Tensor, context: Context) -> torch.Tensor:
         """Turn the first `size` elements of each head of x [B, T, H, d]."""
-        tables = context.cache.get(self)
-        if tables is None:
-            tables = context.cache[self] = self._tables(context.positions, x.dtype)
-        cos, sin = tables
+        cos, sin = self.tables(context, x.dtype)
         if self.size == x.shape[-1]:
             return torch.addcmul(x * cos, torch.roll(x, self.size // 2, -1), sin)
         part, rest = x[..., : self.size], x[..., self.size :]
         return torch.cat((torch.addcmul(part * cos, torch.roll(part, self.size // 2, -1), sin), rest), dim=-1)
 
-    def _tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    def tables(self, context: Context, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines, and sines with the sign of the half they meet after the roll, [B, T, 1, size] each."""
+        tables = context.cache.get(self)
+        if tables is None:
+            tables = context.cache[self] = self._tables(context.positions, dtype)
+        return tables  # type: ignore[no-any-return]
+
+    def _tables(self, positions: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         angles = positions[:, :, None, None].float() * self._frequencies.to(positions.device)
         cos, sin = angles.cos() * self._scaling, angles.sin() * self._scaling
         return torch.cat((cos, cos), -1).to(dtype), torch.cat((-sin, sin), -1).to(dtype)
