@@ -51,18 +51,25 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
     """
     set_threads(suite)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
-    expected: dict[str, int] = {}
+    expected: dict[str, int | dict[str, int]] = {}
     first = next(iter(decoders.values()))
-    for entry in suite.tasks:
-        task = tasks.create(entry.name, data)
+    for index, entry in enumerate(suite.tasks):
+        task = tasks.of(entry, data)
+        if entry.is_lm_eval:
+            expected[entry.name] = suite.expected_tokens or _lm_eval().check(entry, first, data)
+            if index:  # contexts that do not fit are cut and counted, and only the first task is timed
+                continue
         examples = task.examples(entry.split, entry.limit)
-        expected[entry.name] = suite.expected_tokens or expected_tokens(task, first.tokenizer)
+        if not entry.is_lm_eval:
+            expected[entry.name] = suite.expected_tokens or expected_tokens(task, first.tokenizer)
         longest = max(map(len, first.tokenizer([e.prompt for e in examples]).input_ids))
         room = first.geometry.max_positions
         for key, new in (
             ("new_tokens", suite.new_tokens),
             ("max_new_tokens", suite.max_new_tokens or task.max_new_tokens),
         ):
+            if entry.is_lm_eval and key == "max_new_tokens":
+                continue
             width = suite.prompt_tokens or longest if key == "new_tokens" else longest
             if width + new - 1 > room:
                 raise BadInput(
@@ -84,7 +91,7 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
                 "one suite compares weights of one shape"
             )
         method = methods.create(arm["spec"]).resolve(decoder.depth, decoder.extras)
-        settings = method.settings(decoder.depth, next(iter(expected.values()), suite.new_tokens))
+        settings = method.settings(decoder.depth, timed_expected(suite, expected))
         described.append(
             {
                 **arm,
@@ -99,6 +106,13 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
         )
     _choose_kernels(suite, first, data)
     return {"arms": described, "expected_tokens": expected, "kernels": kernels.table()}
+
+
+def _lm_eval() -> Any:
+    """Imported on use: lm-eval takes seconds, and most suites have none of its tasks."""
+    from harness.tasks import lm_eval_suite as module
+
+    return module
 
 
 def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
@@ -168,6 +182,14 @@ def quality(
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
     entry = suite.tasks[task_index]
+    planned = expected[entry.name]
+    if entry.is_lm_eval:
+        conditions = {"model": suite.model, "dtype": suite.dtype, "device": str(decoder.device), "task": entry.name}
+        conditions["batch_size"] = suite.quality_batch_size
+        return _lm_eval().cell(  # type: ignore[no-any-return]
+            entry, decoder, arm["spec"], suite.quality_batch_size, planned, data, reference, conditions
+        )
+    assert isinstance(planned, int)
     task = tasks.create(entry.name, data)
     examples = task.examples(entry.split, entry.limit)
     limit = suite.max_new_tokens or task.max_new_tokens
@@ -187,7 +209,7 @@ def quality(
             batch.ids,
             batch.mask,
             max_new_tokens=limit,
-            expected_tokens=expected[entry.name],
+            expected_tokens=planned,
             compact_exits=suite.compact_exits,
         )
         tokens, lengths = out.tokens.tolist(), out.lengths.tolist()
@@ -237,7 +259,7 @@ def quality(
             "examples": len(examples),
             "batch_size": suite.quality_batch_size,
             "max_new_tokens": limit,
-            "expected_tokens": expected[entry.name],
+            "expected_tokens": planned,
             "sampling": "greedy",
             "end_of_sequence": "natural",
             "prompts_hash": hashlib.sha256("".join(e.prompt for e in examples).encode()).hexdigest()[:16],

@@ -190,6 +190,7 @@ class Reading:
     name: str
     better: str
     combine: Combine
+    unit: str = ""
 
 
 def reading(metric: str) -> Reading | None:
@@ -198,13 +199,16 @@ def reading(metric: str) -> Reading | None:
     `agreement` ([agreeing, compared] tokens) is a percentage.
     """
     if metric == AGREEMENT:
-        return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1])
+        return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1], "percent")
     # Imported here: the metrics' libraries are needed only where text was scored.
     from harness.tasks.metrics import METRICS
 
-    if metric not in METRICS:
-        return None
-    return Reading(metric, METRICS[metric].better, METRICS[metric].combine)
+    if metric in METRICS:
+        return Reading(metric, METRICS[metric].better, METRICS[metric].combine, METRICS[metric].unit)
+    from harness.tasks import lm_eval_metrics
+
+    kind = lm_eval_metrics.find(metric)
+    return None if kind is None else Reading(metric, kind.better, kind.combine, kind.unit)
 
 
 def speed_verdict(interval: Interval) -> str:

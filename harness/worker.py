@@ -21,6 +21,8 @@ from harness.tasks.base import Example
 Arm = Mapping[str, Any]
 Prepared = Mapping[str, Any]
 """What `runner.prepare` returned: `arms`, `expected_tokens` by task, `kernels`."""
+Expected = Mapping[str, int | Mapping[str, int]]
+"""Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
 
 
 def set_threads(suite: Suite) -> None:
@@ -28,7 +30,7 @@ def set_threads(suite: Suite) -> None:
     torch.set_num_threads(suite.threads or psutil.cpu_count(logical=False) or 1)
 
 
-def begin(suite: Suite, prepared: Prepared) -> Mapping[str, int]:
+def begin(suite: Suite, prepared: Prepared) -> Expected:
     """Set up this process as `prepare` found right; returns the expected tokens by task."""
     set_threads(suite)
     kernels.install(prepared["kernels"])
@@ -48,12 +50,15 @@ def timed_examples(suite: Suite, data: Path | None) -> Sequence[Example]:
     if not suite.tasks:
         return ()
     entry = suite.tasks[0]
-    return tasks.create(entry.name, data).examples(entry.split, entry.limit)
+    return tasks.of(entry, data).examples(entry.split, entry.limit)
 
 
-def timed_expected(suite: Suite, expected: Mapping[str, int]) -> int:
-    """The number of tokens that schedules expect in the timed generations."""
-    return expected[suite.tasks[0].name] if suite.tasks else suite.expected_tokens or suite.new_tokens
+def timed_expected(suite: Suite, expected: Expected) -> int:
+    """The number of tokens that schedules expect in the timed generations; of several lm-eval tasks the largest."""
+    if not suite.tasks:
+        return suite.expected_tokens or suite.new_tokens
+    found = expected[suite.tasks[0].name]
+    return found if isinstance(found, int) else max(found.values(), default=suite.new_tokens)
 
 
 def speed_batch(suite: Suite, decoder: Decoder, examples: Sequence[Example], size: int, prompt_set: int) -> Batch:

@@ -285,13 +285,10 @@ _TITLES = {
 
 def _metric_info(name: str) -> MetricInfo | None:
     """How to read and name a metric; None for one this version does not know."""
-    from harness.tasks.metrics import METRICS  # here: the metrics' libraries are needed only where text was scored
-
     how = stats.reading(name)
     if how is None:
         return None
-    unit = METRICS[name].unit if name in METRICS else ""
-    unit = {"percent": "%"}.get(unit, unit)
+    unit = {"percent": "%"}.get(how.unit, how.unit)
     return MetricInfo(name, _TITLES.get(name, label(name)), unit, how.better, how.combine)
 
 

@@ -277,6 +277,10 @@ class MethodLM(TemplateLM):
         if self.cache_hook.dbdict is not None:
             self.cache_hook.dbdict[f"{_OWNER}:{key}"] = record
 
+    def expect(self, tokens: int | Mapping[str, int]) -> None:
+        """Fix the number of tokens that schedules plan for, for all tasks or by task."""
+        self._given = tokens
+
     def expected(self, kind: str, task: str, lengths: Callable[[], Sequence[int]]) -> int:
         """The expected number of tokens of a task's requests of one kind; fixed by the first call where none was given."""
         if isinstance(self._given, int):
