@@ -188,7 +188,9 @@ def baseline(
 
 @app.command("lm-eval")
 def lm_eval(
-    tasks: Annotated[str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")],
+    tasks: Annotated[
+        str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")
+    ],
     model: Model = "opt-e2e-mini/full",
     method: MethodSpec = "full",
     data: Data = None,
@@ -201,7 +203,9 @@ def lm_eval(
     num_fewshot: Annotated[
         int | None, typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Examples in the prompt.")
     ] = None,
-    batch_size: Annotated[str, typer.Option("--batch-size", "--batch_size", "-b", help="Rows at once, or auto.")] = "16",
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", "--batch_size", "-b", help="Rows at once, or auto.")
+    ] = "16",
     max_batch_size: Annotated[
         int | None, typer.Option("--max-batch-size", "--max_batch_size", min=1, help="What auto starts from.")
     ] = None,
@@ -235,7 +239,9 @@ def lm_eval(
     predict_only: Annotated[
         bool, typer.Option("--predict-only", "--predict_only", "-x", help="Compute no metrics.")
     ] = False,
-    seed: Annotated[str, typer.Option("--seed", help="python,numpy,torch,fewshot; one number for all.")] = "0,1234,1234,1234",
+    seed: Annotated[
+        str, typer.Option("--seed", help="python,numpy,torch,fewshot; one number for all.")
+    ] = "0,1234,1234,1234",
     expected_tokens: Annotated[
         int | None,
         typer.Option("--expected-tokens", min=1, help="Length schedules plan for; default: the task's median."),
@@ -256,7 +262,8 @@ def lm_eval(
 def scoring_speed(
     model: Model = "opt-e2e-mini/skipdecode",
     method: Annotated[
-        list[str] | None, typer.Option("--method", help="Methods beside full; may be repeated. Default: SkipDecode 2x, 3x, 5x.")
+        list[str] | None,
+        typer.Option("--method", help="Methods beside full; may be repeated. Default: SkipDecode 2x, 3x, 5x."),
     ] = None,
     tasks: Annotated[str, typer.Option("--tasks", help="lm-eval tasks to compare with its own backend on.")] = "",
     data: Data = None,
@@ -276,7 +283,9 @@ def scoring_speed(
     from harness import listing
 
     settings = dict(model=model, batch_size=batch, sequences=sequences, tokens=tokens, prompt_tokens=prompt_tokens)
-    settings |= dict(limit=limit, decode_batch=decode_batch, repeats=repeats, threads=threads, device=device, dtype=dtype)
+    settings |= dict(
+        limit=limit, decode_batch=decode_batch, repeats=repeats, threads=threads, device=device, dtype=dtype
+    )
     settings["tasks"] = tuple(filter(None, tasks.split(",")))
     if method:
         settings["methods"] = tuple(method)

@@ -127,7 +127,9 @@ class TaskEntry(_Frozen):
         others = ("num_fewshot", "apply_chat_template", "system_instruction", "include_path", "gen_kwargs")
         for key in own if self.is_lm_eval else others:
             if getattr(self, key) != type(self).model_fields[key].default:
-                whose = "lm-eval decides it by the task" if self.is_lm_eval else f"only tasks named {LM_EVAL}... take it"
+                whose = (
+                    "lm-eval decides it by the task" if self.is_lm_eval else f"only tasks named {LM_EVAL}... take it"
+                )
                 raise ValueError(f"{key}: does not fit task {self.name!r}; {whose}")
         if self.is_lm_eval and not self.lm_eval_name:
             raise ValueError(f"name: {self.name!r} names no task; write e.g. {LM_EVAL}lambada_openai")

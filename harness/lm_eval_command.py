@@ -49,7 +49,8 @@ def run(
 
     from harness.tasks.lm_eval import MethodLM
     from harness.tasks.lm_eval_compare import compare
-    from harness.tasks.lm_eval_run import Options, evaluate, expected_tokens as median_tokens, load_tasks
+    from harness.tasks.lm_eval_run import Options, evaluate, load_tasks
+    from harness.tasks.lm_eval_run import expected_tokens as median_tokens
 
     torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
     options = Options(
@@ -64,7 +65,7 @@ def run(
     lm = MethodLM(model, method, batch_size, dtype=dtype, device=device, max_batch_size=max_batch_size)
     loaded = load_tasks(options, data)
     expected: int | dict[str, int] = expected_tokens or {
-        name: tokens for name, task in loaded.tasks.items() if (tokens := median_tokens(lm, task)) is not None
+        name: tokens for name, task in loaded.tasks.items() if (tokens := median_tokens(lm, task, options)) is not None
     }
     lm.expect(expected)
     results = evaluate(lm, options, data, loaded)
@@ -104,7 +105,9 @@ def _seeds(text: str) -> tuple[int | None, int | None, int | None, int | None]:
         values = [None if part == "None" else int(part) for part in parts]
         one, two, three, four = values * 4 if len(values) == 1 else values
     except ValueError:
-        raise BadInput(f"seed: {text!r} is not one number or four (python,numpy,torch,fewshot), e.g. 0,1234,1234,1234") from None
+        raise BadInput(
+            f"seed: {text!r} is not one number or four (python,numpy,torch,fewshot), e.g. 0,1234,1234,1234"
+        ) from None
     return one, two, three, four
 
 
@@ -124,7 +127,9 @@ def _depths(results: Mapping[str, Any]) -> Rows:
 
 
 def _differences(rows: Iterable[Mapping[str, Any]]) -> Rows:
-    table: Rows = [("task", "metric", "method", "full", "difference [95 %]", "gained", "lost", "McNemar p", "documents")]
+    table: Rows = [
+        ("task", "metric", "method", "full", "difference [95 %]", "gained", "lost", "McNemar p", "documents")
+    ]
     for row in rows:
         ends = "" if row["low"] != row["low"] else f" [{row['low']:.2f}, {row['high']:.2f}]"
         test = row["mcnemar"]

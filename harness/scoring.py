@@ -324,10 +324,9 @@ def _run_plans(
         def both(part: torch.Tensor, columns: torch.Tensor | slice, block: Block = block) -> torch.Tensor:
             return block.feed(attend(part, columns, block), part)
 
-        if attends == feeds:
-            x = _on_columns(x, attends, both)
-        else:
-            x = _on_columns(_on_columns(x, attends, attend), feeds, feed)
+        same = attends == feeds
+        x = _on_columns(x, attends, both if same else attend)
+        x = x if same else _on_columns(x, feeds, feed)
         if keep_blocks:
             blocks.append(x)
     return _Run(x, _ran(plans, decoder.depth, x.shape[0]), blocks)

@@ -4,8 +4,8 @@ Two comparisons, each in one process whose arms take turns (ABBA) on the same we
 
 * `score`: random sequences through `harness.scoring.score` in full, under each method, and decoded step by step. A method should
   cost no more than its executed share (block runs over those of the full model, the prompt's counted) plus 10 % of full.
-* `lm_eval`: the requests of lm-eval tasks through lm-eval's transformers backend, this engine in full, and each method, at one batch
-  size. Full should cost at most as much as the backend, a method at most its executed share plus 10 % of it.
+* `lm_eval`: the requests of lm-eval tasks through lm-eval's transformers backend, this engine in full, and each method, at one
+  batch size. Full should cost at most as much as the backend, a method at most its executed share plus 10 % of it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Settings:
             if getattr(self, name) < least:
                 raise BadInput(f"{name}: {getattr(self, name)} is out of range; give {least} or more")
         if not 1 <= self.prompt_tokens < self.tokens:
-            raise BadInput(f"prompt_tokens: {self.prompt_tokens} is out of range; give 1 to {self.tokens - 1}, below tokens")
+            raise BadInput(
+                f"prompt_tokens: {self.prompt_tokens} is out of range; give 1 to {self.tokens - 1}, below tokens"
+            )
         if not self.sequences and not self.tasks:
             raise BadInput("tasks: neither sequences nor tasks are given, so there is nothing to measure")
 
@@ -144,7 +146,11 @@ def _score_rows(settings: Settings, decoder: Decoder, chosen: Mapping[str, Metho
     seconds[STEPS] = [s * share for s in seconds[STEPS]]
     rows = []
     for name, times in seconds.items():
-        part = 1.0 if name in (FULL, STEPS) else executed_share(chosen[name], decoder.depth, prompt, settings.tokens, expected)
+        part = (
+            1.0
+            if name in (FULL, STEPS)
+            else executed_share(chosen[name], decoder.depth, prompt, settings.tokens, expected)
+        )
         rows.append(_row("score", name, times, seconds[FULL], part))
     return rows
 
@@ -182,7 +188,9 @@ def _lm_eval_rows(settings: Settings, decoder: Decoder, data: Path | None) -> li
         for arm, times in seconds.items():
             work = arms[arm].work.get(kind) if arm in arms else None
             part = work.executed_share if work is not None else 1.0
-            rows.append({**_row(name, arm, times, seconds[BACKEND], part), "requests": len(task.instances), "kind": kind})
+            rows.append(
+                {**_row(name, arm, times, seconds[BACKEND], part), "requests": len(task.instances), "kind": kind}
+            )
     return rows
 
 
@@ -232,7 +240,15 @@ def table(record: Json) -> list[tuple[str, ...]]:
         reached = "" if goal is None or row["what"] == "score" and row["arm"] == FULL else _reached(row, goal)
         mean = sum(row["seconds"]) / len(row["seconds"])
         rows.append(
-            (row["what"], row["arm"], f"{mean:.3f}", share, f"{row['cost']:.3f}{ends}", "" if not reached else f"{goal:.3f}", reached)
+            (
+                row["what"],
+                row["arm"],
+                f"{mean:.3f}",
+                share,
+                f"{row['cost']:.3f}{ends}",
+                "" if not reached else f"{goal:.3f}",
+                reached,
+            )
         )
     return rows
 

@@ -49,7 +49,12 @@ AUTO_BATCH = 64
 _OWNER = "depthbench:owner"
 _PASSED_ON = {"until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"}
 # Settings that change nothing at the values tasks carry around.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {"num_beams": (1,), "use_cache": (True, False), "seed": (None,), "min_p": (None, 0)}
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "use_cache": (True, False),
+    "seed": (None,),
+    "min_p": (None, 0),
+}
 
 
 @dataclass
@@ -141,7 +146,9 @@ class MethodLM(TemplateLM):
             raise BadInput(f"model: {self.decoder.name} has no tokenizer; save one beside the weights")
         self.tokenizer = self.decoder.tokenizer
         if self.tokenizer.bos_token_id is None and self.tokenizer.eos_token_id is None:
-            raise BadInput(f"model: the tokenizer of {self.decoder.name} has neither a BOS nor an EOS token for empty contexts")
+            raise BadInput(
+                f"model: the tokenizer of {self.decoder.name} has neither a BOS nor an EOS token for empty contexts"
+            )
         chosen = methods.create(method) if isinstance(method, str) else method
         if chosen.cannot_score:
             raise BadInput(f"{chosen.name}: cannot be scored: {chosen.cannot_score}; leave likelihood tasks out")
@@ -154,6 +161,7 @@ class MethodLM(TemplateLM):
         self.records: dict[str, Record] = {}
         self.truncated: dict[str, Truncation] = {}
         self.work: dict[str, Work] = {}
+        self._tasks: list[str] = []
 
     @staticmethod
     def _batch_rows(batch_size: int | str, limit: int | None) -> int:
@@ -297,7 +305,9 @@ class MethodLM(TemplateLM):
         """See `LM.loglikelihood`; the module says which depth each token has."""
         for request in requests:
             if not request.args[1]:
-                raise BadInput(f"task {request.task_name}: document {request.doc_id}: empty continuation, nothing to score")
+                raise BadInput(
+                    f"task {request.task_name}: document {request.doc_id}: empty continuation, nothing to score"
+                )
         self._tasks = [str(request.task_name) for request in requests]
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
@@ -403,7 +413,9 @@ class MethodLM(TemplateLM):
         for i, request in enumerate(requests):
             key = json.dumps([request.task_name, request.args[1]], sort_keys=True, default=str)
             groups.setdefault(key, []).append(i)
-        with tqdm(total=len(requests), desc=f"generate_until under {self.method}", disable=True if disable_tqdm else None) as bar:
+        with tqdm(
+            total=len(requests), desc=f"generate_until under {self.method}", disable=True if disable_tqdm else None
+        ) as bar:
             for places in groups.values():
                 settings = self._settings(requests[places[0]])
                 prompts = {i: self._context(requests[i], settings.max_new_tokens) for i in places}
@@ -414,7 +426,9 @@ class MethodLM(TemplateLM):
                 while begin < len(places):
                     chosen = places[begin : begin + self.batch_size]
                     try:
-                        texts = self._generate([requests[i] for i in chosen], [prompts[i] for i in chosen], settings, expected)
+                        texts = self._generate(
+                            [requests[i] for i in chosen], [prompts[i] for i in chosen], settings, expected
+                        )
                     except torch.OutOfMemoryError:
                         self._shrink()
                         continue
@@ -480,7 +494,9 @@ class MethodLM(TemplateLM):
         ran = out.trace.layers.sum(2).tolist()
         work = self.work.setdefault("generate_until", Work())
         texts = []
-        for row, (request, ids, length) in enumerate(zip(requests, out.tokens.tolist(), out.lengths.tolist(), strict=True)):
+        for row, (request, ids, length) in enumerate(
+            zip(requests, out.tokens.tolist(), out.lengths.tolist(), strict=True)
+        ):
             text = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
             texts.append(postprocess_generated_text(text, list(settings.stops), None))
             self._keep("generate_until", request.args, Record(ran[row][:length], ids[:length]))

@@ -33,7 +33,12 @@ class NoLocalFile(Exception):
 
 @contextlib.contextmanager
 def local_data(data: Path | None) -> Iterator[list[str]]:
-    """Inside, data sets are loaded from the folder; without one, from the hub as ever. Yields the data sets asked for so far.
+    """Inside, data sets are loaded from the folder; without one, from the hub as ever.
+
+    lm-eval reads the split that few-shot examples come from even where it draws none, so a split without a file is an empty one.
+
+    Yields:
+        What was asked for and is not there, as ends of sentences that say how to give it; filled as tasks load and run.
 
     Raises:
         BadInput: a data set cannot be had; the message names it and says how to give it locally.
@@ -41,27 +46,35 @@ def local_data(data: Path | None) -> Iterator[list[str]]:
     import datasets
 
     original = datasets.load_dataset
-    asked: list[str] = []
+    absent: list[str] = []
+
+    class Local(datasets.DatasetDict):  # type: ignore[misc]
+        what = ""
+
+        def __missing__(self, split: str) -> Any:
+            absent.append(f"{self.what} has no split {split!r} in {data}")
+            return next(iter(self.values())).select([])
 
     def load(path: Any = None, name: Any = None, *arguments: Any, **settings: Any) -> Any:
-        what = f"{path}" if name in (None, "default") else f"{path} ({name})"
-        asked.append(what)
+        what = f"data set {path}" if name in (None, "default") else f"data set {path} ({name})"
         if data is None:
             try:
                 return original(path, name, *arguments, **settings)
             except Exception as error:  # the library's failures have many types; all mean that the data cannot be had
                 why = " ".join(str(error).split())[:160]
                 raise BadInput(
-                    f"data set {what} cannot be had from the hub ({type(error).__name__}: {why}); {how_to_give(path, name)}"
+                    f"{what} cannot be had from the hub ({type(error).__name__}: {why}); {how_to_give(path, name)}"
                 ) from None
         splits = read(data, str(path), None if name is None else str(name))
         found = {split: datasets.Dataset.from_list(list(rows)) for split, rows in splits.items()}
         split = settings.get("split")
-        return found[split] if split else datasets.DatasetDict(found)
+        local = Local(found)
+        local.what = what
+        return local[split] if split else local
 
     datasets.load_dataset = load
     try:
-        yield asked
+        yield absent
     finally:
         datasets.load_dataset = original
 
@@ -97,7 +110,9 @@ def read(data: Path, path: str, name: str | None) -> Splits:
                 with contextlib.suppress(NoLocalFile):
                     return attempt(parent / folder)
     what = path if name in (None, "default") else f"{path} ({name})"
-    raise BadInput(f"data set {what}: no local file in {data}; {how_to_give(path, name)}, or leave --data out to use the hub")
+    raise BadInput(
+        f"data set {what}: no local file in {data}; {how_to_give(path, name)}, or leave --data out to use the hub"
+    )
 
 
 def _folder(path: Any) -> str:

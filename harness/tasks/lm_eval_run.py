@@ -12,13 +12,14 @@ import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lm_eval
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import hash_string
+from lm_eval.utils import hash_string, simple_parse_args_string
 
 from harness.errors import BadInput
 from harness.tasks.lm_eval import MAX_GENERATED, MethodLM, cache_path
@@ -79,11 +80,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Tasks ready to run: what was asked for, as lm-eval's objects, and its single tasks by name."""
+    """Tasks ready to run: what was asked for, as lm-eval's objects, its single tasks by name, and splits that are not there."""
 
     roots: list[Any]
     tasks: Mapping[str, Any]
     manager: TaskManager
+    absent: list[str]
 
 
 @contextlib.contextmanager
@@ -104,7 +106,19 @@ def load_tasks(options: Options, data: Path | None) -> Loaded:
     Raises:
         BadInput: no task has a name given (with near ones), or the data of one cannot be had (with how to give it).
     """
-    manager = TaskManager(include_path=options.include_path)
+    if options.include_path is not None:
+        # lm-eval takes seconds to read its own thousands of task files; where the user's folder has all, they are not needed.
+        with contextlib.suppress(KeyError, BadInput):
+            return _load(_manager(options.include_path, False), options, data)
+    return _load(_manager(options.include_path, True), options, data)
+
+
+@cache
+def _manager(include_path: str | None, defaults: bool) -> TaskManager:
+    return TaskManager(include_path=include_path, include_defaults=defaults)
+
+
+def _load(manager: TaskManager, options: Options, data: Path | None) -> Loaded:
     names: list[str] = []
     for given in options.tasks:
         if Path(given).suffix in (".yaml", ".yml"):
@@ -118,28 +132,35 @@ def load_tasks(options: Options, data: Path | None) -> Loaded:
             hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them"
             raise BadInput(f"tasks: lm-eval {lm_eval.__version__} has no task {given!r}; {hint}")
         names += [name for name in found if name not in names]
-    with local_data(data), quiet():
+    with local_data(data) as absent, quiet():
         try:
             loaded = manager.load(names)
-        except BadInput:
+        except (BadInput, KeyError):
             raise
         except ImportError as error:
-            raise BadInput(f"tasks: {', '.join(names)}: needs a package that is not installed ({_line(error)})") from None
+            raise BadInput(
+                f"tasks: {', '.join(names)}: needs a package that is not installed ({_line(error)})"
+            ) from None
         except Exception as error:  # task files are programs: what they raise has many types
-            raise BadInput(f"tasks: {', '.join(names)}: cannot be loaded ({type(error).__name__}: {_line(error)})") from None
+            raise BadInput(f"tasks: {', '.join(names)}: cannot be loaded ({_why(error, absent)})") from None
     groups, tasks = loaded.get("groups", {}), loaded["tasks"]
     inner = {child for group in groups.values() for child in group.child_names}
     inner |= {task.task_name for group in groups.values() for task in group.get_all_tasks()}
     roots = [group for name, group in groups.items() if name not in inner]
     roots += [task for name, task in tasks.items() if name not in inner]
-    return Loaded(roots, tasks, manager)
+    return Loaded(roots, tasks, manager, absent)
+
+
+def _why(error: Exception, absent: Sequence[str]) -> str:
+    """The cause in one line; splits that are not there come first, for they explain most of what follows."""
+    return "; ".join([*dict.fromkeys(absent), f"{type(error).__name__}: {_line(error)}"])
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def expected_tokens(lm: MethodLM, task: Any) -> int | None:
+def expected_tokens(lm: MethodLM, task: Any, options: Options) -> int | None:
     """Median tokens of a task's targets: what schedules take as their horizon. None where the task does not say them plainly.
 
     The targets of the first documents count, whatever the limit, each as a continuation would be encoded. For a generation it is
@@ -157,7 +178,7 @@ def expected_tokens(lm: MethodLM, task: Any) -> int | None:
         return None
     median = int(statistics.median(counts))
     if kind == "generate_until":
-        settings = task.config.generation_kwargs or {}
+        settings = {**(task.config.generation_kwargs or {}), **simple_parse_args_string(options.gen_kwargs)}
         median = min(median, int(settings.get("max_gen_toks", MAX_GENERATED)))
     return max(1, min(median, lm.max_length))
 
@@ -174,7 +195,7 @@ def evaluate(lm: MethodLM, options: Options, data: Path | None = None, loaded: L
         BadInput: see `load_tasks`; a task asks for what a method or the model cannot give.
     """
     loaded = loaded or load_tasks(options, data)
-    with local_data(data), quiet():
+    with local_data(data) as absent, quiet():
         try:
             results: Json = lm_eval.simple_evaluate(
                 model=lm,
@@ -200,7 +221,7 @@ def evaluate(lm: MethodLM, options: Options, data: Path | None = None, loaded: L
         except ValueError as error:
             if isinstance(error, BadInput):
                 raise
-            raise BadInput(f"tasks: {', '.join(loaded.tasks)}: {_line(error)}") from None
+            raise BadInput(f"tasks: {', '.join(loaded.tasks)}: {_why(error, [*loaded.absent, *absent])}") from None
     for name, samples in results["samples"].items():
         kinds = _kinds(loaded.tasks[name])
         for sample in samples:

@@ -84,7 +84,9 @@ def score_pairs(
     alone = [group[0] for group in contexts.values() if len(group) == 1]
     # The longest first: what does not fit shows at once, and the progress bar errs on the safe side.
     alone.sort(key=lambda row: (len(row.context) + len(row.steps), len(row.context)), reverse=True)
-    shared = sorted((g for g in contexts.values() if len(g) > 1), key=lambda g: (len(g[0].context), len(g)), reverse=True)
+    shared = sorted(
+        (g for g in contexts.values() if len(g) > 1), key=lambda g: (len(g[0].context), len(g)), reverse=True
+    )
     done = 0
     while done < len(alone):
         batch = alone[done : done + batch_size]
@@ -95,7 +97,7 @@ def score_pairs(
         groups = [waiting.pop()]
         while waiting and sum(map(len, groups)) + len(waiting[-1]) <= batch_size:
             groups.append(waiting.pop())
-        batch_size = run.attempt(lambda groups=groups: run.shared(groups, batch_size), batch_size, shrink)  # type: ignore[misc]
+        batch_size = run.attempt(lambda groups=groups, size=batch_size: run.shared(groups, size), batch_size, shrink)  # type: ignore[misc]
         if not run.fitted:
             waiting.extend(groups[::-1])
     assert all(one is not None for one in run.answers)

@@ -85,7 +85,8 @@ def check(entry: TaskEntry, decoder: Decoder, data: Path | None) -> dict[str, in
         BadInput: see `load_tasks`.
     """
     lm = MethodLM(decoder)
-    found = {name: expected_tokens(lm, task) for name, task in load_tasks(options(entry), data).tasks.items()}
+    wanted = options(entry)
+    found = {name: expected_tokens(lm, task, wanted) for name, task in load_tasks(wanted, data).tasks.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

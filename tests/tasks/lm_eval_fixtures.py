@@ -65,8 +65,12 @@ def pairs() -> list[tuple[str, str]]:
     out: list[tuple[str, str]] = []
     for text in TEXT:
         words = text.split(" ")
-        out += [(" ".join(words[:cut]), " " + " ".join(words[cut : cut + size])) for cut in (1, 4, 7) for size in (1, 3)]
-    out += [(TEXT[1], choice) for choice in (" a", " twelve eggs", " no food at all in the river", " a dog", " b", " </s>")]
+        out += [
+            (" ".join(words[:cut]), " " + " ".join(words[cut : cut + size])) for cut in (1, 4, 7) for size in (1, 3)
+        ]
+    out += [
+        (TEXT[1], choice) for choice in (" a", " twelve eggs", " no food at all in the river", " a dog", " b", " </s>")
+    ]
     out += [("", TEXT[0]), ("", TEXT[2]), ("", "</s>The fox"), (" ".join(TEXT * 2), " and friendly")]
     out += [("The fox ", "jumps"), (TEXT[0], TEXT[1])]
     return out
