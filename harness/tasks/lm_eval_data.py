@@ -16,14 +16,14 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
 
 Row = Mapping[str, Any]
-Splits = dict[str, list[Row]]
+Splits = Mapping[str, Sequence[Row]]
 FORMATS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 
 
@@ -121,7 +121,7 @@ def _folder(path: Any) -> str:
 
 def _generic(folder: Path, name: str | None) -> Splits:
     inside = folder / name if name and (folder / name).is_dir() else folder
-    found: Splits = {}
+    found: dict[str, list[Row]] = {}
     for file in sorted(inside.iterdir()):
         ending = next((end for end in FORMATS if file.name.endswith(end)), None)
         if ending is not None and file.is_file():
@@ -211,7 +211,7 @@ def _truthfulqa(folder: Path, name: str | None) -> Splits:
         return {"validation": _truthfulqa_generation(_existing(folder, "TruthfulQA_v1.csv", "TruthfulQA.csv"))}
     file = _existing(folder, "mc_task_v1.json", "mc_task.json")
     keys = ("mc1_targets", "mc2_targets")
-    found = []
+    found: list[Row] = []
     for n, row in enumerate(rows(file)):
         if not all(isinstance(row.get(key), dict) for key in keys):
             raise BadInput(f"{file}, entry {n}: lacks mc1_targets or mc2_targets; copy the file again")
@@ -223,7 +223,7 @@ def _truthfulqa(folder: Path, name: str | None) -> Splits:
 def _truthfulqa_generation(file: Path) -> list[Row]:
     columns = {"type": "Type", "category": "Category", "question": "Question", "best_answer": "Best Answer"}
     lists = {"correct_answers": "Correct Answers", "incorrect_answers": "Incorrect Answers"}
-    found = []
+    found: list[Row] = []
     for row in rows(file):
         answers = {new: [part.strip() for part in row[old].split(";") if part.strip()] for new, old in lists.items()}
         found.append({**{new: row[old] for new, old in columns.items()}, **answers, "source": row["Source"]})

@@ -230,7 +230,7 @@ def test_a_cache_of_another_method_is_refused(tmp_path: Any) -> None:
 
     requests = made.likelihoods(made.pairs()[:4])
     store = str(tmp_path / "answers.db")
-    want = answers(CachingLM(MethodLM(made.model("opt"), HARD), store), requests)
+    want = CachingLM(MethodLM(made.model("opt"), HARD), store).loglikelihood(requests)
     again = MethodLM(made.model("opt"), HARD)
     cached = CachingLM(again, store)
     assert cached.loglikelihood(requests) == want
