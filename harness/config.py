@@ -35,6 +35,8 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 
 BASELINE = "full"
+LM_EVAL = "lm_eval:"
+"""What a task's name begins with where lm-eval defines the task."""
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -116,6 +118,11 @@ class TaskEntry(_Frozen):
         metrics: these of the task's metrics, the first one the main one; None: all that need no extra.
         max_prompt_tokens: prompts are shortened to so many tokens where the task allows it; None: the task's own limit.
         expected_tokens: output length schedules plan for on this task; None: the suite's, else the median reference.
+        num_fewshot: of an lm-eval task, as are the following: examples in the prompt; None: what the task says.
+        apply_chat_template: whether the tokenizer's chat template is applied, or which.
+        system_instruction: put before the prompt.
+        include_path: folder with more lm-eval tasks.
+        gen_kwargs: `key=value,...`, changes a task's generation settings.
     """
 
     name: Text
@@ -124,11 +131,40 @@ class TaskEntry(_Frozen):
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     max_prompt_tokens: Count | None = None
     expected_tokens: Count | None = None
+    num_fewshot: Annotated[int, Field(strict=True, ge=0)] | None = None
+    apply_chat_template: bool | Text = False
+    system_instruction: Text | None = None
+    include_path: Text | None = None
+    gen_kwargs: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, given: Any) -> Any:
         return {"name": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _fits_lm_eval(self) -> Self:
+        own = ("split", "metrics", "max_prompt_tokens")
+        others = ("num_fewshot", "apply_chat_template", "system_instruction", "include_path", "gen_kwargs")
+        for key in own if self.is_lm_eval else others:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                whose = (
+                    "lm-eval decides it by the task" if self.is_lm_eval else f"only tasks named {LM_EVAL}... take it"
+                )
+                raise ValueError(f"{key}: does not fit task {self.name!r}; {whose}")
+        if self.is_lm_eval and not self.lm_eval_name:
+            raise ValueError(f"name: {self.name!r} names no task; write e.g. {LM_EVAL}lambada_openai")
+        return self
+
+    @property
+    def is_lm_eval(self) -> bool:
+        """Whether lm-eval defines the task."""
+        return self.name.startswith(LM_EVAL)
+
+    @property
+    def lm_eval_name(self) -> str:
+        """The task's name for lm-eval."""
+        return self.name.removeprefix(LM_EVAL)
 
 
 class Limits(_Frozen):
@@ -323,6 +359,8 @@ def check_names(suite: Suite, methods: Iterable[str], tasks: Iterable[str]) -> N
     wanted = {"methods": [entry.name for entry in suite.methods], "tasks": [entry.name for entry in suite.tasks]}
     for key, known in (("methods", list(methods)), ("tasks", list(tasks))):
         for i, name in enumerate(wanted[key]):
+            if key == "tasks" and name.startswith(LM_EVAL):
+                continue  # whether lm-eval has the task is found out before anything is measured
             if name not in known:
                 raise BadInput(f"suite {suite.name}: {key}.{i}: {name!r} is not known; {_near(name, known)}")
 

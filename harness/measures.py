@@ -42,7 +42,8 @@ class Paired:
 
     def ratio_of_totals(self) -> stats.Interval:
         """The headline: total decode time of full over that of the method."""
-        return stats.bootstrap_ratio(*([[sum(r) for r in p] for p in arm] for arm in (self.full, self.method)))
+        full, method = ([[math.fsum(r) for r in p] for p in arm] for arm in (self.full, self.method))
+        return stats.bootstrap_ratio(full, method)
 
     def geometric_mean(self) -> stats.Interval:
         """The second number: the mean of the prompts' own ratios, every prompt counting once."""
@@ -143,7 +144,7 @@ def request_ms(cell: Json) -> float | None:
 
 def fixed_length(cell: Json | None) -> bool:
     """Whether a timed cell ran to a fixed length: times to a natural end are another quantity and never enter a speed-up."""
-    return ((cell or {}).get("conditions") or {}).get("end_of_sequence", "ignored") == "ignored"
+    return bool(((cell or {}).get("conditions") or {}).get("end_of_sequence", "ignored") == "ignored")
 
 
 def _times(cell: Json) -> dict[tuple[int, int, int], tuple[float, float]]:

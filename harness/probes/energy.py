@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,8 @@ def counters(device: torch.device, folder: Path = RAPL, library: Any = None, uui
         name = _text(domain / "name")
         # Subdomains (cores, memory controller) are parts of a package or lie beside it; packages are what adds up.
         if name and name.startswith("package") and _number(domain / "energy_uj") is not None:
-            path = domain / "energy_uj"
-            found.append(
-                Counter(name, "cpu", lambda path=path: _number(path), 1e-6, _number(domain / "max_energy_range_uj"))
-            )  # type: ignore[misc]
+            read = partial(_number, domain / "energy_uj")
+            found.append(Counter(name, "cpu", read, 1e-6, _number(domain / "max_energy_range_uj")))
     return found
 
 

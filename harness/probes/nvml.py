@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class Gpu:
@@ -29,7 +31,7 @@ class Gpu:
 
     def power_w(self) -> float | None:
         """Power draw in watts, on newer devices the mean of the last second."""
-        return self._ask("nvmlDeviceGetPowerUsage", lambda milliwatts: milliwatts / 1000)
+        return self._ask("nvmlDeviceGetPowerUsage", lambda milliwatts: float(milliwatts) / 1000)
 
     def used_bytes(self) -> int | None:
         """Memory in use on the device, whoever uses it."""
@@ -41,7 +43,7 @@ class Gpu:
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses", list) or []
         return next((int(p.usedGpuMemory) for p in processes if p.pid == wanted and p.usedGpuMemory), None)
 
-    def _ask(self, name: str, take: Callable[[Any], Any]) -> Any:
+    def _ask(self, name: str, take: Callable[[Any], T]) -> T | None:
         try:
             return take(getattr(self._nvml, name)(self._handle))
         except Exception:  # noqa: BLE001 - NVML raises types of its own, and any of them means: not measurable
@@ -60,7 +62,9 @@ def gpu(device: torch.device, library: Any = None, uuid: str | None = None) -> G
         return None
     try:
         if library is None:
-            import pynvml as library
+            import pynvml
+
+            library = pynvml
         library.nvmlInit()
         uuid = uuid or f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         return Gpu(library, library.nvmlDeviceGetHandleByUUID(uuid))
