@@ -190,9 +190,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     return {"conditions": conditions, "batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
 
 
-def _conditions(
-    suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected
-) -> dict[str, Any]:
+def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected) -> dict[str, Any]:
     """What an arm that is measured alone may not change."""
     return {
         **evidence.conditions(suite, decoder),
