@@ -108,6 +108,9 @@ def _from_artefact(given: dict[str, Any]) -> dict[str, Any]:
     return {**artefact.entry(given["tuned"]), "label": given.get("label")}
 
 
+_LM_EVAL_KEYS = ("num_fewshot", "apply_chat_template", "system_instruction", "include_path", "gen_kwargs")
+
+
 class TaskEntry(_Frozen):
     """One task to score.
 
@@ -144,9 +147,7 @@ class TaskEntry(_Frozen):
 
     @model_validator(mode="after")
     def _fits_lm_eval(self) -> Self:
-        own = ("split", "metrics", "max_prompt_tokens")
-        others = ("num_fewshot", "apply_chat_template", "system_instruction", "include_path", "gen_kwargs")
-        for key in own if self.is_lm_eval else others:
+        for key in ("split", "metrics", "max_prompt_tokens") if self.is_lm_eval else _LM_EVAL_KEYS:
             if getattr(self, key) != type(self).model_fields[key].default:
                 whose = (
                     "lm-eval decides it by the task" if self.is_lm_eval else f"only tasks named {LM_EVAL}... take it"
@@ -155,6 +156,11 @@ class TaskEntry(_Frozen):
         if self.is_lm_eval and not self.lm_eval_name:
             raise ValueError(f"name: {self.name!r} names no task; write e.g. {LM_EVAL}lambada_openai")
         return self
+
+    def plain(self) -> dict[str, Any]:
+        """The entry as a suite file would have it; what only lm-eval's tasks take stands with those alone."""
+        values = self.model_dump(mode="json")
+        return {key: value for key, value in values.items() if self.is_lm_eval or key not in _LM_EVAL_KEYS}
 
     @property
     def is_lm_eval(self) -> bool:
@@ -324,6 +330,7 @@ class Suite(_Frozen):
         """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""
         values = self.model_dump(mode="json")
         values["methods"] = [entry.plain() for entry in self.methods]
+        values["tasks"] = [entry.plain() for entry in self.tasks]
         return values
 
 
