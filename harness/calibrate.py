@@ -120,7 +120,7 @@ def calibrate(
     """
     settings, full, depth = settings_of(spec, setup.model, tried, setup.device, setup.dtype)
     validation = Trials(setup, settings, "validation", limit)
-    test = Trials(setup, settings, "test", limit)
+    test = Trials(replace(setup, expected_tokens=validation.expected_tokens), settings, "test", limit)
     by_kind = {kind: Losses([validation], kind) for kind in CONSISTENCIES}
     held_out = {kind: Losses([test], kind) for kind in CONSISTENCIES}
     pooled = {kind: Losses([validation, test], kind) for kind in CONSISTENCIES}

@@ -220,10 +220,13 @@ def trim(
     out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Leave the cells out too.")] = False,
 ) -> None:
-    """Copy a run without data-set texts, naming what was left out with its hash; what may be committed or sent."""
+    """Copy a run without data-set texts, naming what was left out with its hash, and render it: what may be sent on."""
     from harness.trim import trim as trimmed
+    from reports import write_report
 
     typer.echo(trimmed(run_folder, out, cells=not tables_only))
+    if not tables_only:
+        typer.echo(write_report([out]))
 
 
 @app.command()

@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import methods
+from harness import native
 from harness.config import BASELINE, Suite
 from harness.engine import Decoding
 from harness.environment import THREAD_VARIABLES, cpu_model, gpu_driver
@@ -44,6 +45,8 @@ def conditions(suite: Suite, decoder: Decoder) -> Json:
         or None,
         "padding": "left",
         "attention": "torch scaled_dot_product_attention",
+        "compiled_kernels": "unused" if cuda else native.status(),
+        "steps": "replayed as graphs" if cuda else "called",
         "matmul_precision": torch.get_float32_matmul_precision(),
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32) if cuda else None,
         "sampling": "greedy",

@@ -44,6 +44,7 @@ class Setup:
         batch_size: rows decoded together when timed.
         quality_batch_size: rows decoded together when scored.
         max_new_tokens: limit when scored; None: the task's own.
+        expected_tokens: output length schedules plan for; None: the task's median reference length.
         new_tokens: tokens per row when timed.
         repeats: timed repeats of every setting.
         device: cpu, cuda or cuda:N.
@@ -60,6 +61,7 @@ class Setup:
     batch_size: int = 1
     quality_batch_size: int = 32
     max_new_tokens: int | None = None
+    expected_tokens: int | None = None
     new_tokens: int = 24
     repeats: int = 5
     device: str = "cpu"
@@ -117,6 +119,7 @@ class Trials:
                 "repeats": setup.repeats,
                 "quality_batch_size": setup.quality_batch_size,
                 "max_new_tokens": setup.max_new_tokens,
+                "expected_tokens": setup.expected_tokens,
                 "device": setup.device,
                 "dtype": setup.dtype,
                 "threads": setup.threads,

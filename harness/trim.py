@@ -13,11 +13,13 @@ from harness.store import write_atomically
 LIST = "LEFT_OUT.txt"
 _OWNED = ("prompt", "references")
 _REASON = "prompts and references taken out: they belong to the data set, or a seeded grammar draws them again"
+# They quote the texts; whoever wants them renders the copy.
+_RENDERED = {"report.html", "report.pdf", "figures", "tables"}
 _LEFT = {"samples.jsonl": "written from the quality cells when the run ended"}
 
 
 def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
-    """Copy a run folder to `out`.
+    """Copy a run folder to `out`, its reports aside.
 
     Args:
         run: a finished run.
@@ -34,6 +36,8 @@ def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
     lines: list[str] = []
     for path in sorted(p for p in run.rglob("*") if p.is_file()):
         name = path.relative_to(run)
+        if name.parts[0] in _RENDERED:
+            continue
         text = path.read_bytes()
         kept: bytes | None = text
         reason = ""

@@ -15,7 +15,7 @@ data, on which nothing was chosen, say what it is worth. Settings that cannot be
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -158,7 +158,8 @@ def tune(
     if best is None:
         record["finding"] = _nearest(tries, goal)
     else:
-        test = Trials(setup, [settings[best]], "test", test_limit)
+        same = replace(setup, expected_tokens=trials.expected_tokens)
+        test = Trials(same, [settings[best]], "test", test_limit)
         held = Try(trials.names[best])
         if goal.by == "time":
             _time(test, [held], [0])

@@ -1,6 +1,6 @@
 """Unified Layer Skipping: the same evenly spaced blocks for every generated token.
 
-Paper: Liu, Wang, Zhang, Meng, Zhou, Zhang, "Accelerating Inference in Large Language Models with a Unified Layer Skipping
+Paper: Liu, Meng, Zhou, "Accelerating Inference in Large Language Models with a Unified Layer Skipping
 Strategy", 2024, arXiv:2404.06954. The rule is that of the authors' code (github.com/Adaxry/Unified_Layer_Skipping).
 
 Idea. For a target speed-up s of a model of L blocks, n = floor(L / s) blocks run: the first, the last, and between them, going

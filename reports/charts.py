@@ -202,7 +202,7 @@ def breakdown(facts: Facts, batch: int) -> Figure | None:
         timed = facts.speed.get((arm.label, batch))
         parts = step_parts(timed, baseline=arm.baseline) if timed else {}
         if parts:
-            rows.append(Broken(plot_name(arm), tuple((k, 1e3 * v) for k, v in parts.items())))
+            rows.append(Broken(plot_name(arm), tuple(parts.items())))
     if not rows:
         return None
     told = [f"{r.name}: {', '.join(f'{k} {fixed(v, 2)}' for k, v in r.parts)}" for r in rows]
@@ -210,8 +210,8 @@ def breakdown(facts: Facts, batch: int) -> Figure | None:
     alone = len(rows) == 1 and len(facts.others) > 0
     caption = (
         f"{'Only the full model’s step was taken apart in this run. ' if alone else ''}"
-        "From passes of their own, with a clock around every part, which costs time too: read the parts beside each "
-        "other, and speed elsewhere. The number at the end is the sum in milliseconds. "
+        "Medians, per token that a step yields, of passes of their own with a clock around every part, which costs time "
+        "too: read the parts beside each other, and speed elsewhere. The number at the end is their sum in milliseconds. "
         f"{speed_setting(facts)}"
     )
     title = f"Time of one decode step by part, batch size {batch}"

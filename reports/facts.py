@@ -296,7 +296,15 @@ _TITLES = {
     "rougeL": "ROUGE-L",
     "slot_error_rate": "Slot error rate",
     "agreement": "Token agreement with full",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "bertscore": "BERTScore",
 }
+
+
+def metric_title(name: str) -> str:
+    """How a metric is called in words."""
+    return _TITLES.get(name, label(name).replace("_", " "))
 
 
 def _metric_info(name: str) -> MetricInfo | None:
@@ -305,7 +313,7 @@ def _metric_info(name: str) -> MetricInfo | None:
     if how is None:
         return None
     unit = {"percent": "%"}.get(how.unit, how.unit)
-    return MetricInfo(name, _TITLES.get(name, label(name)), unit, how.better, how.combine)
+    return MetricInfo(name, metric_title(name), unit, how.better, how.combine)
 
 
 def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:

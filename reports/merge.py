@@ -170,7 +170,7 @@ def _both(before: Json, cell: Json, problems: list[str]) -> Json:
     if cell.get("kind") == "memory":
         peak = "peak_rss_bytes"
         return max(before, cell, key=lambda c: (c.get("cuda_peak_allocated_bytes") or 0, c.get(peak) or 0))
-    if _outputs(before) != _outputs(cell):
+    if cell.get("kind") == "quality" and _outputs(before) != _outputs(cell):
         name = label((cell.get("arm") or {}).get("label"))
         problems.append(
             f"{name} gave other texts for {label(cell.get('task'))} in another of the joined runs; the first is shown"

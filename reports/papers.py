@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from reports.cells import EMPTY, word_cell
-from reports.facts import Facts
+from reports.facts import Facts, metric_title
 from reports.parts import Block, Cell, Column, Prose, Table, table
 from reports.text import clean, counted, decimals_for, fixed, label, listed, real, signed, span
 
@@ -38,7 +38,8 @@ def _about(paper: Mapping[str, Any], pairs: list[Any], comparable: list[Any]) ->
         return (clean(head), "No number of this paper stands beside an arm of this run.")
     count = counted(len(pairs), "published number")
     said = f"{count} beside ours; {len(comparable) or 'none'} of them comparable as measured here."
-    return (clean(head), said, *(clean(note) for note in paper.get("notes") or ()))
+    notes = " ".join(clean(note) for note in paper.get("notes") or ())
+    return tuple(filter(None, (clean(head), said, notes)))
 
 
 def _table(facts: Facts, key: str, paper: Mapping[str, Any], pairs: list[Any]) -> Table:
@@ -50,25 +51,34 @@ def _table(facts: Facts, key: str, paper: Mapping[str, Any], pairs: list[Any]) -
     paper_values = [p.row.value for p, *_ in rows]
     places = min(2, max(1, decimals_for(paper_values)))
     gaps = [None if value is None else value - p.row.value for p, _, value, _, _ in rows]
+    reasons = list(dict.fromkeys(str(p.reason) for p in pairs))  # said once, under the table
     columns = [
         (Column("Arm here", numeric=False), [word_cell(label(p.label)) for p, *_ in rows]),
         (Column("In the paper", "model, task, setting", numeric=False), [word_cell(_where(p.row)) for p, *_ in rows]),
-        (Column("Metric", numeric=False), [word_cell(label(p.row.metric), detail=_unit(p.row)) for p, *_ in rows]),
+        (
+            Column("Metric", numeric=False),
+            [word_cell(metric_title(p.row.metric), detail=_unit(p.row)) for p, *_ in rows],
+        ),
         (Column("Batch here", "rows"), [EMPTY if b is None else Cell(str(b), sort=float(b)) for _, b, *_ in rows]),
         (Column("paper", group="Value"), [Cell(fixed(v, places), sort=float(v)) for v in paper_values]),
         (Column("ours", group="Value"), [_mine(v, low, high, places) for _, _, v, low, high in rows]),
         (Column("Difference", "ours − paper"), [EMPTY if g is None else Cell(signed(g, places), sort=g) for g in gaps]),
         (
             Column("Comparable?", numeric=False),
-            [word_cell(p.comparable, detail=label(p.reason, 200)) for p, *_ in rows],
+            [word_cell(_verdict(p, reasons)) for p, *_ in rows],
         ),
     ]
     sources = sorted({p.row.source for p in pairs})
     note = (
         f"Published values as printed ({listed(sources)} source), with no interval of ours around them. A difference is given "
-        "whether or not the two are comparable; the last column says which."
+        "whether or not the two are comparable; the last column says which, with its reason. "
+        + " ".join(f"[{i}] {clean(reason)}." for i, reason in enumerate(reasons, 1) if reason)
     )
     return table(f"paper-{label(key, 40)}", f"{label(key)} and this run", columns, note, wrap=True)
+
+
+def _verdict(pair: Any, reasons: list[str]) -> str:
+    return f"{pair.comparable} [{reasons.index(str(pair.reason)) + 1}]" if pair.reason else str(pair.comparable)
 
 
 def _where(row: Any) -> str:

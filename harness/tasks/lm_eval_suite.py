@@ -34,6 +34,7 @@ def options(entry: TaskEntry) -> Options:
         system_instruction=entry.system_instruction,
         include_path=entry.include_path,
         gen_kwargs=entry.gen_kwargs,
+        bootstrap_iters=0,
     )
 
 

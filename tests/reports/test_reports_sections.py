@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from reports import charts, choice, gates, load, spreads
+from reports import charts, choice, gates, load, papers, spreads
 from reports.facts import Facts, gather
+from reports.figures import draw
 from reports.parts import Table
 from reports.plots import Breakdown, Depths, Tax
 from reports.spreads import blocks_run
+from reports.style import PAGE
 from reports.tasks import lm_eval_table
 from tests.reports.conftest import html_of
 from tests.reports.page import Page
@@ -133,25 +136,32 @@ def test_the_tax_is_what_the_batch_computed_beyond_its_rows(facts: Facts) -> Non
     assert row.depths[-1][2] - row.depths[-1][1] > row.depths[0][2] - row.depths[0][1]
 
 
-def test_parts_of_a_step_add_up(small_run: Path) -> None:
-    """An arm's own instrumented passes come first; parts are means over all steps, so that they add up to the step."""
-    parts = {
-        "embed": [1e-4, 1e-4], "attention": [1e-3, 3e-3], "feed": [2e-3, 2e-3], "head": [5e-4, 5e-4],
-        "exit_tests": [1e-3, 0.0], "kv_fill": [0.0, 2e-4], "sampling": [1e-4, 1e-4], "host": [3e-4, 1e-4],
-    }  # fmt: skip
-    step_s = [sum(values[i] for values in parts.values()) for i in (0, 1)]
-    passes = [{"process": 0, "prompt_set": 0, "step_s": step_s, "step_tokens": [1, 1], "parts_s": parts}]
-    edit_cells(small_run, "speed-calm*", breakdown=passes)
-    figure = charts.breakdown(gather(load.load_one(small_run)), 1)
+def test_parts_of_a_step(facts: Facts) -> None:
+    """An arm's own instrumented passes come first; without them only the full model's step is taken apart."""
+    figure = charts.breakdown(facts, 1)
     assert figure is not None and isinstance(figure.plot, Breakdown)
-    calm = dict(next(row.parts for row in figure.plot.rows if row.name.startswith("CALM")))
-    assert calm == pytest.approx(
+    (full,) = figure.plot.rows
+    assert dict(full.parts) == pytest.approx(
+        {"blocks": 24 * 0.21, "head": 0.26, "embedding": 0.02, "host and rest": 0.18}, rel=1e-6
+    )
+    assert "Only the full model’s step was taken apart" in figure.caption
+    own = {
+        "embed_ms": 0.1, "attention_ms": 2.0, "feed_ms": 2.0, "head_ms": 0.5, "exit_tests_ms": 0.5, "kv_fill_ms": 0.1,
+        "sampling_ms": 0.1, "host_ms": 0.2,
+    }  # fmt: skip
+    calm = facts.speed["CALM softmax 0.9", 1]
+    speed = {**facts.speed, ("CALM softmax 0.9", 1): replace(calm, row={**calm.row, **own})}
+    figure = charts.breakdown(replace(facts, speed=speed), 1)
+    assert figure is not None and isinstance(figure.plot, Breakdown)
+    assert [row.name for row in figure.plot.rows] == ["Full model", "CALM softmax 0.9"]
+    parts = dict(figure.plot.rows[1].parts)
+    assert parts == pytest.approx(
         {"embedding": 0.1, "blocks": 4.0, "head": 0.5, "exit tests": 0.5, "K/V fill": 0.1, "host and rest": 0.3}
     )
-    assert sum(calm.values()) == pytest.approx(1e3 * sum(step_s) / 2)
-    full = dict(next(row.parts for row in figure.plot.rows if row.name == "Full model"))
-    assert set(full) == {"blocks", "head", "embedding", "host and rest"}
-    assert "Only the full model" not in figure.caption
+    assert "Only" not in figure.caption
+    canvas = draw(figure, PAGE)
+    for name in parts:
+        assert f">{name}</text>" in canvas.body
 
 
 def test_lm_eval_tasks_stand_together(tmp_path: Path) -> None:
@@ -172,3 +182,21 @@ def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
         "Only the full model’s step was taken apart",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
+    published = pytest.importorskip("harness.published", reason="this version holds no published tables")
+    paper = published.load("delcorro2023skipdecode")
+    rows = [r for r in paper.rows if r.metric == "rougeL" and r.model == "OPT-1.3B" and r.task == "E2E"][:2]
+    carried = {
+        "paper": paper.head(),
+        "beside": {"key": paper.bibkey, "tasks": {"E2E": "restaurants"}, "arms": {"SkipDecode 2x": rows[1].setting}},
+        "rows": [r.model_dump(mode="json") for r in rows],
+    }
+    data = load.load_one(quick_run)
+    facts = gather(replace(data, run={**data.run, "published": [carried]}))
+    (table,) = (b for b in papers.blocks(facts) if isinstance(b, Table))
+    assert column(table, "paper") == [f"{rows[1].value:.1f}"]
+    ours = facts.quality["SkipDecode 2x", "restaurants", "rougeL"].value
+    assert column(table, "ours") == [f"{ours.value:.1f}"]
+    assert table.rows[0][-1].text == f"{rows[1].comparable} [1]" and f"[1] {rows[1].reason}" in table.note
