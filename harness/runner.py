@@ -184,8 +184,13 @@ def quality(
     entry = suite.tasks[task_index]
     planned = expected[entry.name]
     if entry.is_lm_eval:
-        conditions = {"model": suite.model, "dtype": suite.dtype, "device": str(decoder.device), "task": entry.name}
-        conditions["batch_size"] = suite.quality_batch_size
+        conditions = {
+            "model": suite.model,
+            "dtype": suite.dtype,
+            "device": str(decoder.device),
+            "task": entry.name,
+            "batch_size": suite.quality_batch_size,
+        }
         return _lm_eval().cell(  # type: ignore[no-any-return]
             entry, decoder, arm["spec"], suite.quality_batch_size, planned, data, reference, conditions
         )

@@ -300,7 +300,7 @@ class _Run:
 
 def _run_plans(
     decoder: Decoder,
-    memory: ForcedMemory,
+    memory: Memory,
     x: torch.Tensor,
     positions: torch.Tensor,
     mask: torch.Tensor,
@@ -350,7 +350,7 @@ def _on_columns(
 def _run_exits(
     decoder: Decoder,
     method: Exit,
-    memory: ForcedMemory,
+    memory: Memory,
     x: torch.Tensor,
     positions: torch.Tensor,
     mask: torch.Tensor,

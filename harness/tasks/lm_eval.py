@@ -309,7 +309,7 @@ class MethodLM(TemplateLM):
                     f"task {request.task_name}: document {request.doc_id}: empty continuation, nothing to score"
                 )
         self._tasks = [str(request.task_name) for request in requests]
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[no-any-return]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any

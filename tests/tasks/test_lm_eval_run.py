@@ -94,7 +94,9 @@ def test_results_are_lm_evals_own_with_depths_beside_them(tiny_tasks: tuple[Path
         )
     for task, numbers in want["results"].items():
         for key, value in numbers.items():
-            assert full["results"][task][key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-5)), key
+            assert full["results"][task][key] == (
+                value if isinstance(value, str) else pytest.approx(value, rel=1e-5)
+            ), key
     assert full["versions"] == want["versions"]
     tracker = EvaluationTracker(output_path=str(tmp_path / "theirs"))
     tracker.general_config_tracker.model_name_sanitized = "m"
@@ -357,7 +359,9 @@ def test_real_tasks_equal_lm_evals_backend_from_local_files() -> None:
             for ours, other in zip(mine["resps"], want_first(theirs), strict=True):
                 same(ours[0], other[0])
         for key, value in want["results"][task].items():
-            assert full["results"][task][key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-4)), key
+            assert full["results"][task][key] == (
+                value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
+            ), key
     assert full["depthbench"]["truncated"]
     assert len(loaded.tasks["wikitext"].eval_docs) == 62
 
