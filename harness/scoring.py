@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
-from harness.cache import ContinuedMemory, ForcedMemory, Memory
+from harness.cache import ForcedMemory, Memory
 from harness.errors import BadInput
 from harness.method import Exit, ExitState, Method, Moment
 from harness.models.decoder import Block, Context, Decoder
@@ -363,7 +363,7 @@ class _Run:
 
 def _run_plans(
     decoder: Decoder,
-    memory: ContinuedMemory,
+    memory: Memory,
     x: torch.Tensor,
     positions: torch.Tensor,
     mask: torch.Tensor,
@@ -410,7 +410,7 @@ def _on_columns(x: torch.Tensor, runs: list[bool], sublayer: Sublayer) -> torch.
 def _run_exits(
     decoder: Decoder,
     method: Exit,
-    memory: ContinuedMemory,
+    memory: Memory,
     x: torch.Tensor,
     positions: torch.Tensor,
     mask: torch.Tensor,
