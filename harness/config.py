@@ -35,6 +35,8 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 
 BASELINE = "full"
+LM_EVAL = "lm_eval:"
+"""What a task's name begins with where lm-eval defines the task."""
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -106,6 +108,9 @@ def _from_artefact(given: dict[str, Any]) -> dict[str, Any]:
     return {**artefact.entry(given["tuned"]), "label": given.get("label")}
 
 
+_LM_EVAL_KEYS = ("num_fewshot", "apply_chat_template", "system_instruction", "include_path", "gen_kwargs")
+
+
 class TaskEntry(_Frozen):
     """One task to score.
 
@@ -116,6 +121,11 @@ class TaskEntry(_Frozen):
         metrics: these of the task's metrics, the first one the main one; None: all that need no extra.
         max_prompt_tokens: prompts are shortened to so many tokens where the task allows it; None: the task's own limit.
         expected_tokens: output length schedules plan for on this task; None: the suite's, else the median reference.
+        num_fewshot: of an lm-eval task, as are the following: examples in the prompt; None: what the task says.
+        apply_chat_template: whether the tokenizer's chat template is applied, or which.
+        system_instruction: put before the prompt.
+        include_path: folder with more lm-eval tasks.
+        gen_kwargs: `key=value,...`, changes a task's generation settings.
     """
 
     name: Text
@@ -124,11 +134,43 @@ class TaskEntry(_Frozen):
     metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     max_prompt_tokens: Count | None = None
     expected_tokens: Count | None = None
+    num_fewshot: Annotated[int, Field(strict=True, ge=0)] | None = None
+    apply_chat_template: bool | Text = False
+    system_instruction: Text | None = None
+    include_path: Text | None = None
+    gen_kwargs: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, given: Any) -> Any:
         return {"name": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _fits_lm_eval(self) -> Self:
+        for key in ("split", "metrics", "max_prompt_tokens") if self.is_lm_eval else _LM_EVAL_KEYS:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                whose = (
+                    "lm-eval decides it by the task" if self.is_lm_eval else f"only tasks named {LM_EVAL}... take it"
+                )
+                raise ValueError(f"{key}: does not fit task {self.name!r}; {whose}")
+        if self.is_lm_eval and not self.lm_eval_name:
+            raise ValueError(f"name: {self.name!r} names no task; write e.g. {LM_EVAL}lambada_openai")
+        return self
+
+    def plain(self) -> dict[str, Any]:
+        """The entry as a suite file would have it; what only lm-eval's tasks take stands with those alone."""
+        values = self.model_dump(mode="json")
+        return {key: value for key, value in values.items() if self.is_lm_eval or key not in _LM_EVAL_KEYS}
+
+    @property
+    def is_lm_eval(self) -> bool:
+        """Whether lm-eval defines the task."""
+        return self.name.startswith(LM_EVAL)
+
+    @property
+    def lm_eval_name(self) -> str:
+        """The task's name for lm-eval."""
+        return self.name.removeprefix(LM_EVAL)
 
 
 class Limits(_Frozen):
@@ -288,6 +330,7 @@ class Suite(_Frozen):
         """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""
         values = self.model_dump(mode="json")
         values["methods"] = [entry.plain() for entry in self.methods]
+        values["tasks"] = [entry.plain() for entry in self.tasks]
         return values
 
 
@@ -323,6 +366,8 @@ def check_names(suite: Suite, methods: Iterable[str], tasks: Iterable[str]) -> N
     wanted = {"methods": [entry.name for entry in suite.methods], "tasks": [entry.name for entry in suite.tasks]}
     for key, known in (("methods", list(methods)), ("tasks", list(tasks))):
         for i, name in enumerate(wanted[key]):
+            if key == "tasks" and name.startswith(LM_EVAL):
+                continue  # whether lm-eval has the task is found out before anything is measured
             if name not in known:
                 raise BadInput(f"suite {suite.name}: {key}.{i}: {name!r} is not known; {_near(name, known)}")
 

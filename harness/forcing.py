@@ -97,14 +97,14 @@ class Pairs(torch.utils.data.Dataset[Pair]):
 
 
 def collate(pairs: Sequence[Pair], pad: int) -> dict[str, torch.Tensor]:
-    """Left-padded prompts [M, P], right-padded continuations [N, T+1], the prompt row each belongs to, and a batch number."""
+    """Right-padded prompts [M, P] with their lengths [M], continuations [N, T+1], the prompt row of each, and a batch number."""
     width = max(len(p.prompt) for p in pairs)
     targets = [(row, ids) for row, pair in enumerate(pairs) for ids in pair.targets]
     length = max(len(ids) for _, ids in targets)
     labels = torch.tensor([ids + [pad] * (length - len(ids)) for _, ids in targets])
     return {
-        "prompts": torch.tensor([[pad] * (width - len(p.prompt)) + p.prompt for p in pairs]),
-        "prompt_mask": torch.tensor([[0] * (width - len(p.prompt)) + [1] * len(p.prompt) for p in pairs]),
+        "prompts": torch.tensor([p.prompt + [pad] * (width - len(p.prompt)) for p in pairs]),
+        "prompt_lengths": torch.tensor([len(p.prompt) for p in pairs]),
         "owners": torch.tensor([row for row, _ in targets]),
         "labels": labels,
         "real": torch.tensor([[i < len(ids) for i in range(length)] for _, ids in targets]),
@@ -170,7 +170,7 @@ class ForcedModel(nn.Module):
     def forward(
         self,
         prompts: torch.Tensor,
-        prompt_mask: torch.Tensor,
+        prompt_lengths: torch.Tensor,
         owners: torch.Tensor,
         labels: torch.Tensor,
         real: torch.Tensor,
@@ -192,10 +192,12 @@ class ForcedModel(nn.Module):
                 self._decoder,
                 method,
                 prompts,
-                prompt_mask,
+                prompt_lengths,
                 labels[:, :-1],
-                owners,
+                # Every prompt has a continuation: as many continuations as prompts are one for each, in order.
+                None if len(owners) == len(prompts) else owners,
                 expected_tokens=self._expected_tokens,
+                target_lengths=real.sum(1) - 1,
                 keep_blocks=self._stage.keep_blocks,
                 dropped=self._dropped(prompts, generator),
                 through=through,

@@ -61,6 +61,7 @@ def _tasks() -> Rows:
         module, _, attribute = place.partition(":")
         cls = getattr(importlib.import_module(module), attribute)
         table.append((name, cls.description, cls.source))
+    table.append(("lm_eval:<task>", "any task of lm-eval; `lm-eval ls tasks` lists them", "as lm-eval says"))
     return table
 
 
@@ -140,6 +141,22 @@ def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, [json.dumps(record, indent=1) + "\n"])
     return comparison.table(record), record["problems"]
+
+
+def scoring_speed(out: Path | None, data: Path | None, **settings: Any) -> Rows:
+    """Measure with `harness.scoring_speed`, keep the record in `out`; the table to print."""
+    import json
+
+    from harness import scoring_speed as comparison
+    from harness.store import write_atomically
+
+    if out is not None and out.exists():
+        raise BadInput(f"out: {out} is there already; name another file")
+    record = comparison.measure(comparison.Settings(**settings), data)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, [json.dumps(record, indent=1) + "\n"])
+    return comparison.table(record)
 
 
 def _yes(value: bool) -> str:

@@ -39,6 +39,7 @@ class Method(ABC):
         exact: the greedy tokens equal the full model's.
         needs_training: the published method expects weights trained for it.
         skipped_kv: what happens to the K/V of blocks a position did not run.
+        cannot_score: why `score` cannot compute given tokens as this method would when decoding; empty where it can.
     """
 
     name: ClassVar[str]
@@ -48,6 +49,7 @@ class Method(ABC):
     exact: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
     skipped_kv: ClassVar[str]
+    cannot_score: ClassVar[str] = ""
 
     def __str__(self) -> str:
         given = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self)]

@@ -95,7 +95,7 @@ class _Planner:
                 for entry in self.suite.methods]  # fmt: skip
         arms.sort(key=lambda arm: arm[1].name != "full")
         facts = [self._facts(entry) for entry in self.suite.tasks]
-        cells = [self._quality(label, method, entry.name, fact)
+        cells = [self._quality(label, method, entry, fact)
                  for entry, fact in zip(self.suite.tasks, facts, strict=True) for label, method in arms]  # fmt: skip
         width = self.suite.prompt_tokens or facts[0].prompt
         expected = facts[0].expected if facts else self.suite.expected_tokens or self.suite.new_tokens
@@ -105,7 +105,10 @@ class _Planner:
                 cells += [self._timed("memory", label, method, batch, width, expected) for label, method in arms]
         return Plan(tuple(cells), tuple(self.needs), tuple(self.assumed))
 
-    def _quality(self, label: str, method: Method, task: str, fact: _Facts) -> Cell:
+    def _quality(self, label: str, method: Method, entry: TaskEntry, fact: _Facts) -> Cell:
+        task = entry.name
+        if entry.is_lm_eval:
+            return Cell(cell_id("quality", label, task), "quality", label, task, None, None, "")
         rows = min(self.suite.quality_batch_size, fact.examples)
         one = generation(method, self.decoder, rows, fact.prompt, max(fact.expected, 2), fact.expected)
         limit = generation(method, self.decoder, rows, fact.longest, fact.most, fact.expected)
@@ -154,6 +157,8 @@ class _Planner:
                 self.needs[f"weights {name}: from the hub ({size})"] = None
 
     def _facts(self, entry: TaskEntry) -> _Facts:
+        if entry.is_lm_eval:
+            return self._lm_eval(entry)
         task = tasks.create(entry.name, self.data)
         for metric in task.chosen_metrics(entry.metrics):
             if isinstance(metric, BertScore):
@@ -197,6 +202,16 @@ class _Planner:
         lengths = list(map(len, tokenizer([example.prompt for example in examples]).input_ids))
         expected = expected or expected_tokens(task, tokenizer)
         return _Facts(len(examples), math.ceil(sum(lengths) / len(lengths)), max(lengths), expected, most)
+
+    def _lm_eval(self, entry: TaskEntry) -> _Facts:
+        """What is taken for granted of an lm-eval task: only lm-eval knows its documents, and reading them takes a run."""
+        if self.data is None:
+            self.needs[f"data set of lm-eval task {entry.lm_eval_name}: from the hub"] = None
+        prompt, answer = Task.planned_tokens
+        expected = entry.expected_tokens or self.suite.expected_tokens or answer
+        timed = f"; timed on prompts of about {prompt} tokens" if entry == self.suite.tasks[0] else ""
+        self.assumed[f"task {entry.name}: what scoring it needs is not estimated{timed}"] = None
+        return _Facts(entry.limit or 1, prompt, 2 * prompt, expected, self.suite.max_new_tokens or answer)
 
     def _bertscore(self) -> None:
         from importlib.util import find_spec

@@ -25,6 +25,7 @@ from harness.speed import speed
 from harness.tasks.metrics import agreement_statistics
 from harness.worker import (
     Arm,
+    Expected,
     Prepared,
     begin,
     load,
@@ -52,18 +53,27 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
     """
     set_threads(suite)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
-    expected: dict[str, int] = {}
+    expected: dict[str, int | dict[str, int]] = {}
     first = next(iter(decoders.values()))
     for index, entry in enumerate(suite.tasks):
+        given = entry.expected_tokens or suite.expected_tokens
+        if entry.is_lm_eval:
+            planned = _lm_eval().check(entry, first, data)
+            expected[entry.name] = given or planned
+            if index:  # contexts that do not fit are cut and counted, and only the first task is timed
+                continue
         task, examples, _ = task_examples(suite, index, first, data)
-        task.chosen_metrics(entry.metrics)
-        expected[entry.name] = entry.expected_tokens or suite.expected_tokens or expected_tokens(task, first.tokenizer)
+        if not entry.is_lm_eval:
+            task.chosen_metrics(entry.metrics)
+            expected[entry.name] = given or expected_tokens(task, first.tokenizer)
         longest = max(map(len, first.tokenizer([e.prompt for e in examples]).input_ids))
         room = first.geometry.max_positions
         for key, new in (
             ("new_tokens", suite.new_tokens),
             ("max_new_tokens", suite.max_new_tokens or task.max_new_tokens),
         ):
+            if entry.is_lm_eval and key == "max_new_tokens":
+                continue
             width = suite.prompt_tokens or longest if key == "new_tokens" else longest
             if width + new - 1 > room:
                 raise BadInput(
@@ -85,7 +95,7 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
         decoder = decoders[arm["checkpoint"]]
         _check_alike(arm["label"], decoder, first)
         method = methods.create(arm["spec"]).resolve(decoder.depth, decoder.extras)
-        settings = method.settings(decoder.depth, next(iter(expected.values()), suite.new_tokens))
+        settings = method.settings(decoder.depth, timed_expected(suite, expected))
         described.append(
             {
                 **arm,
@@ -111,6 +121,13 @@ def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
             f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "
             "one suite compares weights of one shape"
         )
+
+
+def _lm_eval() -> Any:
+    """Imported on use: lm-eval takes seconds, and most suites have none of its tasks."""
+    from harness.tasks import lm_eval_suite as module
+
+    return module
 
 
 def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
@@ -173,9 +190,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     return {"conditions": conditions, "batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
 
 
-def _conditions(
-    suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Mapping[str, int]
-) -> dict[str, Any]:
+def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected) -> dict[str, Any]:
     """What an arm that is measured alone may not change."""
     return {
         **evidence.conditions(suite, decoder),
@@ -188,7 +203,7 @@ def _conditions(
     }
 
 
-def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, expected: Mapping[str, int]) -> int:
+def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, expected: Expected) -> int:
     """One generation as it is timed; returns the tokens it yielded, the ones from prefill included."""
     out = generate(
         decoder,
@@ -229,6 +244,14 @@ def quality(
     decoder = decoder or load(suite, arm["checkpoint"], task_index)
     choices = kernels.digest()  # before the arm runs, as in peak_memory
     entry = suite.tasks[task_index]
+    planned = expected[entry.name]
+    if entry.is_lm_eval:
+        conditions = {**evidence.conditions(suite, decoder), "task": entry.name, "kernels": choices}
+        conditions["batch_size"] = suite.quality_batch_size
+        return _lm_eval().cell(  # type: ignore[no-any-return]
+            entry, decoder, arm["spec"], suite.quality_batch_size, planned, data, reference, lossless, conditions
+        )
+    assert isinstance(planned, int)
     task, examples, shortened = task_examples(suite, task_index, decoder, data)
     limit = suite.max_new_tokens or task.max_new_tokens
     prompts = decoder.tokenizer([e.prompt for e in examples]).input_ids
@@ -242,7 +265,7 @@ def quality(
         chosen = order[start : start + suite.quality_batch_size]
         batch = to_device(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
         if not batches:  # the first request of a process pays for what is made once
-            generate(decoder, method, batch.ids, batch.mask, max_new_tokens=2, expected_tokens=expected[entry.name])
+            generate(decoder, method, batch.ids, batch.mask, max_new_tokens=2, expected_tokens=planned)
         wait()
         began = time.perf_counter()
         out = generate(
@@ -251,7 +274,7 @@ def quality(
             batch.ids,
             batch.mask,
             max_new_tokens=limit,
-            expected_tokens=expected[entry.name],
+            expected_tokens=planned,
             compact_exits=suite.compact_exits,
         )
         wait()
@@ -316,7 +339,7 @@ def quality(
             "examples": len(examples),
             "batch_size": suite.quality_batch_size,
             "max_new_tokens": limit,
-            "expected_tokens": expected[entry.name],
+            "expected_tokens": planned,
             "end_of_sequence": "natural",
             "kernels": choices,
             "prompts_hash": evidence.token_hash(prompts),

@@ -107,7 +107,8 @@ class StopStrings:
     def first_end(self, tokens: Sequence[int], new: int) -> int | None:
         """How many of `tokens` there are when a stop text is complete; only the last `new` of them are looked at."""
         for count in range(len(tokens) - new + 1, len(tokens) + 1):
-            tail = self._tokenizer.decode(tokens[max(0, count - self._reach) : count], skip_special_tokens=True)
+            # Special tokens too: tasks give the texts of some as stop texts.
+            tail = self._tokenizer.decode(tokens[max(0, count - self._reach) : count], skip_special_tokens=False)
             if any(text in tail for text in self._strings):
                 return count
         return None

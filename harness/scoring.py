@@ -3,12 +3,20 @@
 Prompts run at full depth. A continuation's token j (0-based) is processed by decode step j+1, so its column runs the sublayers
 that step would run: a scheduled block runs on the columns of the steps that run it (for a monotone schedule a prefix), and
 with exits a row's frozen state feeds the K and V of the blocks above.
+
+Padding stands on the right, where no real position sees it. Two ways lead to the same numbers: a schedule whose blocks run on
+prefixes, over rows that share nothing, is one causal pass whose columns become fewer where blocks are skipped; anything else
+runs the prompts first and then the continuations on their keys and values, so that a shared prompt is computed once.
+
+Training computes its losses from the same pass: it may leave blocks out for some rows (`dropped`, layer dropout) and compute
+blocks again on the way back instead of keeping what they computed (`through`, gradient checkpointing).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -19,6 +27,8 @@ from harness.method import Exit, ExitState, Method, Moment
 from harness.models.decoder import Block, Context, Decoder
 from harness.plan import LayerPlan, Step
 
+Sublayer = Callable[[torch.Tensor, torch.Tensor | slice], torch.Tensor]
+"""A sublayer on some columns: their states [N, C, D] and which columns they are."""
 Through = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
 """How a function of hidden states is called: at once, or so that it is computed again on the way back."""
 
@@ -29,18 +39,44 @@ def at_once(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
 
 
 @dataclass
+class Started:
+    """Prompts that were run, M of them of width P, for continuations to start from.
+
+    Attributes:
+        memory: their keys and values.
+        hidden: state after the last block [M, P, D], right-padded.
+        lengths: tokens of each prompt [M].
+        blocks: state after every block at each prompt's last token, [M, D] each, if asked for.
+        dropped: bool [M, L], blocks that a prompt left out and its continuations leave out too; None: none.
+    """
+
+    memory: ForcedMemory
+    hidden: torch.Tensor
+    lengths: torch.Tensor
+    blocks: list[torch.Tensor] = field(default_factory=list)
+    dropped: torch.Tensor | None = None
+
+    @property
+    def last(self) -> torch.Tensor:
+        """State after the last block at each prompt's last token [M, D]."""
+        return _at_last(self.hidden, self.lengths)
+
+
+@dataclass
 class Forced:
     """Result of one teacher-forced pass: M prompts of width P, N continuations of width T.
 
     Attributes:
-        prompt_hidden: state after the last block at the prompt columns [M, P, D] (left-padded).
+        prompt_hidden: state after the last block at the prompt columns [M, P, D] (right-padded).
+        prompt_last: the same at each prompt's last token [M, D].
         target_hidden: the same at the continuation columns [N, T, D], the exit state where a position exited.
         layers: bool [N, T, L], block l ran at the position.
-        prompt_blocks: state after every block at each prompt's last column, [M, D] each, if asked for.
+        prompt_blocks: state after every block at each prompt's last token, [M, D] each, if asked for.
         target_blocks: state after every block at the continuation columns, [N, T, D] each, if asked for.
     """
 
     prompt_hidden: torch.Tensor
+    prompt_last: torch.Tensor
     target_hidden: torch.Tensor
     layers: torch.Tensor
     prompt_blocks: list[torch.Tensor] = field(default_factory=list)
@@ -57,10 +93,19 @@ def run_prompt(
     dropped: torch.Tensor | None = None,
     through: Through = at_once,
 ) -> torch.Tensor:
-    """All blocks over left-padded prompts `ids` [M, P] (`mask` [M, P], None without padding); K and V go to `memory`.
+    """All blocks over prompts `ids` [M, P]; K and V go to `memory`. The one place where prompts are computed.
 
-    Training may leave blocks out for some rows (`dropped`, bool [M, L]) and compute blocks again on the way back (`through`).
-    Returns the state after the last block [M, P, D]. The one place where prompts are computed.
+    Args:
+        decoder: the model.
+        memory: of the prompts.
+        ids: left-padded where `mask` says so; without a mask right-padded or not at all.
+        mask: 1 for real tokens [M, P], None without padding on the left.
+        after_block: is given the state after every block.
+        dropped: bool [M, L], blocks that a row leaves out; None: none.
+        through: how blocks are called.
+
+    Returns:
+        The state after the last block [M, P, D].
     """
     width = ids.shape[1]
     if mask is None:
@@ -73,11 +118,14 @@ def run_prompt(
         # A padding column may look at itself: a query without any key would be NaN. No real column sees it.
         own = torch.eye(width, dtype=torch.bool, device=ids.device)
         context = Context(positions, (causal & seen[:, None, None, :]) | own)
+
+    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
+        return block.feed(block.attend(entry, memory, context), entry)
+
     x = decoder.embed(ids, positions)
     for block in decoder.blocks:
         # The block is bound now: a call on the way back must not meet the loop's last one.
-        y = through(lambda z, block=block: block.feed(block.attend(z, memory, context), z), x)  # type: ignore[misc]
-        x = _kept(x, y, dropped, block.index)
+        x = _kept(x, through(partial(whole, block=block), x), dropped, block.index)
         if after_block is not None:
             after_block(x)
     return x
@@ -88,15 +136,39 @@ def _kept(x: torch.Tensor, y: torch.Tensor, dropped: torch.Tensor | None, layer:
     return y if dropped is None else torch.where(dropped[:, layer, None, None], x, y)
 
 
+def start(
+    decoder: Decoder,
+    prompts: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+    keep_blocks: bool = False,
+    *,
+    dropped: torch.Tensor | None = None,
+    through: Through = at_once,
+) -> Started:
+    """Run prompts [M, P] at full depth, right-padded to the tokens `lengths` [M] says (None: no padding); rest as in `force`."""
+    if lengths is None:
+        lengths = torch.full((prompts.shape[0],), prompts.shape[1], device=prompts.device)
+    memory = ForcedMemory(decoder.depth)
+    blocks: list[torch.Tensor] = []
+    keep = (lambda x: blocks.append(_at_last(x, lengths))) if keep_blocks else None
+    hidden = run_prompt(decoder, memory, prompts, None, keep, dropped=dropped, through=through)
+    return Started(memory, hidden, lengths, blocks, dropped)
+
+
+def _at_last(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return x[torch.arange(x.shape[0], device=x.device), lengths - 1]
+
+
 def force(
     decoder: Decoder,
     method: Method,
     prompts: torch.Tensor,
-    prompt_mask: torch.Tensor | None,
+    prompt_lengths: torch.Tensor | None,
     targets: torch.Tensor,
     owners: torch.Tensor | None = None,
     *,
     expected_tokens: int,
+    target_lengths: torch.Tensor | None = None,
     keep_blocks: bool = False,
     dropped: torch.Tensor | None = None,
     through: Through = at_once,
@@ -106,45 +178,180 @@ def force(
     Args:
         decoder: the model.
         method: resolved method (`Method.resolve`).
-        prompts: left-padded prompt ids [M, P].
-        prompt_mask: 1 for real tokens [M, P]; None when there is no padding.
+        prompts: right-padded prompt ids [M, P].
+        prompt_lengths: tokens of each prompt [M]; None when there is no padding.
         targets: right-padded continuation ids [N, T].
         owners: prompt row each continuation belongs to [N]; None when row n continues prompt n.
         expected_tokens: as the run's steps would say (`Step.expected_tokens`).
+        target_lengths: tokens of each continuation [N]; None: all T. Nothing is computed beyond the furthest end of a row.
         keep_blocks: also keep the state after every block.
         dropped: bool [M, L], blocks that a prompt and all its continuations leave out (layer dropout); None: none.
         through: how blocks are called; training may compute them again on the way back.
-    """
-    device = targets.device
-    if owners is None:
-        owners = torch.arange(targets.shape[0], device=device)
-    memory = ForcedMemory(decoder.depth)
-    prompt_blocks: list[torch.Tensor] = []
-    keep = (lambda x: prompt_blocks.append(x[:, -1])) if keep_blocks else None
-    prompt_hidden = run_prompt(decoder, memory, prompts, prompt_mask, keep, dropped=dropped, through=through)
-    memory = memory.continued(owners)
 
+    Raises:
+        BadInput: the method says that it cannot be scored.
+    """
+    plans = _plans(decoder, method, prompts.shape[1], targets.shape[1], expected_tokens)
+    if owners is None and not keep_blocks and not isinstance(method, Exit):
+        counts = _prefixes(plans, decoder.depth)
+        if counts is not None:
+            lengths = prompt_lengths, target_lengths
+            return _run_joined(decoder, prompts, targets, lengths, plans, counts, dropped, through)
+    started = start(decoder, prompts, prompt_lengths, keep_blocks, dropped=dropped, through=through)
+    return _proceed(decoder, method, started, targets, owners, plans, expected_tokens, keep_blocks, through)
+
+
+def proceed(
+    decoder: Decoder,
+    method: Method,
+    started: Started,
+    targets: torch.Tensor,
+    owners: torch.Tensor | None = None,
+    *,
+    expected_tokens: int,
+    keep_blocks: bool = False,
+    through: Through = at_once,
+) -> Forced:
+    """Continuations of prompts that were run; arguments as in `force`. A `Started` may be continued any number of times."""
+    plans = _plans(decoder, method, started.hidden.shape[1], targets.shape[1], expected_tokens)
+    return _proceed(decoder, method, started, targets, owners, plans, expected_tokens, keep_blocks, through)
+
+
+def _proceed(
+    decoder: Decoder,
+    method: Method,
+    started: Started,
+    targets: torch.Tensor,
+    owners: torch.Tensor | None,
+    plans: Sequence[LayerPlan],
+    expected_tokens: int,
+    keep_blocks: bool,
+    through: Through,
+) -> Forced:
+    device = targets.device
     n, t = targets.shape
-    width = prompts.shape[1]
-    seen = torch.ones_like(prompts, dtype=torch.bool) if prompt_mask is None else prompt_mask.bool()
-    positions = seen.sum(1)[owners].unsqueeze(1) + torch.arange(t, device=device)
+    width = started.hidden.shape[1]
+    if not t:
+        nothing = started.hidden.new_empty(n, 0, started.hidden.shape[2])
+        return Forced(started.hidden, started.last, nothing, _ran(plans, decoder.depth, n), started.blocks)
+    lengths = started.lengths if owners is None else started.lengths[owners]
+    seen = torch.arange(width, device=device) < lengths.unsqueeze(1)
+    if bool(seen.all()):
+        seen = seen[:1]
+    positions = lengths.unsqueeze(1) + torch.arange(t, device=device)
     # Only padding can lie beyond the last position the model knows; callers check the real lengths.
     positions = positions.clamp_max(decoder.geometry.max_positions - 1)
     causal = torch.ones(t, t, dtype=torch.bool, device=device).tril()
-    mask = torch.cat((seen[owners][:, None, None, :].expand(n, 1, t, width), causal.expand(n, 1, t, t)), dim=3)
+    rows = seen.shape[0]
+    mask = torch.cat((seen[:, None, None, :].expand(rows, 1, t, width), causal.expand(rows, 1, t, t)), dim=3)
+    memory = started.memory.continued(owners)
     x = decoder.embed(targets, positions)
-    steps = [Step(k, expected_tokens) for k in range(1, t + 1)]
-    plans = [method.plan(step, width, decoder.depth) for step in steps]
+    dropped = started.dropped if started.dropped is None or owners is None else started.dropped[owners]
     if isinstance(method, Exit):
         assert dropped is None, "layer dropout is for whole plans; an exit gate decides by itself"
-        run = _run_exits(decoder, method, memory, x, positions, mask, plans, expected_tokens)
+        run = _run_exits(decoder, method, memory, x, positions, mask, expected_tokens, through)
     else:
-        dropped = None if dropped is None else dropped[owners]
         run = _run_plans(decoder, memory, x, positions, mask, plans, keep_blocks, dropped, through)
-    return Forced(prompt_hidden, run.target_hidden, run.layers, prompt_blocks, run.target_blocks)
+    return Forced(
+        started.hidden, started.last, run.target_hidden, run.layers, started.blocks, target_blocks=run.target_blocks
+    )
 
 
-Sublayer = Callable[[torch.Tensor, torch.Tensor | slice], torch.Tensor]
+def _plans(decoder: Decoder, method: Method, width: int, steps: int, expected_tokens: int) -> list[LayerPlan]:
+    """The plan of each of a continuation's steps."""
+    if method.cannot_score:
+        raise BadInput(f"{method.name}: cannot be scored: {method.cannot_score}")
+    return [method.plan(Step(k, expected_tokens), width, decoder.depth) for k in range(1, steps + 1)]
+
+
+def _ran(plans: Sequence[LayerPlan], depth: int, rows: int) -> torch.Tensor:
+    """Bool [N, T, L]: anything of block l ran."""
+    ran = torch.tensor([[a or f for a, f in zip(p.attention, p.feed, strict=True)] for p in plans], dtype=torch.bool)
+    return ran.view(1, len(plans), depth).expand(rows, -1, -1)
+
+
+def _prefixes(plans: Sequence[LayerPlan], depth: int) -> list[tuple[int, int]] | None:
+    """For each block the leading steps that run its attention and its feed; None unless all steps that run one are leading."""
+    counts = []
+    for layer in range(depth):
+        pair = []
+        for runs in ([p.attention[layer] for p in plans], [p.feed[layer] for p in plans]):
+            count = sum(runs)
+            if not all(runs[:count]):
+                return None
+            pair.append(count)
+        counts.append((pair[0], pair[1]))
+    return counts
+
+
+def _run_joined(
+    decoder: Decoder,
+    prompts: torch.Tensor,
+    targets: torch.Tensor,
+    token_counts: tuple[torch.Tensor | None, torch.Tensor | None],
+    plans: Sequence[LayerPlan],
+    counts: Sequence[tuple[int, int]],
+    dropped: torch.Tensor | None,
+    through: Through,
+) -> Forced:
+    """Prompts and continuations as one sequence per row, one causal pass over it.
+
+    A sublayer runs on the prompt and the leading columns of the continuation that run it. What padding computes is never seen: a
+    real query looks back only, and every column before it ran each block that it runs.
+    """
+    device = targets.device
+    n, t = targets.shape
+    width = prompts.shape[1]
+    before, after = (
+        [most] * n if given is None else given.tolist() for most, given in zip((width, t), token_counts, strict=True)
+    )
+    total = max(b + a for b, a in zip(before, after, strict=True))
+    lengths = torch.tensor(before, device=device)
+    level = min(before) == width
+    columns = torch.arange(total, device=device)
+    ids = F.pad(prompts, (0, total - width)) if total >= width else prompts[:, :total]
+    if t:
+        place = columns - lengths.unsqueeze(1)
+        ids = torch.where(place >= 0, targets.gather(1, place.clamp(0, t - 1)), ids)
+    positions = columns.clamp_max(decoder.geometry.max_positions - 1).expand(n, total)
+    memory = ForcedMemory(decoder.depth)
+    contexts: dict[int, tuple[Context, torch.Tensor | None]] = {}
+
+    def scope(count: int) -> tuple[int, Context, torch.Tensor | None]:
+        """Columns to compute where the first `count` steps run, their context, and which of them count (None: all)."""
+        reach = total if count >= t else max(b + min(count, a) for b, a in zip(before, after, strict=True))
+        if count not in contexts:
+            counting = None if level or count >= t else (columns[:reach] < (lengths + count).unsqueeze(1)).unsqueeze(2)
+            contexts[count] = Context(positions[:, :reach], causal=True), counting
+        return reach, *contexts[count]
+
+    def merged(new: torch.Tensor, old: torch.Tensor, counting: torch.Tensor | None) -> torch.Tensor:
+        reach = new.shape[1]
+        if counting is not None:
+            new = torch.where(counting, new, old[:, :reach])
+        return new if reach == total else torch.cat((new, old[:, reach:]), dim=1)
+
+    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
+        attends, feeds = counts[block.index]
+        reach, context, counting = scope(attends)
+        part = entry[:, :reach].contiguous()
+        y = block.attend(part, memory, context)
+        if attends == feeds:
+            return merged(block.feed(y, part), entry, counting)
+        y = merged(y, entry, counting)
+        reach, _, counting = scope(feeds)
+        return merged(block.feed(y[:, :reach].contiguous(), entry[:, :reach]), y, counting)
+
+    x = decoder.embed(ids, positions)
+    for block in decoder.blocks:
+        x = _kept(x, through(partial(whole, block=block), x), dropped, block.index)
+    after_prompt = (lengths.unsqueeze(1) + torch.arange(t, device=device)).clamp_max(total - 1)
+    return Forced(
+        x[:, :width],
+        _at_last(x, lengths),
+        x.gather(1, after_prompt.unsqueeze(2).expand(-1, -1, x.shape[2])),
+        _ran(plans, decoder.depth, n),
+    )
 
 
 @dataclass
@@ -156,35 +363,35 @@ class _Run:
 
 def _run_plans(
     decoder: Decoder,
-    memory: ForcedMemory,
+    memory: Memory,
     x: torch.Tensor,
     positions: torch.Tensor,
     mask: torch.Tensor,
-    plans: list[LayerPlan],
+    plans: Sequence[LayerPlan],
     keep_blocks: bool,
     dropped: torch.Tensor | None,
     through: Through,
 ) -> _Run:
-    blocks: list[torch.Tensor] = []
-    for layer, block in enumerate(decoder.blocks):
+    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
+        attends, feeds = [p.attention[block.index] for p in plans], [p.feed[block.index] for p in plans]
 
-        def attend(part: torch.Tensor, columns: torch.Tensor | slice, block: Block = block) -> torch.Tensor:
+        def attend(part: torch.Tensor, columns: torch.Tensor | slice) -> torch.Tensor:
             count = part.shape[1]
             context = Context(positions[:, columns], mask[:, :, :count, : mask.shape[3] - mask.shape[2] + count])
             return block.attend(part, memory, context)
 
-        def whole(
-            entry: torch.Tensor, layer: int = layer, block: Block = block, attend: Sublayer = attend
-        ) -> torch.Tensor:
-            y = _on_columns(entry, [p.attention[layer] for p in plans], attend)
-            return _on_columns(y, [p.feed[layer] for p in plans], lambda part, at: block.feed(part, entry[:, at]))
+        if attends == feeds:
+            return _on_columns(entry, attends, lambda part, columns: block.feed(attend(part, columns), part))
+        y = _on_columns(entry, attends, attend)
+        return _on_columns(y, feeds, lambda part, columns: block.feed(part, entry[:, columns]))
 
+    blocks: list[torch.Tensor] = []
+    for layer, block in enumerate(decoder.blocks):
         if any(p.attention[layer] or p.feed[layer] for p in plans):
-            x = _kept(x, through(whole, x), dropped, layer)
+            x = _kept(x, through(partial(whole, block=block), x), dropped, layer)
         if keep_blocks:
             blocks.append(x)
-    ran = torch.tensor([[a or f for a, f in zip(p.attention, p.feed, strict=True)] for p in plans])
-    return _Run(x, ran.unsqueeze(0).expand(x.shape[0], -1, -1), blocks)
+    return _Run(x, _ran(plans, decoder.depth, x.shape[0]), blocks)
 
 
 def _on_columns(x: torch.Tensor, runs: list[bool], sublayer: Sublayer) -> torch.Tensor:
@@ -195,7 +402,7 @@ def _on_columns(x: torch.Tensor, runs: list[bool], sublayer: Sublayer) -> torch.
     if count == len(runs):
         return sublayer(x, slice(None))
     if all(runs[:count]):
-        return torch.cat((sublayer(x[:, :count], slice(0, count)), x[:, count:]), dim=1)
+        return torch.cat((sublayer(x[:, :count].contiguous(), slice(0, count)), x[:, count:]), dim=1)
     columns = torch.tensor([i for i, run in enumerate(runs) if run], device=x.device)
     return x.index_copy(1, columns, sublayer(x.index_select(1, columns), columns))
 
@@ -203,12 +410,12 @@ def _on_columns(x: torch.Tensor, runs: list[bool], sublayer: Sublayer) -> torch.
 def _run_exits(
     decoder: Decoder,
     method: Exit,
-    memory: ForcedMemory,
+    memory: Memory,
     x: torch.Tensor,
     positions: torch.Tensor,
     mask: torch.Tensor,
-    plans: list[LayerPlan],
     expected_tokens: int,
+    through: Through,
 ) -> _Run:
     n, t, _ = x.shape
     depth = decoder.depth
@@ -217,13 +424,24 @@ def _run_exits(
     state = ExitState(decoder.head, decoder.extras, step, expected_tokens)
     running = torch.ones(n * t, dtype=torch.bool, device=x.device)
     layers = torch.zeros(n, t, depth, dtype=torch.bool)
+
+    def whole(entry: torch.Tensor, block: Block, places: torch.Tensor) -> torch.Tensor:
+        # Exited positions keep their state; their K and V at this block come from it, which is state propagation. The feed
+        # sublayer is a function of each position alone: only those still running compute it.
+        y = block.attend(entry, memory, context)
+        if len(places) == n * t:
+            return block.feed(y, entry)
+        flat = entry.flatten(0, 1)
+        fed = block.feed(y.flatten(0, 1)[places].unsqueeze(0), flat[places].unsqueeze(0))
+        return flat.index_copy(0, places, fed[0]).view_as(entry)
+
     for layer, block in enumerate(decoder.blocks):
         layers[:, :, layer] = running.view(n, t).cpu()
-        if not running.any():
-            continue
+        places = running.nonzero().squeeze(1)
+        if not len(places):
+            break
         state.advance(x.flatten(0, 1))
-        # Exited positions keep their state; their K and V at this block come from it, which is state propagation.
-        x = torch.where(running.view(n, t, 1), block.feed(block.attend(x, memory, context), x), x)
+        x = through(partial(whole, block=block, places=places), x)
         if method.tests(layer, depth):
             running = running & ~method.should_exit(layer, x.flatten(0, 1), state)
     return _Run(x, layers, [])
@@ -250,7 +468,7 @@ def score(
         expected_tokens: as in `generate`; default the longest continuation here plus one.
 
     Raises:
-        BadInput: shapes or lengths do not fit each other or the model.
+        BadInput: shapes or lengths do not fit each other or the model, or the method cannot be scored.
     """
     if input_ids.dim() != 2 or not input_ids.numel():
         raise BadInput(f"input_ids: shape {tuple(input_ids.shape)}; give [batch, tokens] with at least one of each")
@@ -265,24 +483,22 @@ def score(
     width = int(lengths.max())
     longest = total - int(lengths.min())
     expected = expected_tokens or longest + 1
-    column = torch.arange(width, device=input_ids.device)
-    source = column - (width - lengths).unsqueeze(1)  # left-padded prompts: where each column comes from
-    prompts = input_ids.gather(1, source.clamp_min(0))
-    prompt_mask = source >= 0
-    after = lengths.unsqueeze(1) + torch.arange(max(longest, 1), device=input_ids.device)
+    after = lengths.unsqueeze(1) + torch.arange(longest, device=input_ids.device)
     targets = input_ids.gather(1, after.clamp_max(total - 1))
     method = method.resolve(decoder.depth, decoder.extras)
     with torch.inference_mode():
         forced = force(
             decoder,
             method,
-            prompts,
-            None if bool(prompt_mask.all()) else prompt_mask,
+            input_ids[:, :width],
+            lengths,
             targets,
             expected_tokens=expected,
+            target_lengths=total - lengths,
         )
         hidden = torch.cat((forced.prompt_hidden, forced.target_hidden), dim=1)
-        place = torch.arange(total, device=input_ids.device) + (width - lengths).unsqueeze(1)
+        column = torch.arange(total, device=input_ids.device).expand(rows, total)
+        place = torch.where(column < lengths.unsqueeze(1), column, column + (width - lengths).unsqueeze(1))
         return decoder.head(hidden.gather(1, place.unsqueeze(2).expand(-1, -1, hidden.shape[2])))
 
 
@@ -294,7 +510,7 @@ class TrainingPass:
         decoder: the model being trained.
         forced: the pass; its targets are the continuations without their last token.
         owners: prompt row of each continuation [N].
-        labels: the continuations themselves [N, T+1]; column 0 is predicted from the prompt's last column.
+        labels: the continuations themselves [N, T+1]; column 0 is predicted from the prompt's last token.
         real: bool [N, T+1], False at padding.
         extras: extra tensors being trained, by name.
         moment: where the training stands.
@@ -313,7 +529,7 @@ class TrainingPass:
     def states(self, layer: int | None = None) -> torch.Tensor:
         """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""
         if layer is None:
-            first, rest = self.forced.prompt_hidden[:, -1], self.forced.target_hidden
+            first, rest = self.forced.prompt_last, self.forced.target_hidden
         else:
             first, rest = self.forced.prompt_blocks[layer], self.forced.target_blocks[layer]
         return torch.cat((first[self.owners].unsqueeze(1), rest), dim=1)[self.real]

@@ -208,6 +208,7 @@ class Reading:
     name: str
     better: str
     combine: Combine
+    unit: str = ""
 
 
 def reading(metric: str) -> Reading | None:
@@ -216,12 +217,17 @@ def reading(metric: str) -> Reading | None:
     `agreement` ([agreeing, compared] tokens) is a percentage.
     """
     if metric == AGREEMENT:
-        return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1])
+        return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1], "percent")
     # Imported here: the metrics' libraries are needed only where text was scored.
     from harness.tasks.metrics import find
 
     found = find(metric)
-    return None if found is None else Reading(metric, found.better, found.combine)
+    if found is not None:
+        return Reading(metric, found.better, found.combine, found.unit)
+    from harness.tasks import lm_eval_metrics
+
+    kind = lm_eval_metrics.find(metric)
+    return None if kind is None else Reading(metric, kind.better, kind.combine, kind.unit)
 
 
 def dispersion(groups: Sequence[Sequence[float]]) -> float | None:

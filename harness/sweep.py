@@ -218,10 +218,10 @@ class _Jobs:
         self._measure("quality", cell, arm, fields, self.suite, arm, index, prepared, self.data, reference, lossless)
 
     def _tokens(self, arm: Json, task: str) -> dict[str, list[int]] | None:
-        """Token ids of an arm's scored outputs by example; None where there are none."""
+        """Token ids of an arm's scored outputs (of lm-eval tasks the answers) by example; None where there are none."""
         cell = cell_id("quality", arm["label"], task)
         found = next((c for c in self.store.cells("quality") if c["id"] == cell and c["status"] == "ok"), None)
-        return None if found is None else {e["id"]: e["token_ids"] for e in found["examples"]}
+        return None if found is None else {e["id"]: e.get("token_ids", e.get("answer")) for e in found["examples"]}
 
     def _alone(self, kind: str, cell: str, arm: Json, batch: int, prepared: Json) -> None:
         fields, function = {"batch_size": batch}, {"memory": "peak_memory", "energy": "energy_per_token"}[kind]

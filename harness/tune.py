@@ -139,11 +139,11 @@ def tune(
     _drop(tries, goal)
     if goal.by == "time" and goal.max_loss is not None:
         _time(trials, tries, [place for place, one in enumerate(tries) if not one.note])
-    place = _choose(tries, goal, setup)
+    best = _choose(tries, goal, setup)
     record: Json = {
         "kind": "tuning",
         "method": settings[0].name,
-        "parameters": None if place is None else shown_parameters(settings)[place],
+        "parameters": None if best is None else shown_parameters(settings)[best],
         "checkpoint": setup.model,
         "goal": {**asdict(goal), "metric": setup.metric},
         "data": trials.data(),
@@ -155,12 +155,12 @@ def tune(
         "held_out": None,
     }
     costs = [trials.cost]
-    if place is None:
+    if best is None:
         record["finding"] = _nearest(tries, goal)
     else:
         same = replace(setup, expected_tokens=trials.expected_tokens)
-        test = Trials(same, [settings[place]], "test", test_limit)
-        held = Try(trials.names[place])
+        test = Trials(same, [settings[best]], "test", test_limit)
+        held = Try(trials.names[best])
         if goal.by == "time":
             _time(test, [held], [0])
         _score(test, 0, held, depth)
@@ -170,7 +170,7 @@ def tune(
             **held.plain(),
         }
         record["held_out"]["verdict"] = _verdict(held, goal)
-        record["finding"] = f"chosen {trials.names[place]}; on the test split {_line(held, setup.metric)}"
+        record["finding"] = f"chosen {trials.names[best]}; on the test split {_line(held, setup.metric)}"
         costs.append(test.cost)
     say(f"  {record['finding']}")
     stamp = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "environment": environment.fingerprint()}

@@ -21,6 +21,8 @@ from harness.tasks.base import Example, Task
 Arm = Mapping[str, Any]
 Prepared = Mapping[str, Any]
 """What `runner.prepare` returned: `arms`, `expected_tokens` by task, `kernels`."""
+Expected = Mapping[str, int | Mapping[str, int]]
+"""Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
 
 
 def set_threads(suite: Suite) -> None:
@@ -28,7 +30,7 @@ def set_threads(suite: Suite) -> None:
     torch.set_num_threads(suite.threads or psutil.cpu_count(logical=False) or 1)
 
 
-def begin(suite: Suite, prepared: Prepared) -> Mapping[str, int]:
+def begin(suite: Suite, prepared: Prepared) -> Expected:
     """Set up this process as `prepare` found right; returns the expected tokens by task."""
     set_threads(suite)
     kernels.install(prepared["kernels"])
@@ -52,7 +54,7 @@ def load(suite: Suite, checkpoint: str, index: int = 0) -> Decoder:
 def task_examples(suite: Suite, index: int, decoder: Decoder, data: Path | None) -> tuple[Task, list[Example], int]:
     """A task of the suite, its examples with prompts no longer than they may be, and how many had to be shortened."""
     entry = suite.tasks[index]
-    task = tasks.create(entry.name, data)
+    task = tasks.of(entry, data)
     limit = entry.max_prompt_tokens or task.max_prompt_tokens
     return task, *fit(task.examples(entry.split, entry.limit), decoder.tokenizer, limit, task.name)
 
@@ -62,9 +64,12 @@ def timed_examples(suite: Suite, decoder: Decoder, data: Path | None) -> Sequenc
     return task_examples(suite, 0, decoder, data)[1] if suite.tasks else ()
 
 
-def timed_expected(suite: Suite, expected: Mapping[str, int]) -> int:
-    """The number of tokens that schedules expect in the timed generations."""
-    return expected[suite.tasks[0].name] if suite.tasks else suite.expected_tokens or suite.new_tokens
+def timed_expected(suite: Suite, expected: Expected) -> int:
+    """The number of tokens that schedules expect in the timed generations; of several lm-eval tasks the largest."""
+    if not suite.tasks:
+        return suite.expected_tokens or suite.new_tokens
+    found = expected[suite.tasks[0].name]
+    return found if isinstance(found, int) else max(found.values(), default=suite.new_tokens)
 
 
 def speed_batch(suite: Suite, decoder: Decoder, examples: Sequence[Example], size: int, prompt_set: int) -> Batch:

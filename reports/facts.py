@@ -309,14 +309,10 @@ def metric_title(name: str) -> str:
 
 def _metric_info(name: str) -> MetricInfo | None:
     """How to read and name a metric; None for one this version does not know."""
-    from harness.tasks.metrics import find  # here: the metrics' libraries are needed only where text was scored
-
     how = stats.reading(name)
     if how is None:
         return None
-    metric = find(name)
-    unit = metric.unit if metric else ""
-    unit = {"percent": "%"}.get(unit, unit)
+    unit = {"percent": "%"}.get(how.unit, how.unit)
     return MetricInfo(name, metric_title(name), unit, how.better, how.combine)
 
 

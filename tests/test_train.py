@@ -27,8 +27,8 @@ def forced_model(decoder: Decoder, spec: str, stage: int = 0) -> ForcedModel:
 
 def test_collate_pads_and_names_owners() -> None:
     batch = collate(PAIRS, pad=0)
-    assert batch["prompts"].tolist() == [[5, 6, 7, 8], [0, 0, 15, 16]]
-    assert batch["prompt_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
+    assert batch["prompts"].tolist() == [[5, 6, 7, 8], [15, 16, 0, 0]]
+    assert batch["prompt_lengths"].tolist() == [4, 2]
     assert batch["owners"].tolist() == [0, 0, 1]
     assert batch["labels"].tolist() == [[9, 10, 1, 0, 0], [11, 12, 13, 14, 1], [17, 1, 0, 0, 0]]
     assert batch["real"].sum(1).tolist() == [3, 5, 2]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
+    from harness.config import TaskEntry
     from harness.tasks.base import Task
 
 TASKS = {
@@ -34,7 +35,20 @@ def create(name: str, data: Path | None = None) -> Task:
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInput(f"task: {name!r} is not known; {hint}known tasks: {', '.join(TASKS)}")
+        raise BadInput(f"task: {name!r} is not known; {hint}known tasks: {', '.join(TASKS)}, lm_eval:<task>")
     module, _, attribute = TASKS[name].partition(":")
     task_class: type[Task] = getattr(importlib.import_module(module), attribute)
     return task_class(data)
+
+
+def of(entry: TaskEntry, data: Path | None = None) -> Task:
+    """Return the task of a suite's entry, one of lm-eval's included.
+
+    Raises:
+        BadInput: as `create`.
+    """
+    if entry.is_lm_eval:
+        from harness.tasks.lm_eval_suite import LmEvalTask
+
+        return LmEvalTask(entry, data)
+    return create(entry.name, data)
