@@ -144,7 +144,8 @@ def request_ms(cell: Json) -> float | None:
 
 def fixed_length(cell: Json | None) -> bool:
     """Whether a timed cell ran to a fixed length: times to a natural end are another quantity and never enter a speed-up."""
-    return bool(((cell or {}).get("conditions") or {}).get("end_of_sequence", "ignored") == "ignored")
+    conditions: Json = (cell or {}).get("conditions") or {}
+    return bool(conditions.get("end_of_sequence", "ignored") == "ignored")
 
 
 def _times(cell: Json) -> dict[tuple[int, int, int], tuple[float, float]]:

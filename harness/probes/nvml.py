@@ -40,7 +40,7 @@ class Gpu:
     def process_bytes(self, pid: int | None = None) -> int | None:
         """Memory NVML attributes to a process (default: this one); None where the container hides process numbers."""
         wanted = os.getpid() if pid is None else pid
-        processes = self._ask("nvmlDeviceGetComputeRunningProcesses", list) or []
+        processes: list[Any] = self._ask("nvmlDeviceGetComputeRunningProcesses", list) or []
         return next((int(p.usedGpuMemory) for p in processes if p.pid == wanted and p.usedGpuMemory), None)
 
     def _ask(self, name: str, take: Callable[[Any], T]) -> T | None:
