@@ -195,8 +195,8 @@ def test_bad_input_is_one_line_and_status_2(
     assert len(lines) == 1 and message in lines[0]
 
 
-def suite(tasks: Path, model: Path, **changes: Any) -> Suite:
-    own = {"include_path": str(tasks), "limit": 5}
+def suite(folder: Path, model: Path, **changes: Any) -> Suite:
+    own = {"include_path": str(folder), "limit": 5}
     return Suite.model_validate(
         {
             "name": "mixed",
