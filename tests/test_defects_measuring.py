@@ -61,7 +61,7 @@ def test_1_likelihoods_are_those_of_the_method(opt: Decoder) -> None:
     full = score(opt, methods.create("full"), ids, [6])
     for spec in ("fixed_exit(budget=1)", "skipdecode(min_layers=1,max_layers=2)", "calm(threshold=0,decay=none)"):
         skipped = score(opt, methods.create(spec), ids, [6])
-        assert torch.equal(skipped[:, :6], full[:, :6])  # the prompt is at full depth
+        torch.testing.assert_close(skipped[:, :6], full[:, :6], atol=1e-4, rtol=0)  # the prompt is at full depth
         assert (skipped[:, 6:] - full[:, 6:]).abs().max() > 1e-2
 
 
@@ -143,7 +143,7 @@ def test_10_prompts_are_real_unless_there_is_no_task(checkpoint: Path) -> None:
     decoder = runner.load(suite, str(checkpoint))
     from harness.worker import speed_batch, timed_examples
 
-    examples = timed_examples(suite, None)
+    examples = timed_examples(suite, decoder, None)
     batch = speed_batch(suite, decoder, examples, 2, 0)
     texts = [t.strip() for t in decoder.tokenizer.batch_decode(batch.ids, skip_special_tokens=True)]
     assert all(any(text == e.prompt.strip() for e in examples) for text in texts)
@@ -188,7 +188,7 @@ def test_prompts_are_drawn_alike_in_every_process_and_known_by_their_hash(checkp
     from harness.worker import speed_batch, timed_examples
 
     decoder = runner.load(suite, str(checkpoint))
-    hashes = [[speed_batch(suite, decoder, timed_examples(suite, None), 2, s).hash for s in range(2)] for _ in range(2)]
+    hashes = [[speed_batch(suite, decoder, timed_examples(suite, decoder, None), 2, s).hash for s in range(2)] for _ in range(2)]
     assert hashes[0] == hashes[1] and hashes[0][0] != hashes[0][1]
     other = prompts.pad_left([[3, 4], [5]], 0)
     assert other.hash != prompts.pad_left([[3, 4], [0, 5]], 0).hash
