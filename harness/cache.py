@@ -23,12 +23,13 @@ class Memory(Protocol):
 
 
 class Column(NamedTuple):
-    """One column of a block's cache, as a kernel sees it.
+    """Columns of a block's cache that a kernel writes itself.
 
     Attributes:
         keys, values: addresses of [B, capacity, Hkv, d].
         capacity: positions there is room for.
-        column: the one to write; those before it are held.
+        column: the first to write, those before it are held; or
+        columns: one for each row [B].
         places: cache rows [R] the rows at hand belong to; None: all, in order.
     """
 
@@ -36,6 +37,7 @@ class Column(NamedTuple):
     values: int
     capacity: int
     column: int
+    columns: torch.Tensor | None
     places: torch.Tensor | None
 
 
@@ -69,6 +71,7 @@ class KVCache:
         self.capacities, self.rows, self.device = list(capacities), batch_size, device
         self._columns: torch.Tensor | None = None
         self._addresses: dict[int, tuple[int, int, int]] = {}
+        self._firsts: torch.Tensor | None = None
         self._start = self._held = 0
         self._row = heads * head_dim * batch_size
         self._element = dtype.itemsize
@@ -118,25 +121,28 @@ class KVCache:
             self._positions[layer].narrow(1, start, count).copy_(positions)
         self.lengths[layer] = start + count
 
-    def column(self, layer: int) -> Column | None:
-        """Where a kernel puts one column of block `layer` itself; None where rows stand at different ones. `wrote` must follow."""
+    def column(self, layer: int, count: int) -> Column:
+        """Where a kernel puts `count` columns of block `layer` itself; `wrote` must follow."""
         if self._columns is not None:
-            return None
-        return self.column_at(layer, self._start if self._held else self.lengths[layer], None)
+            return self.column_at(layer, self._held - count, count, None, self._firsts)
+        return self.column_at(layer, self._start if self._held else self.lengths[layer], count, None)
 
-    def column_at(self, layer: int, column: int, places: torch.Tensor | None) -> Column:
-        """Where a kernel puts `column` of block `layer` for the cache rows `places`."""
+    def column_at(
+        self, layer: int, column: int, count: int, places: torch.Tensor | None, columns: torch.Tensor | None = None
+    ) -> Column:
+        """Where a kernel puts `count` columns from `column` on for the cache rows `places`; none lies beyond."""
         found = self._addresses.get(layer)
         if found is None:
             keys, values = self._write[layer]
             found = self._addresses[layer] = keys.data_ptr(), values.data_ptr(), keys.shape[1]
-        if column >= found[2]:
-            raise IndexError(f"block {layer} has room for {found[2]} positions, all of them taken")
-        return Column(*found, column, places)
+        if column + count > found[2]:
+            raise IndexError(f"block {layer} has room for {found[2]} positions, {column + count} are needed")
+        return Column(*found, column, columns, places)
 
-    def wrote(self, layer: int, column: int) -> None:
-        """A kernel put keys and values into this column."""
-        self.lengths[layer] = column + 1
+    def wrote(self, layer: int, column: Column, count: int) -> None:
+        """A kernel put keys and values into these columns."""
+        end = column.column + count
+        self.lengths[layer] = end if column.columns is None else max(self.lengths[layer], end)
 
     def put(
         self, layer: int, at: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
@@ -174,6 +180,7 @@ class KVCache:
         if isinstance(columns, int):
             self._columns, self._start, self._held = None, columns, columns + count
         else:
+            self._firsts = columns.contiguous()
             self._columns = columns.unsqueeze(1) + torch.arange(count, device=columns.device)
             self._held = int(columns.max()) + count
         return self._held
@@ -207,11 +214,11 @@ class RowsOfCache:
         if self._cache._positions is not None:
             self._cache._positions[layer][self._rows, start : start + count] = positions
 
-    def column(self, layer: int) -> Column | None:
+    def column(self, layer: int, count: int) -> Column:
         """See `KVCache.column`."""
-        return self._cache.column_at(layer, self._cache.lengths[layer], self._rows)
+        return self._cache.column_at(layer, self._cache.lengths[layer], count, self._rows)
 
-    def wrote(self, layer: int, column: int) -> None:
+    def wrote(self, layer: int, column: Column, count: int) -> None:
         """See `KVCache.wrote`; the position is counted elsewhere."""
 
     def key_positions(self, layer: int) -> torch.Tensor:

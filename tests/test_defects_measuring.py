@@ -188,7 +188,10 @@ def test_prompts_are_drawn_alike_in_every_process_and_known_by_their_hash(checkp
     from harness.worker import speed_batch, timed_examples
 
     decoder = runner.load(suite, str(checkpoint))
-    hashes = [[speed_batch(suite, decoder, timed_examples(suite, decoder, None), 2, s).hash for s in range(2)] for _ in range(2)]
+    hashes = [
+        [speed_batch(suite, decoder, timed_examples(suite, decoder, None), 2, s).hash for s in range(2)]
+        for _ in range(2)
+    ]
     assert hashes[0] == hashes[1] and hashes[0][0] != hashes[0][1]
     other = prompts.pad_left([[3, 4], [5]], 0)
     assert other.hash != prompts.pad_left([[3, 4], [0, 5]], 0).hash

@@ -1,8 +1,9 @@
 """Whole sublayers of a decode step as one compiled kernel each, where that is faster than torch's calls.
 
-A block that says what it computes (`FusableBlock.sublayers`) is run by `harness.native` when every row has one token, in single
-precision on a CPU. Whether it is for a number of rows is measured once, like the layouts of the linear maps, and is as much a
-condition of the run. Prompts, verified drafts, scoring and training use torch's calls; tests hold the two to the same numbers.
+A block that says what it computes (`FusableBlock.sublayers`) is run by `harness.native` when every row has one token or a few,
+in single precision on a CPU. Whether it is for a number of rows is measured once, like the layouts of the linear maps, and is
+as much a condition of the run. Prompts (but short ones), scoring and training use torch's calls; tests hold the two to the
+same numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from harness.models.rotary import Rotary
 _MEASURED_BYTES = 64 << 20
 _MEASURED_KEYS = 64
 _KINDS = ("torch", "native")
+MAX_COLUMNS = 16
+"""Of a row, in one call: a drafted token or several to verify, not a prompt."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,17 @@ class FusableBlock(Block):
     def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
         """See `Block.attend`."""
         kernel = self._kernel_for(x)
-        if kernel is not None and isinstance(memory, (KVCache, RowsOfCache)):
-            column = memory.column(self.index)
-            if column is not None:
-                out = kernel.attend(x, column, context)
-                memory.wrote(self.index, column.column)
-                return out
-        return self.attend_in_calls(x, memory, context)
+        # Several columns need the mask that says which of them see which: drafts have one, prompts are for torch's calls.
+        if (
+            kernel is None
+            or not isinstance(memory, (KVCache, RowsOfCache))
+            or (x.shape[1] > 1 and context.mask is None)
+        ):
+            return self.attend_in_calls(x, memory, context)
+        column = memory.column(self.index, x.shape[1])
+        out = kernel.attend(x, column, context)
+        memory.wrote(self.index, column, x.shape[1])
+        return out
 
     def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
         """See `Block.feed`."""
@@ -117,19 +124,17 @@ class FusableBlock(Block):
     def fill(self, x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
         """See `Block.fill`."""
         kernel = self._kernel_for(x)
-        if kernel is not None and kernel.fills:
-            column = memory.column(self.index)
-            if column is not None:
-                kernel.fill(x, column, context)
-                memory.wrote(self.index, column.column)
-                return
-        super().fill(x, memory, context)
+        if kernel is None or not kernel.fills:
+            return super().fill(x, memory, context)
+        column = memory.column(self.index, x.shape[1])
+        kernel.fill(x, column, context)
+        memory.wrote(self.index, column, x.shape[1])
 
     def _kernel_for(self, x: torch.Tensor) -> _Kernel | None:
         """The kernel that shall run x [B, T, D], None for torch's calls."""
-        if x.shape[1] != 1 or not kernels.native_allowed(x):
+        if x.shape[1] > MAX_COLUMNS or not kernels.native_allowed(x):
             return None
-        rows = x.shape[0]
+        rows = x.shape[0] * x.shape[1]
         if kernels.forced() is not None:
             what = self.sublayers()
             return None if what is None or not rows else self._made(what)
@@ -179,60 +184,85 @@ class _Kernel:
         self._block = ctypes.byref(native.Sublayers(*maps, *norms, *sizes, activation, what.gated, what.scale))
 
     def attend(self, x: torch.Tensor, column: Column, context: Context) -> torch.Tensor:
-        """`Block.attend` of x [B, 1, D], its keys and values written to the column."""
+        """`Block.attend` of x [B, T, D], its keys and values written to the columns."""
         x = x.contiguous()
         out = torch.empty_like(x)
         step = self._of_step(context)
-        target = self._target(column, step)
+        target = self._target(column, step, x.shape[1])
         _checked(
             self._library.attend(
-                *(self._block, x.shape[0], x.data_ptr(), out.data_ptr(), target, step.mask, step.stride, step.threads)
+                *(
+                    self._block,
+                    x.shape[0],
+                    x.data_ptr(),
+                    out.data_ptr(),
+                    target,
+                    step.mask,
+                    step.row,
+                    step.column,
+                    step.threads,
+                )
             )
         )
         return out
 
     def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """`Block.feed` of x [B, 1, D]."""
+        """`Block.feed` of x [B, T, D]."""
         x = x.contiguous()
         out = torch.empty_like(x)
         read = entry.contiguous() if self._what.side_by_side else x
         threads = torch.get_num_threads()
-        _checked(self._library.feed(self._block, x.shape[0], x.data_ptr(), read.data_ptr(), out.data_ptr(), threads))
+        _checked(
+            self._library.feed(
+                self._block, x.shape[0] * x.shape[1], x.data_ptr(), read.data_ptr(), out.data_ptr(), threads
+            )
+        )
         return out
 
     def fill(self, x: torch.Tensor, column: Column, context: Context) -> None:
-        """`Block.fill` of x [B, 1, D]."""
+        """`Block.fill` of x [B, T, D]."""
         x = x.contiguous()
         step = self._of_step(context)
-        _checked(self._library.fill(self._block, x.shape[0], x.data_ptr(), self._target(column, step), step.threads))
+        _checked(
+            self._library.fill(
+                self._block, x.shape[0], x.data_ptr(), self._target(column, step, x.shape[1]), step.threads
+            )
+        )
 
-    def _target(self, column: Column, step: _Step) -> Any:
-        keys, values, capacity, place, rows = column
-        places = None if rows is None else rows.data_ptr()
-        return ctypes.byref(native.Target(keys, values, places, capacity, place, step.cosines, step.sines))
+    def _target(self, at: Column, step: _Step, count: int) -> Any:
+        places, columns = native.pointer(at.places), native.pointer(at.columns)
+        return ctypes.byref(
+            native.Target(
+                *(at.keys, at.values, places, columns, at.capacity, at.column, count, step.cosines, step.sines)
+            )
+        )
 
     def _of_step(self, context: Context) -> _Step:
         """What all blocks of a step share; `context` keeps what it points to."""
         key = ("native", self._what.rotary)
         found = context.cache.get(key)
         if found is None:
-            mask, stride = context.mask, 0
+            mask, row, column = context.mask, 0, 0
             if mask is not None:
                 mask = context.cache["native mask"] = mask.contiguous()
-                stride = mask.stride(0) if mask.shape[0] > 1 else 0
+                row = mask.stride(0) if mask.shape[0] > 1 else 0
+                column = mask.stride(2) if mask.shape[2] > 1 else 0
             tables: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
             if self._what.rotary is not None:
                 tables = self._what.rotary.tables(context, torch.float32)
             cosines, sines = map(native.pointer, tables)
-            found = context.cache[key] = _Step(native.pointer(mask), stride, cosines, sines, torch.get_num_threads())
+            found = context.cache[key] = _Step(
+                native.pointer(mask), row, column, cosines, sines, torch.get_num_threads()
+            )
         return found  # type: ignore[no-any-return]
 
 
 class _Step(NamedTuple):
-    """Addresses of the mask (and elements between its rows) and of the rotary tables, and the threads to use."""
+    """Addresses of the mask (and elements between its rows and columns) and of the rotary tables, and the threads to use."""
 
     mask: int | None
-    stride: int
+    row: int
+    column: int
     cosines: int | None
     sines: int | None
     threads: int

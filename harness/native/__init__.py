@@ -59,8 +59,8 @@ class Target(ctypes.Structure):
     """`target` of step.c."""
 
     _fields_: ClassVar[Any] = [
-        *((name, _pointer) for name in ("keys", "values", "places")),
-        *((name, _long) for name in ("capacity", "column")),
+        *((name, _pointer) for name in ("keys", "values", "places", "columns")),
+        *((name, _long) for name in ("capacity", "column", "count")),
         *((name, _pointer) for name in ("cosines", "sines")),
     ]
 
@@ -82,7 +82,7 @@ def _load() -> tuple[ctypes.PyDLL | None, str]:
         return None, f"off: {compiler} failed: {' '.join(str(detail).split())[:200]}"
     number = ctypes.c_int
     arguments: dict[str, list[Any]] = {
-        "attend": [_pointer, _long, _pointer, _pointer, _pointer, _pointer, _long, number],
+        "attend": [_pointer, _long, _pointer, _pointer, _pointer, _pointer, _long, _long, number],
         "fill": [_pointer, _long, _pointer, _pointer, number],
         "feed": [_pointer, _long, _pointer, _pointer, _pointer, number],
         "linear": [_pointer, _long, _pointer, _pointer, _pointer, number, number],

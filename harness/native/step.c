@@ -1,4 +1,4 @@
-/* One decode step's sublayers on a CPU, float32, a single token per row: what `Block.attend` and `Block.feed` compute, in one
+/* One decode step's sublayers on a CPU, float32, one or a few columns per row: what `Block.attend` and `Block.feed` compute, in one
  * call each instead of some fifteen, on weights stored in panels. Every row is summed in the same order however many rows there are, so a
  * row's numbers do not depend on its batch. Called through ctypes (native.py) with pointers that it has checked.
  */
@@ -330,79 +330,90 @@ static float *reserve(size_t elements) {
     return room;
 }
 
-/* Where a step's keys and values go: place `column` of a block's cache [cache rows][capacity][Hkv][d], in the cache rows `places` [rows] or, where
- * it is NULL, in row after row. tables [rows][rotary] turn keys and queries; NULL where the block turns none. */
+/* Where keys and values go: `count` places from `column` on (from columns[row] where that is not NULL) of a block's cache
+ * [cache rows][capacity][Hkv][d], in the cache rows `places` [rows] or, where it is NULL, in row after row. Tables [rows][count][rotary] turn
+ * keys and queries; NULL where the block turns none. */
 typedef struct {
     float *keys, *values;
-    const int64_t *places;
-    int64_t capacity, column;
+    const int64_t *places, *columns;
+    int64_t capacity, column, count;
     const float *cosines, *sines;
 } target;
 
-/* Turn and write `count` key heads from `head` on of one row, k [count][d] with their values. */
-static int64_t remember(const block *b, const target *t, int64_t row, int64_t head, int64_t count, float *k, const float *v) {
-    int64_t size = b->head_dim, stride = b->kv_heads * size;
-    int64_t first = (t->places ? t->places[row] : row) * t->capacity * stride + head * size;
-    for (int64_t h = 0; b->rotary && h < count; h++)
-        turn(k + h * size, b->rotary, t->cosines + row * b->rotary, t->sines + row * b->rotary);
-    memcpy(t->keys + first + t->column * stride, k, count * size * sizeof(float));
-    memcpy(t->values + first + t->column * stride, v, count * size * sizeof(float));
-    return first;
+static int64_t column_of(const target *t, int64_t row) { return t->columns ? t->columns[row] : t->column; }
+
+/* Turn and write `heads` key heads from `head` on of one row and column, k [heads][d] with their values. */
+static void remember(const block *b, const target *t, int64_t row, int64_t column, int64_t head, int64_t heads, float *k, const float *v) {
+    int64_t size = b->head_dim, stride = b->kv_heads * size, turned = (row * t->count + column) * b->rotary;
+    int64_t at = ((t->places ? t->places[row] : row) * t->capacity + column_of(t, row) + column) * stride + head * size;
+    for (int64_t h = 0; b->rotary && h < heads; h++) turn(k + h * size, b->rotary, t->cosines + turned, t->sines + turned);
+    memcpy(t->keys + at, k, heads * size * sizeof(float));
+    memcpy(t->values + at, v, heads * size * sizeof(float));
 }
 
-/* Attention sublayer: x [rows, D] to out [rows, D], over the keys up to and with its own.
- * mask [rows][mask_stride] hides some of them, or is NULL. Returns 0, or 1 without memory. */
-int attend(const block *b, int64_t rows, const float *x, float *out, const target *t, const uint8_t *mask, int64_t mask_stride,
-           int threads) {
+/* Attention sublayer: x [rows, count, D] to out, over the keys up to and with its own columns. mask hides some of them, `mask_row`
+ * elements between rows and `mask_column` between columns, or is NULL for a single column. Returns 0, or 1 without memory. */
+int attend(const block *b, int64_t rows, const float *x, float *out, const target *t, const uint8_t *mask, int64_t mask_row,
+           int64_t mask_column, int threads) {
     int size = b->head_dim, group = b->heads / b->kv_heads;
     int64_t width = b->qkv.k, fused = b->qkv.n, inner = (int64_t)b->heads * size, stride = (int64_t)b->kv_heads * size;
-    int64_t held = t->column + 1, span = (held + LANES - 1) / LANES * LANES;
-    float *normed = reserve(rows * (width + fused + inner) + threads * span * b->heads);
+    int64_t furthest = t->column, all = rows * t->count;
+    for (int64_t r = 0; t->columns && r < rows; r++) furthest = t->columns[r] > furthest ? t->columns[r] : furthest;
+    int64_t span = (furthest + t->count + LANES - 1) / LANES * LANES;
+    float *normed = reserve(all * (width + fused + inner) + threads * span * b->heads);
     if (!normed) return 1;
-    float *qkv = normed + rows * width, *mixed = qkv + rows * fused, *scores = mixed + rows * inner;
+    float *qkv = normed + all * width, *mixed = qkv + all * fused, *scores = mixed + all * inner;
 #pragma omp parallel num_threads(threads)
     {
-        normalise_rows(&b->attention_norm, rows, width, x, normed);
+        normalise_rows(&b->attention_norm, all, width, x, normed);
 #pragma omp barrier
-        apply(&b->qkv, rows, normed, NULL, qkv, NONE);
+        apply(&b->qkv, all, normed, NULL, qkv, NONE);
 #pragma omp barrier
         /* Contiguous (row, key head) pairs for each thread, heads of one row together as far as the first-level cache goes. */
         int64_t tasks = rows * b->kv_heads, team = omp_get_num_threads(), me = omp_get_thread_num(), end = tasks * (me + 1) / team;
         int64_t together = TOGETHER / size > 0 ? TOGETHER / size : 1;
-        for (int64_t task = tasks * me / team, count; task < end; task += count) {
+        for (int64_t task = tasks * me / team, heads; task < end; task += heads) {
             int64_t row = task / b->kv_heads, head = task % b->kv_heads;
-            count = b->kv_heads - head < end - task ? b->kv_heads - head : end - task;
-            count = count < together ? count : together;
-            float *q = qkv + row * fused + head * group * size, *k = qkv + row * fused + inner + head * size;
-            int64_t first = remember(b, t, row, head, count, k, k + stride);
-            for (int64_t h = 0; b->rotary && h < count * group; h++)
-                turn(q + h * size, b->rotary, t->cosines + row * b->rotary, t->sines + row * b->rotary);
-            attend_row(q, t->keys + first, t->values + first, stride, held, size, (int)count, group, b->scale,
-                       mask ? mask + row * mask_stride : NULL, scores + me * span * b->heads, span,
-                       mixed + row * inner + head * group * size);
+            heads = b->kv_heads - head < end - task ? b->kv_heads - head : end - task;
+            heads = heads < together ? heads : together;
+            for (int64_t c = 0; c < t->count; c++) {
+                float *k = qkv + (row * t->count + c) * fused + inner + head * size;
+                remember(b, t, row, c, head, heads, k, k + stride);
+            }
+            int64_t first = (t->places ? t->places[row] : row) * t->capacity * stride + head * size;
+            for (int64_t c = 0; c < t->count; c++) {
+                int64_t at = row * t->count + c;
+                float *q = qkv + at * fused + head * group * size;
+                for (int64_t h = 0; b->rotary && h < heads * group; h++)
+                    turn(q + h * size, b->rotary, t->cosines + at * b->rotary, t->sines + at * b->rotary);
+                attend_row(q, t->keys + first, t->values + first, stride, column_of(t, row) + t->count, size, (int)heads, group,
+                           b->scale, mask ? mask + row * mask_row + c * mask_column : NULL, scores + me * span * b->heads, span,
+                           mixed + at * inner + head * group * size);
+            }
         }
 #pragma omp barrier
-        apply(&b->out, rows, mixed, x, out, NONE);
+        apply(&b->out, all, mixed, x, out, NONE);
     }
     return 0;
 }
 
-/* The keys and values alone that the attention sublayer would write for x [rows, D]; (heads * d) must be whole panels. */
+/* The keys and values alone that the attention sublayer would write for x [rows, count, D]; (heads * d) must be whole panels. */
 int fill(const block *b, int64_t rows, const float *x, const target *t, int threads) {
     int64_t width = b->qkv.k, inner = (int64_t)b->heads * b->head_dim, stride = (int64_t)b->kv_heads * b->head_dim;
     map kv = {b->qkv.weight + inner * width, b->qkv.bias ? b->qkv.bias + inner : NULL, 2 * stride, width};
-    float *normed = reserve(rows * (width + 2 * stride));
+    int64_t all = rows * t->count;
+    float *normed = reserve(all * (width + 2 * stride));
     if (!normed) return 1;
-    float *made = normed + rows * width;
+    float *made = normed + all * width;
 #pragma omp parallel num_threads(threads)
     {
-        normalise_rows(&b->attention_norm, rows, width, x, normed);
+        normalise_rows(&b->attention_norm, all, width, x, normed);
 #pragma omp barrier
-        apply(&kv, rows, normed, NULL, made, NONE);
+        apply(&kv, all, normed, NULL, made, NONE);
 #pragma omp barrier
         int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        for (int64_t row = rows * me / team; row < rows * (me + 1) / team; row++)
-            remember(b, t, row, 0, b->kv_heads, made + row * 2 * stride, made + row * 2 * stride + stride);
+        for (int64_t at = all * me / team; at < all * (me + 1) / team; at++)
+            remember(b, t, at / t->count, at % t->count, 0, b->kv_heads, made + at * 2 * stride, made + at * 2 * stride + stride);
     }
     return 0;
 }
