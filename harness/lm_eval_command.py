@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -41,8 +39,6 @@ def run(
     Raises:
         BadInput: an option, task, data set, model or method that does not fit; before anything is computed where that can be told.
     """
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     import psutil
     import torch
     from lm_eval.utils import make_table

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+from lm_eval.api import model as api_model
+from lm_eval.api import task as api_task
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import hash_string, simple_parse_args_string
+from tqdm import tqdm
 
 from harness.errors import BadInput
 from harness.tasks.lm_eval import MAX_GENERATED, MethodLM, cache_path
@@ -90,14 +93,23 @@ class Loaded:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """lm-eval says a great deal at level WARNING that is no warning; errors are still heard."""
+    """lm-eval says a great deal at level WARNING that is no warning, and draws its bars into files; errors are still heard."""
     logger = logging.getLogger("lm_eval")
-    before = logger.level
+    before, bars = logger.level, [(module, module.tqdm) for module in (api_model, api_task)]
     logger.setLevel(logging.ERROR)
+    for module, _ in bars:
+        module.tqdm = _bar
     try:
         yield
     finally:
         logger.setLevel(before)
+        for module, bar in bars:
+            module.tqdm = bar
+
+
+def _bar(*arguments: Any, **settings: Any) -> Any:
+    """A progress bar that shows on a terminal only."""
+    return tqdm(*arguments, **{**settings, "disable": settings.get("disable") or None})
 
 
 def load_tasks(options: Options, data: Path | None) -> Loaded:

@@ -49,6 +49,7 @@ WRITE = """
 task: tiny_write
 dataset_path: nobody/tiny_facts
 output_type: generate_until
+training_split: train
 test_split: test
 doc_to_text: "{{question}}"
 doc_to_target: "{{choices[gold]}}"
@@ -170,7 +171,7 @@ BAD = [
     (("--tasks", "tiny_choice", "--log-samples"), "give --output-path"),
     (("--tasks", "tiny_choice", "--seed", "1,2"), "seed"),
     (("--tasks", "tiny_choice", "--apply-chat-template"), "no chat template"),
-    (("--tasks", "tiny_choice", "--num-fewshot", "2"), "has no split"),
+    (("--tasks", "tiny_write", "--num-fewshot", "2"), "data set nobody/tiny_facts has no split 'train'"),
     (("--tasks", "no.yaml"), "there is no file no.yaml"),
     (("--tasks", ","), "none is given"),
     (("--tasks", "tiny_write", "--gen-kwargs", "max_gen_toks=500"), "max_gen_toks=500 leaves no room"),
@@ -342,10 +343,11 @@ REAL = ("blimp_adjunct_island", "lambada_openai", "truthfulqa_mc1", "truthfulqa_
 
 
 @pytest.mark.skipif(not (DATA / "lm_eval").is_dir(), reason="needs data/lm_eval")
-def test_real_tasks_equal_lm_evals_backend_from_local_files() -> None:
+@pytest.mark.parametrize("limit", [1, pytest.param(25, marks=pytest.mark.slow)])
+def test_real_tasks_equal_lm_evals_backend_from_local_files(limit: int) -> None:
     import lm_eval
 
-    settings: dict[str, Any] = {"limit": 2, "num_fewshot": 0, "gen_kwargs": "max_gen_toks=8", "bootstrap_iters": 0}
+    settings: dict[str, Any] = {"limit": limit, "num_fewshot": 0, "gen_kwargs": "max_gen_toks=8", "bootstrap_iters": 0}
     options = Options(REAL, **settings)
     lm = MethodLM("opt-e2e-mini/full", "full", 8, expected_tokens=23)
     full = evaluate(lm, options, DATA)
