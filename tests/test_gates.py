@@ -186,14 +186,3 @@ def test_judgement_is_kept_read_back_and_refused_when_damaged(good: Run, tmp_pat
     path.unlink()
     assert gates.load_gates(tmp_path / "run") == kept
     RunStore(tmp_path / "run")
-
-
-def test_dispersion_is_that_of_repeats_of_one_prompt_set() -> None:
-    """Prompt sets of different length do not make a cell noisy."""
-
-    def runs(times: list[float], s: int) -> list[dict[str, Any]]:
-        return [{"step_s": [t], "prompt_set": s} for t in times]
-
-    assert gates.dispersion(runs([1.0, 1.1, 0.9, 1.0], 0)) == pytest.approx(0.05, abs=0.06)
-    assert gates.dispersion(runs([1.0] * 4, 0) + runs([5.0] * 4, 1)) == 0
-    assert gates.dispersion(runs([1.0, 2.0, 3.0], 0)) is None
