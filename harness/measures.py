@@ -81,10 +81,10 @@ def speedup(full: Json, cell: Json) -> stats.Interval | None:
 
 
 def dispersion(cell: Json) -> float | None:
-    """Interquartile range over median of a cell's decode times, those of one process and prompt set against each other."""
-    groups: dict[tuple[int, int], list[float]] = {}
-    for (process, _, prompt), (seconds, tokens) in _times(cell).items():
-        groups.setdefault((process, prompt), []).append(seconds / tokens)
+    """Interquartile range over median of a cell's decode times, those of one prompt set against each other."""
+    groups: dict[int, list[float]] = {}
+    for (_, _, prompt), (seconds, tokens) in _times(cell).items():
+        groups.setdefault(prompt, []).append(seconds / tokens)
     return stats.dispersion(list(groups.values()))
 
 

@@ -233,7 +233,7 @@ def reading(metric: str) -> Reading | None:
 def dispersion(groups: Sequence[Sequence[float]]) -> float | None:
     """Return interquartile range over median of times, each divided by the median of its group first.
 
-    Groups are what may differ for a reason (prompts of other lengths, processes); what is left is noise. None where fewer
+    Groups are what may differ for a reason (prompts of other lengths); what is left is noise. None where fewer
     than MIN_PAIRS times remain in groups of at least two, or a time is not finite and positive.
     """
     scaled: list[float] = []

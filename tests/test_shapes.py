@@ -25,6 +25,9 @@ methods: [full, "skipdecode(speedup=5)"]
 batch_sizes: [2]
 prompt_tokens: 8
 new_tokens: 4
+processes: 1
+repeats: 5
+energy: false
 threads: 1
 """
 
