@@ -148,8 +148,8 @@ def _rising(place: int, count: int) -> float:
 
 
 def _configured(options: Mapping[str, Any]) -> TrainingPlan:
-    kinds = {f.name: type(f.default) for f in dataclasses.fields(_Training)}
-    given = {}
+    kinds: dict[str, Any] = {f.name: type(f.default) for f in dataclasses.fields(_Training)}
+    given: dict[str, Any] = {}
     for name, value in options.items():
         if name not in kinds:
             raise BadInput(f"layerskip: options.{name} is not known; it takes {', '.join(kinds)}")
