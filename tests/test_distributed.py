@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_weights(tmp_path: Path) -> None:
-    """torchrun with two processes of one batch each against one process of two batches: the same steps, the same weights."""
+    """Torchrun with two processes of one batch each against one process of two batches: the same steps, the same weights."""
     (tmp_path / "start").mkdir()
     start = save_start("opt", tmp_path / "start")
     settings = (
