@@ -174,7 +174,7 @@ def train(
     from harness.train import train as run_recipe
 
     chosen = recipes.load_recipe(recipe, set_ or [], model=model, task=task)
-    typer.echo(run_recipe(chosen, out, data=data, device=device))
+    run_recipe(chosen, out, data=data, device=device)
 
 
 @app.command()

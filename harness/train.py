@@ -143,6 +143,7 @@ def train(
             lora.merge(adapters)
         save(decoder, out, extras, card)
     group.wait_for_everyone()
+    group.print(out, flush=True)
     return out
 
 

@@ -132,9 +132,9 @@ def tune(
     if goal.by == "time" and goal.target_speedup is not None:
         _time(trials, tries, range(len(tries)))
         _drop(tries, goal)
-    for place, one in enumerate(tries):
+    for number, one in enumerate(tries):
         if not one.note:
-            _score(trials, place, one, depth)
+            _score(trials, number, one, depth)
             say(f"  {one.name}: {_line(one, setup.metric)}")
     _drop(tries, goal)
     if goal.by == "time" and goal.max_loss is not None:
