@@ -11,8 +11,8 @@ from harness.errors import BadInput
 from harness.store import write_atomically
 
 LIST = "LEFT_OUT.txt"
-_OWNED = ("prompt", "references")
-_REASON = "prompts and references taken out: they belong to the data set, or a seeded grammar draws them again"
+_OWNED = ("prompt", "references", "token_ids")
+_REASON = "prompts, references and token ids taken out: data of the task, or to be had again from the outputs"
 # They quote the texts; whoever wants them renders the copy.
 _RENDERED = {"report.html", "report.pdf", "figures", "tables"}
 _LEFT = {"samples.jsonl": "written from the quality cells when the run ended"}
