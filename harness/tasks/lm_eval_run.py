@@ -230,6 +230,11 @@ def evaluate(lm: MethodLM, options: Options, data: Path | None = None, loaded: L
                 torch_random_seed=options.seeds[2],
                 fewshot_random_seed=options.seeds[3],
             )
+        except AssertionError as error:
+            if "no documents available for sampling" not in str(error):
+                raise
+            wanted = ", ".join(loaded.tasks)
+            raise BadInput(f"num_fewshot: {wanted} has no split with documents to draw examples from; give 0") from None
         except ValueError as error:
             if isinstance(error, BadInput):
                 raise
