@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import logging
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -95,16 +96,19 @@ class Loaded:
 def quiet() -> Iterator[None]:
     """lm-eval says a great deal at level WARNING that is no warning, and draws its bars into files; errors are still heard."""
     logger = logging.getLogger("lm_eval")
-    before, bars = logger.level, [(module, module.tqdm) for module in (api_model, api_task)]
+    # Its transformers backend draws one whatever it is told; it is loaded only where it is measured.
+    backend = sys.modules.get("lm_eval.models.huggingface")
+    modules = (api_model, api_task, *([backend] if backend is not None else []))
+    before, bars = logger.level, [(module, vars(module)["tqdm"]) for module in modules]
     logger.setLevel(logging.ERROR)
-    for module, _ in bars:
-        module.tqdm = _bar
+    for module in modules:
+        vars(module)["tqdm"] = _bar
     try:
         yield
     finally:
         logger.setLevel(before)
         for module, bar in bars:
-            module.tqdm = bar
+            vars(module)["tqdm"] = bar
 
 
 def _bar(*arguments: Any, **settings: Any) -> Any:
