@@ -14,166 +14,27 @@ A suite is a YAML file, bundled (`harness/suites/`) or the user's own:
 
 from __future__ import annotations
 
-import ast
-import difflib
-import keyword
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from harness.entries import LM_EVAL, MethodEntry, TaskEntry
 from harness.errors import BadInput
 from harness.published import Beside
+from harness.spec import parse_spec
+from harness.validation import Count, Frozen, Text, explain, near
 
 FOLDER = Path(__file__).resolve().parent / "suites"
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
-
 BASELINE = "full"
-LM_EVAL = "lm_eval:"
-"""What a task's name begins with where lm-eval defines the task."""
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class MethodEntry(_Frozen):
-    """One arm: a method with its parameters, and the weights it runs on.
-
-    Attributes:
-        name: registered name; whether it exists and takes these parameters is for `methods.create` to say.
-        label: how tables name the arm, unique in the suite; None: the method's spec.
-        checkpoint: weights, anything `load_model` takes; None: the suite's model.
-        parameters: passed to the method.
-        tuned: where the parameters came from, of an entry given as `{tuned: file.json}`; see `harness.artefact`.
-    """
-
-    name: Text
-    label: Text | None = None
-    checkpoint: Text | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    tuned: dict[str, Any] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, given: Any) -> Any:
-        """Accept a spec string, a spec as the name of a mapping, and parameters as keys of their own."""
-        if isinstance(given, MethodEntry):
-            return given
-        if isinstance(given, str):
-            given = {"name": given}
-        if isinstance(given, dict) and isinstance(given.get("tuned"), str):
-            given = _from_artefact(given)
-        if not isinstance(given, dict) or not isinstance(given.get("name"), str):
-            raise ValueError("give a method's name, or a mapping with name, label, checkpoint and parameters")
-        name, parameters = parse_spec(given["name"])
-        beside = {key: value for key, value in given.items() if key not in cls.model_fields}
-        for more in (given.get("parameters") or {}, beside):
-            if twice := sorted(set(parameters) & set(more)):
-                raise ValueError(f"{twice[0]} is given twice")
-            parameters.update(more)
-        kept = {key: given.get(key) for key in ("label", "checkpoint", "tuned")}
-        return kept | {"name": name, "parameters": parameters}
-
-    @property
-    def spec(self) -> str:
-        """The method as one string, e.g. `skipdecode(speedup=2)`."""
-        inside = ", ".join(f"{key}={_written(value)}" for key, value in self.parameters.items())
-        return f"{self.name}({inside})" if inside else self.name
-
-    @property
-    def title(self) -> str:
-        """The label, or what stands for it."""
-        return self.label or self.spec
-
-    def plain(self) -> dict[str, Any]:
-        """The entry as a suite file would have it."""
-        source = {} if self.tuned is None else {"tuned": self.tuned}
-        return {"name": self.name, "label": self.title, "checkpoint": self.checkpoint, **source, **self.parameters}
-
-
-def _from_artefact(given: dict[str, Any]) -> dict[str, Any]:
-    """The entry that a file of `depthbench tune` stands for; beside the file only a label may be given."""
-    from harness import artefact
-
-    if extra := sorted(set(given) - {"tuned", "label"}):
-        raise ValueError(f"{extra[0]} stands beside tuned, which gives it already; give only a label with tuned")
-    return {**artefact.entry(given["tuned"]), "label": given.get("label")}
-
-
-_LM_EVAL_KEYS = ("num_fewshot", "apply_chat_template", "system_instruction", "include_path", "gen_kwargs")
-
-
-class TaskEntry(_Frozen):
-    """One task to score.
-
-    Attributes:
-        name: registered task.
-        split: train, validation or test.
-        limit: only the first so many examples; None: all.
-        metrics: these of the task's metrics, the first one the main one; None: all that need no extra.
-        max_prompt_tokens: prompts are shortened to so many tokens where the task allows it; None: the task's own limit.
-        expected_tokens: output length schedules plan for on this task; None: the suite's, else the median reference.
-        num_fewshot: of an lm-eval task, as are the following: examples in the prompt; None: what the task says.
-        apply_chat_template: whether the tokenizer's chat template is applied, or which.
-        system_instruction: put before the prompt.
-        include_path: folder with more lm-eval tasks.
-        gen_kwargs: `key=value,...`, changes a task's generation settings.
-    """
-
-    name: Text
-    split: Literal["train", "validation", "test"] = "test"
-    limit: Count | None = None
-    metrics: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    max_prompt_tokens: Count | None = None
-    expected_tokens: Count | None = None
-    num_fewshot: Annotated[int, Field(strict=True, ge=0)] | None = None
-    apply_chat_template: bool | Text = False
-    system_instruction: Text | None = None
-    include_path: Text | None = None
-    gen_kwargs: Text | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gather(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
-
-    @model_validator(mode="after")
-    def _fits_lm_eval(self) -> Self:
-        for key in ("split", "metrics", "max_prompt_tokens") if self.is_lm_eval else _LM_EVAL_KEYS:
-            if getattr(self, key) != type(self).model_fields[key].default:
-                whose = (
-                    "lm-eval decides it by the task" if self.is_lm_eval else f"only tasks named {LM_EVAL}... take it"
-                )
-                raise ValueError(f"{key}: does not fit task {self.name!r}; {whose}")
-        if self.is_lm_eval and not self.lm_eval_name:
-            raise ValueError(f"name: {self.name!r} names no task; write e.g. {LM_EVAL}lambada_openai")
-        return self
-
-    def plain(self) -> dict[str, Any]:
-        """The entry as a suite file would have it; what only lm-eval's tasks take stands with those alone."""
-        values = self.model_dump(mode="json")
-        return {key: value for key, value in values.items() if self.is_lm_eval or key not in _LM_EVAL_KEYS}
-
-    @property
-    def is_lm_eval(self) -> bool:
-        """Whether lm-eval defines the task."""
-        return self.name.startswith(LM_EVAL)
-
-    @property
-    def lm_eval_name(self) -> str:
-        """The task's name for lm-eval."""
-        return self.name.removeprefix(LM_EVAL)
-
-
-class Limits(_Frozen):
+class Limits(Frozen):
     """Where the gates of a run stand (`harness.gates`); they judge what was measured and change nothing of it.
 
     Attributes:
@@ -192,7 +53,7 @@ class Limits(_Frozen):
     differing_rows: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
-class Suite(_Frozen):
+class Suite(Frozen):
     """A named experiment.
 
     Attributes:
@@ -308,7 +169,7 @@ class Suite(_Frozen):
                 if unknown := [name for name in wanted if name not in known]:
                     what = "label" if key == "arms" else "task"
                     raise ValueError(
-                        f"published.{i}.{key}: no {what} of the suite is {unknown[0]!r}; {_near(unknown[0], known)}"
+                        f"published.{i}.{key}: no {what} of the suite is {unknown[0]!r}; {near(unknown[0], known)}"
                     )
         return self
 
@@ -332,6 +193,10 @@ class Suite(_Frozen):
         values["methods"] = [entry.plain() for entry in self.methods]
         values["tasks"] = [entry.plain() for entry in self.tasks]
         return values
+
+
+_INNER: dict[str, type[BaseModel]] = {"tasks": TaskEntry, "limits": Limits, "published": Beside}
+"""What stands below the keys of a suite."""
 
 
 def suite_names() -> tuple[str, ...]:
@@ -358,7 +223,7 @@ def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite
     try:
         return Suite.model_validate({"name": path.stem, **values})
     except ValidationError as error:
-        raise BadInput(f"{path if not overrides else f'{path} with --set'}: {_explain(error)}") from None
+        raise BadInput(f"{path if not overrides else f'{path} with --set'}: {explain(error, Suite, _INNER)}") from None
 
 
 def check_names(suite: Suite, methods: Iterable[str], tasks: Iterable[str]) -> None:
@@ -369,40 +234,7 @@ def check_names(suite: Suite, methods: Iterable[str], tasks: Iterable[str]) -> N
             if key == "tasks" and name.startswith(LM_EVAL):
                 continue  # whether lm-eval has the task is found out before anything is measured
             if name not in known:
-                raise BadInput(f"suite {suite.name}: {key}.{i}: {name!r} is not known; {_near(name, known)}")
-
-
-def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
-    """Split `name(key=value, ...)` into name and parameters; bare words are strings, as in `confidence=softmax`.
-
-    Raises:
-        ValueError: the text has another form.
-    """
-    name, bracket, rest = spec.strip().partition("(")
-    if not bracket:
-        return name, {}
-    try:
-        call = ast.parse(f"f({rest}", mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        call = None
-    if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
-        raise ValueError(f"{spec!r} cannot be read; write name(key=value, ...)")
-    parameters: dict[str, Any] = {}
-    for given in call.keywords:
-        if given.arg is None or given.arg in parameters:
-            raise ValueError(f"{spec!r} cannot be read; write each parameter once, as key=value")
-        try:
-            value = given.value
-            parameters[given.arg] = value.id if isinstance(value, ast.Name) else ast.literal_eval(value)
-        except ValueError:
-            raise ValueError(f"{spec!r}: {ast.unparse(given.value)} is not a plain value") from None
-    return name.strip(), parameters
-
-
-def _written(value: Any) -> str:
-    """A parameter's value as `parse_spec` reads it back: bare words bare, other text quoted."""
-    bare = isinstance(value, str) and value.isidentifier() and not keyword.iskeyword(value)
-    return value if bare else repr(value)
+                raise BadInput(f"suite {suite.name}: {key}.{i}: {name!r} is not known; {near(name, known)}")
 
 
 class _Loader(yaml.SafeLoader):
@@ -430,7 +262,7 @@ def _find(name_or_path: str | Path) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or path.is_dir():
         raise BadInput(f"suite: there is no file {name}; give a YAML file or one of {', '.join(suite_names())}")
-    raise BadInput(f"suite: {name!r} is neither a bundled suite nor a file; {_near(name, suite_names())}")
+    raise BadInput(f"suite: {name!r} is neither a bundled suite nor a file; {near(name, suite_names())}")
 
 
 def _place_artefacts(values: dict[str, Any], folder: Path) -> None:
@@ -475,7 +307,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise BadInput(f"--set {override!r}: cannot be read; write key=value, as in methods.1.speedup=3")
     if parts[0] not in Suite.model_fields:
-        raise BadInput(f"--set {override!r}: unknown key {parts[0]!r}; {_near(parts[0], Suite.model_fields)}")
+        raise BadInput(f"--set {override!r}: unknown key {parts[0]!r}; {near(parts[0], Suite.model_fields)}")
     try:
         value = _yaml(text)
     except yaml.YAMLError as error:
@@ -508,54 +340,3 @@ def _open(place: Any, part: str, where: str, override: str, leaf: bool = False) 
     if not leaf and not isinstance(inner, (dict, list)):
         raise BadInput(f"--set {override!r}: {where}: is {inner!r}, which has no keys of its own")
     return inner
-
-
-def _explain(error: ValidationError) -> str:
-    """The first problem of a validation as `key: what is wrong; what would be right`."""
-    problems = error.errors()
-    first = problems[0]
-    # pydantic names the alternatives of a union in the location; the user knows none of those names.
-    where = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part))
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    text = _problem(first)
-    return f"{where}: {text}{more}" if where else f"{text}{more}"
-
-
-def _problem(problem: ErrorDetails) -> str:
-    kind, context, given = problem["type"], problem.get("ctx") or {}, problem.get("input")
-    if kind == "extra_forbidden":
-        inner: dict[str, type[BaseModel]] = {"tasks": TaskEntry, "limits": Limits, "published": Beside}
-        model = inner.get(str(problem["loc"][0]), Suite)
-        return f"unknown key; {_near(str(problem['loc'][-1]), model.model_fields)}"
-    if kind == "missing":
-        return "is missing; give it"
-    if kind == "greater_than_equal":
-        return f"{given!r} is out of range; {context['ge']} or more"
-    if kind == "greater_than":
-        return f"{given!r} is out of range; more than {context['gt']}"
-    if kind == "less_than_equal":
-        return f"{given!r} is out of range; {context['le']} or less"
-    if kind == "literal_error":
-        options = [option.strip("'") for option in str(context["expected"]).replace(" or ", ", ").split(", ")]
-        return f"{given!r} is not known; {_near(str(given), options)}"
-    if kind in ("too_short", "string_too_short"):
-        return "is empty; give at least one entry" if kind == "too_short" else "is empty; give a name"
-    if kind in ("tuple_type", "list_type"):
-        return f"{given!r} is of the wrong type; a list, as in [...]"
-    if kind in ("int_type", "int_parsing", "int_from_float"):
-        return f"{given!r} is of the wrong type; a whole number"
-    if kind in ("float_type", "float_parsing"):
-        return f"{given!r} is of the wrong type; a number"
-    if kind == "bool_type":
-        return f"{given!r} is of the wrong type; true or false"
-    if kind in ("string_type", "string_sub_type"):
-        return f"{given!r} is of the wrong type; text"
-    if kind == "value_error":
-        return str(context["error"])
-    return f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

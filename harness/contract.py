@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import methods
-from harness.config import BASELINE, parse_spec
+from harness.config import BASELINE
 from harness.engine import Decoding, Output, generate
 from harness.errors import BadInput
 from harness.method import Draft, Method
@@ -28,6 +28,7 @@ from harness.models import kernels
 from harness.models.decoder import Decoder
 from harness.probes import flops
 from harness.scoring import score
+from harness.spec import parse_spec
 from harness.tiny import CONTRACT, MODELS, ragged_prompts
 
 NEW = 8

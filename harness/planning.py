@@ -13,8 +13,9 @@ from pathlib import Path
 
 import methods
 from harness import published, tasks
-from harness.config import Suite, TaskEntry
+from harness.config import Suite
 from harness.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
+from harness.entries import TaskEntry
 from harness.method import Method
 from harness.models import DTYPES, bundled_folder
 from harness.models.decoder import Decoder

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness.environment import ROOT
 from harness.errors import BadInput
+from harness.validation import Frozen, Text
 
 FOLDER = ROOT / "results" / "published"
 
 Json = dict[str, Any]
-Text = Annotated[str, Field(strict=True, min_length=1)]
 
 NOT_STATED = "not stated"
 
@@ -44,11 +44,7 @@ COLUMNS = {
 paper's own count of tokens per second: its rows say what they count."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Reading(_Frozen):
+class Reading(Frozen):
     """How numbers were read.
 
     Attributes:
@@ -62,7 +58,7 @@ class Reading(_Frozen):
     where: Text
 
 
-class Row(_Frozen):
+class Row(Frozen):
     """One printed number with everything that belongs to it.
 
     Attributes:
@@ -106,7 +102,7 @@ class Row(_Frozen):
     note: Text | None = None
 
 
-class Paper(_Frozen):
+class Paper(Frozen):
     """One paper with its numbers.
 
     Attributes:
@@ -230,7 +226,7 @@ def _rows(name: str, table: Any, readings: Mapping[str, Any]) -> Iterable[Json]:
             }
 
 
-class Beside(_Frozen):
+class Beside(Frozen):
     """What a suite puts beside its own results.
 
     Attributes:

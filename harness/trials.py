@@ -278,7 +278,7 @@ def settings_of(
 
 
 def _grid(method: Method, tried: Sequence[str]) -> Iterator[Method]:
-    from harness.config import parse_spec
+    from harness.spec import parse_spec
 
     names, values = [], []
     for text in tried:

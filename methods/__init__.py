@@ -7,9 +7,9 @@ import difflib
 import importlib
 from typing import Any
 
-from harness.config import parse_spec
 from harness.errors import BadInput
 from harness.method import Method
+from harness.spec import parse_spec
 
 METHODS: dict[str, str] = {
     "full": "methods.full:Full",

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from harness.config import MethodEntry, Suite, check_names, load_suite, suite_names
+from harness.config import Suite, check_names, load_suite, suite_names
+from harness.entries import MethodEntry
 from harness.errors import BadInput
 
 MINIMAL = """

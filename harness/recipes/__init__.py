@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness.errors import BadInput
+from harness.validation import Frozen
 
 FOLDER = Path(__file__).parent
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DataSource(_Frozen):
+class DataSource(Frozen):
     """Part of the training data.
 
     Attributes:
@@ -35,7 +32,7 @@ class DataSource(_Frozen):
     references: int | None = Field(None, ge=1)
 
 
-class StageSettings(_Frozen):
+class StageSettings(Frozen):
     """One stage of the method's training plan: optimiser steps, peak learning rate, linear warm-up steps; cosine decay."""
 
     steps: int = Field(ge=1)
@@ -43,7 +40,7 @@ class StageSettings(_Frozen):
     warmup_steps: int = Field(0, ge=0)
 
 
-class LoraSettings(_Frozen):
+class LoraSettings(Frozen):
     """Low-rank adapters on the blocks' linear maps instead of training all weights (extra `lora`); merged at the end.
 
     Attributes:
@@ -57,7 +54,7 @@ class LoraSettings(_Frozen):
     targets: tuple[str, ...] | None = Field(None, min_length=1)
 
 
-class ValidationSettings(_Frozen):
+class ValidationSettings(Frozen):
     """When the loss is taken on validation data; the state with the lowest one is kept.
 
     Attributes:
@@ -69,7 +66,7 @@ class ValidationSettings(_Frozen):
     every: int = Field(ge=1)
 
 
-class Recipe(_Frozen):
+class Recipe(Frozen):
     """What is trained, from what, on what, how long.
 
     Attributes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
-    from harness.config import TaskEntry
+    from harness.entries import TaskEntry
     from harness.tasks.base import Task
 
 TASKS = {

@@ -12,7 +12,7 @@ import lm_eval
 
 import methods
 from harness import evidence
-from harness.config import TaskEntry
+from harness.entries import TaskEntry
 from harness.errors import BadInput
 from harness.models.decoder import Decoder
 from harness.tasks.base import Example, Task
