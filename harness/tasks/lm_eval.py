@@ -17,94 +17,29 @@ and verifies yields the full model's output, and scoring it computes just that: 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM, hash_args
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
 import methods
-from harness.engine import generate
 from harness.errors import BadInput
 from harness.method import Method
 from harness.models import load_model
 from harness.models.decoder import Decoder
-from harness.prompts import pad_left
-from harness.sampling import GREEDY, Sampling
+from harness.tasks.lm_eval_accounts import Record, Truncation, Work
+from harness.tasks.lm_eval_cache import claim, owner_name, record_key, weights_digest
+from harness.tasks.lm_eval_generation import MAX_GENERATED, generate_texts, read_settings
 from harness.tasks.lm_eval_scoring import Pair, Scored, score_pairs
 
-MAX_GENERATED = 256
-"""Tokens generated where a task does not say, as in lm-eval."""
 AUTO_BATCH = 64
 """Rows that batch size `auto` starts from, as in lm-eval; halved while the device has no room for them."""
-
-_OWNER = "depthbench:owner"
-_PASSED_ON = {"until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"}
-# Settings that change nothing at the values tasks carry around.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "use_cache": (True, False),
-    "seed": (None,),
-    "min_p": (None, 0),
-}
-
-
-@dataclass
-class Truncation:
-    """Requests whose context did not fit the model, and the tokens they lost on the left."""
-
-    requests: int = 0
-    tokens: int = 0
-
-
-@dataclass
-class Work:
-    """What the answers took, for one kind of request.
-
-    Attributes:
-        requests: answered.
-        blocks: block runs that the answers rest on, each request by itself: its context at full depth, its steps as planned.
-        full_blocks: what they would be at full depth.
-        positions: positions of all requests, each by itself.
-        computed_positions: positions given to the model, padding left out; a shared context counts once.
-    """
-
-    requests: int = 0
-    blocks: int = 0
-    full_blocks: int = 0
-    positions: int = 0
-    computed_positions: int = 0
-
-    @property
-    def executed_share(self) -> float | None:
-        """Block runs over those of the full model."""
-        return self.blocks / self.full_blocks if self.full_blocks else None
-
-
-@dataclass
-class Record:
-    """Depths of one request.
-
-    Attributes:
-        layers: blocks that ran for each scored or generated token.
-        tokens: generated ids, of a generation.
-    """
-
-    layers: list[int]
-    tokens: list[int] = field(default_factory=list)
-
-    @property
-    def mean_layers(self) -> float | None:
-        """Blocks per token."""
-        return statistics.fmean(self.layers) if self.layers else None
 
 
 class MethodLM(TemplateLM):
@@ -233,7 +168,7 @@ class MethodLM(TemplateLM):
         """Everything an answer depends on beside the request: the key of caches."""
         return {
             "checkpoint": self.decoder.name,
-            "weights": self._weights_digest(),
+            "weights": self._digest,
             "dtype": str(self.decoder.dtype),
             "method": self.method.name,
             "parameters": {**self.method.params},
@@ -241,35 +176,19 @@ class MethodLM(TemplateLM):
             "max_length": self.max_length,
         }
 
-    def _weights_digest(self) -> str:
-        """Digest of all parameters and extra tensors: a checkpoint trained on under its old name is another one."""
-        if not hasattr(self, "_digest"):
-            digest = hashlib.sha256()
-            named = [*self.decoder.source.state_dict().items(), *self.decoder.extras.items()]
-            for name, tensor in sorted(named):
-                digest.update(f"{name} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-            self._digest = digest.hexdigest()[:16]
-        return self._digest
+    @cached_property
+    def _digest(self) -> str:
+        return weights_digest(self.decoder)
 
     def cache_name(self) -> str:
         """Name that differs for every model, checkpoint, method and setting."""
-        digest = hashlib.sha256(json.dumps(self.identity(), sort_keys=True, default=str).encode()).hexdigest()[:16]
-        return f"{self.method.name}-{digest}"
+        return owner_name(self.method, self.identity())
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Called by lm-eval's cache; one that holds answers of another model or method is refused."""
         super().set_cache_hook(cache_hook)
-        store = cache_hook.dbdict
-        if store is None:
-            return
-        owner = store.get(_OWNER)
-        if owner is None and len(store) == 0:
-            store[_OWNER] = self.cache_name()
-        elif owner != self.cache_name():
-            raise BadInput(
-                f"use_cache: holds answers of {owner or 'another program'}, not of {self.cache_name()}; name another file"
-            )
+        if cache_hook.dbdict is not None:
+            claim(cache_hook.dbdict, self.cache_name())
 
     def record(self, kind: str, arguments: Sequence[Any]) -> Record | None:
         """Depths of a request answered by this object, or by an earlier one whose cache this one uses."""
@@ -277,13 +196,13 @@ class MethodLM(TemplateLM):
         if key in self.records:
             return self.records[key]
         store = self.cache_hook.dbdict
-        return store.get(f"{_OWNER}:{key}") if store is not None else None
+        return store.get(record_key(key)) if store is not None else None
 
     def _keep(self, kind: str, arguments: Sequence[Any], record: Record) -> None:
         key = hash_args(kind, arguments)
         self.records[key] = record
         if self.cache_hook.dbdict is not None:
-            self.cache_hook.dbdict[f"{_OWNER}:{key}"] = record
+            self.cache_hook.dbdict[record_key(key)] = record
 
     def expect(self, tokens: int | Mapping[str, int]) -> None:
         """Fix the number of tokens that schedules plan for, for all tasks or by task."""
@@ -366,9 +285,7 @@ class MethodLM(TemplateLM):
             )
         lost = len(context) + len(rest) - (self.max_length + 1)
         if lost > 0:
-            counted = self.truncated.setdefault(task, Truncation())
-            counted.requests += 1
-            counted.tokens += lost
+            self.truncated.setdefault(task, Truncation()).add(lost)
             context = context[lost:]
         return Pair(tuple(context), tuple(rest))
 
@@ -382,7 +299,6 @@ class MethodLM(TemplateLM):
             expected = self.expected(kind, task, lambda places=places: [len(pairs[i].rest) for i in places])  # type: ignore[misc]
             by_expected.setdefault(expected, []).extend(places)
         work = self.work.setdefault(kind, Work())
-        depth = self.decoder.depth
         hidden = True if disable_tqdm else None  # None: shown on a terminal only
         with tqdm(total=len(pairs), desc=f"{kind} under {self.method}", disable=hidden) as bar:
             for expected, places in by_expected.items():
@@ -399,12 +315,7 @@ class MethodLM(TemplateLM):
                 self.batch_size = found.batch_size
                 for i, one in zip(places, found.scored, strict=True):
                     answers[i] = one
-                    work.requests += 1
-                    context = len(pairs[i].context)
-                    work.positions += context + len(one.layers) - 1
-                    work.full_blocks += depth * (context + len(one.layers) - 1)
-                    # The first scored token stands for the context's last position, which is in the context's share.
-                    work.blocks += depth * context + sum(one.layers[1:])
+                    work.add(self.decoder.depth, len(pairs[i].context), one.layers)
         return [answer for answer in answers if answer is not None]
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
@@ -418,24 +329,29 @@ class MethodLM(TemplateLM):
             total=len(requests), desc=f"generate_until under {self.method}", disable=True if disable_tqdm else None
         ) as bar:
             for places in groups.values():
-                settings = self._settings(requests[places[0]])
+                first = requests[places[0]]
+                settings = read_settings(first.task_name, first.args[1], self.decoder)
                 prompts = {i: self._context(requests[i], settings.max_new_tokens) for i in places}
                 places.sort(key=lambda i: -len(prompts[i]))
-                task = str(requests[places[0]].task_name)
-                expected = self.expected("generate_until", task, lambda settings=settings: [settings.max_new_tokens])  # type: ignore[misc]
+                task, most = str(first.task_name), settings.max_new_tokens
+                expected = self.expected("generate_until", task, lambda most=most: [most])  # type: ignore[misc]
                 begin = 0
                 while begin < len(places):
                     chosen = places[begin : begin + self.batch_size]
                     try:
-                        texts = self._generate(
-                            [requests[i] for i in chosen], [prompts[i] for i in chosen], settings, expected
+                        made = generate_texts(
+                            self.decoder, self.method, [prompts[i] for i in chosen], settings, expected
                         )
                     except torch.OutOfMemoryError:
                         self._shrink()
                         continue
-                    for i, text in zip(chosen, texts, strict=True):
-                        answers[i] = text
-                        self.cache_hook.add_partial("generate_until", requests[i].args, text)
+                    work = self.work.setdefault("generate_until", Work())
+                    for i, one in zip(chosen, made, strict=True):
+                        answers[i] = one.text
+                        self._keep("generate_until", requests[i].args, Record(one.layers, one.tokens))
+                        work.add(self.decoder.depth, len(prompts[i]), one.layers)
+                        work.computed_positions += len(prompts[i]) + len(one.layers) - 1
+                        self.cache_hook.add_partial("generate_until", requests[i].args, one.text)
                     begin += len(chosen)
                     bar.update(len(chosen))
         return [answer for answer in answers if answer is not None]
@@ -451,74 +367,5 @@ class MethodLM(TemplateLM):
         room = self.max_length - new_tokens
         ids = self.tok_encode(request.args[0]) or [self.prefix_token_id]
         if len(ids) > room:
-            counted = self.truncated.setdefault(str(request.task_name), Truncation())
-            counted.requests += 1
-            counted.tokens += len(ids) - room
+            self.truncated.setdefault(str(request.task_name), Truncation()).add(len(ids) - room)
         return ids[-room:]
-
-    def _settings(self, request: Any) -> Generation:
-        task = request.task_name
-        kwargs = normalize_gen_kwargs(request.args[1], self.max_gen_toks)
-        for key, value in kwargs.items():
-            if key not in _PASSED_ON and value not in _NEUTRAL.get(key, (None,)):
-                raise BadInput(
-                    f"task {task}: generation_kwargs.{key}={value!r} is not supported; supported are "
-                    f"{', '.join(sorted(_PASSED_ON))}"
-                )
-        eos = None if self.tokenizer.eos_token_id is None else self.tokenizer.decode(self.eot_token_id)
-        stops = [text for text in handle_stop_sequences(kwargs.get("until"), eos=eos) if text]
-        most = int(kwargs["max_gen_toks"])
-        if not 0 < most < self.max_length:
-            raise BadInput(
-                f"task {task}: generation_kwargs.max_gen_toks={most} leaves no room for a context in the model's "
-                f"{self.max_length} positions; give 1 to {self.max_length - 1}, e.g. --gen-kwargs max_gen_toks=64"
-            )
-        sampling = GREEDY
-        if kwargs.get("do_sample"):
-            sampling = Sampling(float(kwargs.get("temperature") or 1.0), kwargs.get("top_k"), kwargs.get("top_p"))
-        return Generation(tuple(stops), most, sampling)
-
-    def _generate(
-        self, requests: Sequence[Any], prompts: Sequence[list[int]], settings: Generation, expected: int
-    ) -> list[str]:
-        batch = pad_left(prompts, self.decoder.pad_token_id)
-        out = generate(
-            self.decoder,
-            self.method,
-            batch.ids.to(self._device),
-            None if batch.mask is None else batch.mask.to(self._device),
-            max_new_tokens=settings.max_new_tokens,
-            expected_tokens=expected,
-            sampling=settings.sampling,
-            stop_strings=settings.stops,
-        )
-        ran = out.trace.layers.sum(2).tolist()
-        work = self.work.setdefault("generate_until", Work())
-        texts = []
-        for row, (request, ids, length) in enumerate(
-            zip(requests, out.tokens.tolist(), out.lengths.tolist(), strict=True)
-        ):
-            text = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
-            texts.append(postprocess_generated_text(text, list(settings.stops), None))
-            self._keep("generate_until", request.args, Record(ran[row][:length], ids[:length]))
-            positions = len(prompts[row]) + length - 1
-            work.requests += 1
-            work.positions += positions
-            work.computed_positions += positions
-            work.full_blocks += self.decoder.depth * positions
-            work.blocks += self.decoder.depth * len(prompts[row]) + sum(ran[row][1:length])
-        return texts
-
-
-@dataclass(frozen=True)
-class Generation:
-    """How a task wants its text: stop texts, at most so many tokens, chosen so."""
-
-    stops: tuple[str, ...]
-    max_new_tokens: int
-    sampling: Sampling
-
-
-def cache_path(lm: MethodLM, prefix: str | Path) -> str:
-    """Where lm-eval keeps the answers of this model and method (it adds a rank and `.db`)."""
-    return f"{prefix}-{lm.cache_name()}"

@@ -26,8 +26,9 @@ from lm_eval.utils import hash_string, simple_parse_args_string
 from tqdm import tqdm
 
 from harness.errors import BadInput
-from harness.tasks.lm_eval import MAX_GENERATED, MethodLM, cache_path
+from harness.tasks.lm_eval import MethodLM
 from harness.tasks.lm_eval_data import local_data
+from harness.tasks.lm_eval_generation import MAX_GENERATED
 
 Json = dict[str, Any]
 
@@ -219,7 +220,8 @@ def evaluate(lm: MethodLM, options: Options, data: Path | None = None, loaded: L
                 num_fewshot=options.num_fewshot,
                 batch_size=str(lm.batch_size),
                 device=str(lm.device),
-                use_cache=None if options.use_cache is None else cache_path(lm, options.use_cache),
+                # lm-eval adds a rank and `.db`.
+                use_cache=None if options.use_cache is None else f"{options.use_cache}-{lm.cache_name()}",
                 limit=options.limit,
                 bootstrap_iters=options.bootstrap_iters,
                 log_samples=True,
