@@ -14,12 +14,12 @@ import torch
 
 from harness.arguments import check_generation
 from harness.exits import run_gated
+from harness.forced import run_prompt
 from harness.method import Draft, Exit, Method
 from harness.models.decoder import Context, Decoder
 from harness.plan import LayerPlan, Pass, Step, StepTrace, Trace
 from harness.replay import StaticSteps, steps_for
 from harness.sampling import GREEDY, Sampling, StopStrings
-from harness.scoring import run_prompt
 
 
 @dataclass(frozen=True)

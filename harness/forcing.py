@@ -20,11 +20,13 @@ from torch.utils.checkpoint import checkpoint
 import methods
 from harness import tasks
 from harness.errors import BadInput
+from harness.forced import Through, at_once
 from harness.method import Method, Moment, TrainingPlan, TrainingStage
 from harness.models import kernels
 from harness.models.decoder import Decoder
 from harness.recipes import DataSource
-from harness.scoring import Through, TrainingPass, at_once, force
+from harness.scoring import force
+from harness.training_pass import TrainingPass
 
 _GPU_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 

@@ -15,148 +15,21 @@ blocks again on the way back instead of keeping what they computed (`through`, g
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch.nn import functional as F
 
-from harness.cache import ForcedMemory, Memory
+from harness.cache import Memory
 from harness.errors import BadInput
-from harness.method import Exit, ExitState, Method, Moment
+from harness.forced import Forced, Started, Through, at_once, kept, ran, start
+from harness.joined import prefixes, run_joined
+from harness.method import Exit, ExitState, Method
 from harness.models.decoder import Block, Context, Decoder
 from harness.plan import LayerPlan, Step
 
 Sublayer = Callable[[torch.Tensor, torch.Tensor | slice], torch.Tensor]
 """A sublayer on some columns: their states [N, C, D] and which columns they are."""
-Through = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
-"""How a function of hidden states is called: at once, or so that it is computed again on the way back."""
-
-
-def at_once(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    """Call the function."""
-    return function(x)
-
-
-@dataclass
-class Started:
-    """Prompts that were run, M of them of width P, for continuations to start from.
-
-    Attributes:
-        memory: their keys and values.
-        hidden: state after the last block [M, P, D], right-padded.
-        lengths: tokens of each prompt [M].
-        blocks: state after every block at each prompt's last token, [M, D] each, if asked for.
-        dropped: bool [M, L], blocks that a prompt left out and its continuations leave out too; None: none.
-    """
-
-    memory: ForcedMemory
-    hidden: torch.Tensor
-    lengths: torch.Tensor
-    blocks: list[torch.Tensor] = field(default_factory=list)
-    dropped: torch.Tensor | None = None
-
-    @property
-    def last(self) -> torch.Tensor:
-        """State after the last block at each prompt's last token [M, D]."""
-        return _at_last(self.hidden, self.lengths)
-
-
-@dataclass
-class Forced:
-    """Result of one teacher-forced pass: M prompts of width P, N continuations of width T.
-
-    Attributes:
-        prompt_hidden: state after the last block at the prompt columns [M, P, D] (right-padded).
-        prompt_last: the same at each prompt's last token [M, D].
-        target_hidden: the same at the continuation columns [N, T, D], the exit state where a position exited.
-        layers: bool [N, T, L], block l ran at the position.
-        prompt_blocks: state after every block at each prompt's last token, [M, D] each, if asked for.
-        target_blocks: state after every block at the continuation columns, [N, T, D] each, if asked for.
-    """
-
-    prompt_hidden: torch.Tensor
-    prompt_last: torch.Tensor
-    target_hidden: torch.Tensor
-    layers: torch.Tensor
-    prompt_blocks: list[torch.Tensor] = field(default_factory=list)
-    target_blocks: list[torch.Tensor] = field(default_factory=list)
-
-
-def run_prompt(
-    decoder: Decoder,
-    memory: Memory,
-    ids: torch.Tensor,
-    mask: torch.Tensor | None,
-    after_block: Callable[[torch.Tensor], None] | None = None,
-    *,
-    dropped: torch.Tensor | None = None,
-    through: Through = at_once,
-) -> torch.Tensor:
-    """All blocks over prompts `ids` [M, P]; K and V go to `memory`. The one place where prompts are computed.
-
-    Args:
-        decoder: the model.
-        memory: of the prompts.
-        ids: left-padded where `mask` says so; without a mask right-padded or not at all.
-        mask: 1 for real tokens [M, P], None without padding on the left.
-        after_block: is given the state after every block.
-        dropped: bool [M, L], blocks that a row leaves out; None: none.
-        through: how blocks are called.
-
-    Returns:
-        The state after the last block [M, P, D].
-    """
-    width = ids.shape[1]
-    if mask is None:
-        positions = torch.arange(width, device=ids.device).expand_as(ids)
-        context = Context(positions, causal=True)
-    else:
-        seen = mask.bool()
-        positions = (mask.long().cumsum(1) - 1).clamp_min(0)
-        causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
-        # A padding column may look at itself: a query without any key would be NaN. No real column sees it.
-        own = torch.eye(width, dtype=torch.bool, device=ids.device)
-        context = Context(positions, (causal & seen[:, None, None, :]) | own)
-
-    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
-        return block.feed(block.attend(entry, memory, context), entry)
-
-    x = decoder.embed(ids, positions)
-    for block in decoder.blocks:
-        # The block is bound now: a call on the way back must not meet the loop's last one.
-        x = _kept(x, through(partial(whole, block=block), x), dropped, block.index)
-        if after_block is not None:
-            after_block(x)
-    return x
-
-
-def _kept(x: torch.Tensor, y: torch.Tensor, dropped: torch.Tensor | None, layer: int) -> torch.Tensor:
-    """Output y [R, T, D] of a block, its input x in the rows that leave it out (`dropped` [R, L])."""
-    return y if dropped is None else torch.where(dropped[:, layer, None, None], x, y)
-
-
-def start(
-    decoder: Decoder,
-    prompts: torch.Tensor,
-    lengths: torch.Tensor | None = None,
-    keep_blocks: bool = False,
-    *,
-    dropped: torch.Tensor | None = None,
-    through: Through = at_once,
-) -> Started:
-    """Run prompts [M, P] at full depth, right-padded to the tokens `lengths` [M] says (None: no padding); rest as in `force`."""
-    if lengths is None:
-        lengths = torch.full((prompts.shape[0],), prompts.shape[1], device=prompts.device)
-    memory = ForcedMemory(decoder.depth)
-    blocks: list[torch.Tensor] = []
-    keep = (lambda x: blocks.append(_at_last(x, lengths))) if keep_blocks else None
-    hidden = run_prompt(decoder, memory, prompts, None, keep, dropped=dropped, through=through)
-    return Started(memory, hidden, lengths, blocks, dropped)
-
-
-def _at_last(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    return x[torch.arange(x.shape[0], device=x.device), lengths - 1]
 
 
 def force(
@@ -193,10 +66,10 @@ def force(
     """
     plans = _plans(decoder, method, prompts.shape[1], targets.shape[1], expected_tokens)
     if owners is None and not keep_blocks and not isinstance(method, Exit):
-        counts = _prefixes(plans, decoder.depth)
+        counts = prefixes(plans, decoder.depth)
         if counts is not None:
             lengths = prompt_lengths, target_lengths
-            return _run_joined(decoder, prompts, targets, lengths, plans, counts, dropped, through)
+            return run_joined(decoder, prompts, targets, lengths, plans, counts, dropped, through)
     started = start(decoder, prompts, prompt_lengths, keep_blocks, dropped=dropped, through=through)
     return _proceed(decoder, method, started, targets, owners, plans, expected_tokens, keep_blocks, through)
 
@@ -233,7 +106,7 @@ def _proceed(
     width = started.hidden.shape[1]
     if not t:
         nothing = started.hidden.new_empty(n, 0, started.hidden.shape[2])
-        return Forced(started.hidden, started.last, nothing, _ran(plans, decoder.depth, n), started.blocks)
+        return Forced(started.hidden, started.last, nothing, ran(plans, decoder.depth, n), started.blocks)
     lengths = started.lengths if owners is None else started.lengths[owners]
     seen = torch.arange(width, device=device) < lengths.unsqueeze(1)
     if bool(seen.all()):
@@ -262,96 +135,6 @@ def _plans(decoder: Decoder, method: Method, width: int, steps: int, expected_to
     if method.cannot_score:
         raise BadInput(f"{method.name}: cannot be scored: {method.cannot_score}")
     return [method.plan(Step(k, expected_tokens), width, decoder.depth) for k in range(1, steps + 1)]
-
-
-def _ran(plans: Sequence[LayerPlan], depth: int, rows: int) -> torch.Tensor:
-    """Bool [N, T, L]: anything of block l ran."""
-    ran = torch.tensor([[a or f for a, f in zip(p.attention, p.feed, strict=True)] for p in plans], dtype=torch.bool)
-    return ran.view(1, len(plans), depth).expand(rows, -1, -1)
-
-
-def _prefixes(plans: Sequence[LayerPlan], depth: int) -> list[tuple[int, int]] | None:
-    """For each block the leading steps that run its attention and its feed; None unless all steps that run one are leading."""
-    counts = []
-    for layer in range(depth):
-        pair = []
-        for runs in ([p.attention[layer] for p in plans], [p.feed[layer] for p in plans]):
-            count = sum(runs)
-            if not all(runs[:count]):
-                return None
-            pair.append(count)
-        counts.append((pair[0], pair[1]))
-    return counts
-
-
-def _run_joined(
-    decoder: Decoder,
-    prompts: torch.Tensor,
-    targets: torch.Tensor,
-    token_counts: tuple[torch.Tensor | None, torch.Tensor | None],
-    plans: Sequence[LayerPlan],
-    counts: Sequence[tuple[int, int]],
-    dropped: torch.Tensor | None,
-    through: Through,
-) -> Forced:
-    """Prompts and continuations as one sequence per row, one causal pass over it.
-
-    A sublayer runs on the prompt and the leading columns of the continuation that run it. What padding computes is never seen: a
-    real query looks back only, and every column before it ran each block that it runs.
-    """
-    device = targets.device
-    n, t = targets.shape
-    width = prompts.shape[1]
-    before, after = (
-        [most] * n if given is None else given.tolist() for most, given in zip((width, t), token_counts, strict=True)
-    )
-    total = max(b + a for b, a in zip(before, after, strict=True))
-    lengths = torch.tensor(before, device=device)
-    level = min(before) == width
-    columns = torch.arange(total, device=device)
-    ids = F.pad(prompts, (0, total - width)) if total >= width else prompts[:, :total]
-    if t:
-        place = columns - lengths.unsqueeze(1)
-        ids = torch.where(place >= 0, targets.gather(1, place.clamp(0, t - 1)), ids)
-    positions = columns.clamp_max(decoder.geometry.max_positions - 1).expand(n, total)
-    memory = ForcedMemory(decoder.depth)
-    contexts: dict[int, tuple[Context, torch.Tensor | None]] = {}
-
-    def scope(count: int) -> tuple[int, Context, torch.Tensor | None]:
-        """Columns to compute where the first `count` steps run, their context, and which of them count (None: all)."""
-        reach = total if count >= t else max(b + min(count, a) for b, a in zip(before, after, strict=True))
-        if count not in contexts:
-            counting = None if level or count >= t else (columns[:reach] < (lengths + count).unsqueeze(1)).unsqueeze(2)
-            contexts[count] = Context(positions[:, :reach], causal=True), counting
-        return reach, *contexts[count]
-
-    def merged(new: torch.Tensor, old: torch.Tensor, counting: torch.Tensor | None) -> torch.Tensor:
-        reach = new.shape[1]
-        if counting is not None:
-            new = torch.where(counting, new, old[:, :reach])
-        return new if reach == total else torch.cat((new, old[:, reach:]), dim=1)
-
-    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
-        attends, feeds = counts[block.index]
-        reach, context, counting = scope(attends)
-        part = entry[:, :reach].contiguous()
-        y = block.attend(part, memory, context)
-        if attends == feeds:
-            return merged(block.feed(y, part), entry, counting)
-        y = merged(y, entry, counting)
-        reach, _, counting = scope(feeds)
-        return merged(block.feed(y[:, :reach].contiguous(), entry[:, :reach]), y, counting)
-
-    x = decoder.embed(ids, positions)
-    for block in decoder.blocks:
-        x = _kept(x, through(partial(whole, block=block), x), dropped, block.index)
-    after_prompt = (lengths.unsqueeze(1) + torch.arange(t, device=device)).clamp_max(total - 1)
-    return Forced(
-        x[:, :width],
-        _at_last(x, lengths),
-        x.gather(1, after_prompt.unsqueeze(2).expand(-1, -1, x.shape[2])),
-        _ran(plans, decoder.depth, n),
-    )
 
 
 @dataclass
@@ -388,10 +171,10 @@ def _run_plans(
     blocks: list[torch.Tensor] = []
     for layer, block in enumerate(decoder.blocks):
         if any(p.attention[layer] or p.feed[layer] for p in plans):
-            x = _kept(x, through(partial(whole, block=block), x), dropped, layer)
+            x = kept(x, through(partial(whole, block=block), x), dropped, layer)
         if keep_blocks:
             blocks.append(x)
-    return _Run(x, _ran(plans, decoder.depth, x.shape[0]), blocks)
+    return _Run(x, ran(plans, decoder.depth, x.shape[0]), blocks)
 
 
 def _on_columns(x: torch.Tensor, runs: list[bool], sublayer: Sublayer) -> torch.Tensor:
@@ -500,45 +283,3 @@ def score(
         column = torch.arange(total, device=input_ids.device).expand(rows, total)
         place = torch.where(column < lengths.unsqueeze(1), column, column + (width - lengths).unsqueeze(1))
         return decoder.head(hidden.gather(1, place.unsqueeze(2).expand(-1, -1, hidden.shape[2])))
-
-
-@dataclass
-class TrainingPass:
-    """A differentiable teacher-forced pass with its labels, as `TrainingStage.loss` sees it.
-
-    Attributes:
-        decoder: the model being trained.
-        forced: the pass; its targets are the continuations without their last token.
-        owners: prompt row of each continuation [N].
-        labels: the continuations themselves [N, T+1]; column 0 is predicted from the prompt's last token.
-        real: bool [N, T+1], False at padding.
-        extras: extra tensors being trained, by name.
-        moment: where the training stands.
-        through: how the head is called.
-    """
-
-    decoder: Decoder
-    forced: Forced
-    owners: torch.Tensor
-    labels: torch.Tensor
-    real: torch.Tensor
-    extras: dict[str, torch.Tensor]
-    moment: Moment = Moment(0, 1)
-    through: Through = at_once
-
-    def states(self, layer: int | None = None) -> torch.Tensor:
-        """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""
-        if layer is None:
-            first, rest = self.forced.prompt_last, self.forced.target_hidden
-        else:
-            first, rest = self.forced.prompt_blocks[layer], self.forced.target_blocks[layer]
-        return torch.cat((first[self.owners].unsqueeze(1), rest), dim=1)[self.real]
-
-    def loss_at(self, layer: int | None = None) -> torch.Tensor:
-        """Mean cross-entropy of the real labels, predicted by the model's own head from the state after block `layer`."""
-        labels = self.labels[self.real]
-        return self.through(lambda x: F.cross_entropy(self.decoder.head(x).float(), labels), self.states(layer))
-
-    def final_loss(self) -> torch.Tensor:
-        """Mean cross-entropy after the last block."""
-        return self.loss_at(None)

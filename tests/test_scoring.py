@@ -10,11 +10,12 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import methods
+from harness.forced import Forced, Through, at_once, start
 from harness.forcing import ForcedModel, Pair, collate
 from harness.method import Method, Schedule
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
-from harness.scoring import Forced, Through, at_once, force, proceed, start
+from harness.scoring import force, proceed
 from tests.conftest import tiny
 
 DEPTH = 4

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.forced import Forced, Started, start
 from harness.method import Method
 from harness.models.decoder import Decoder
-from harness.scoring import Forced, Started, force, proceed, start
+from harness.scoring import force, proceed
 
 _LOGITS_AT_ONCE, _LOGITS_AT_ONCE_CPU = 32 << 20, 2 << 20
 """Elements of the logits computed at once; on a CPU fewer, since a fresh large tensor costs more in page faults than in sums."""
