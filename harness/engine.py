@@ -92,7 +92,9 @@ class Decoding:
         rows, width = input_ids.shape
         self._rows = torch.arange(rows, device=decoder.device)
         self._plans, capacities = self._prepare_plans(width, max_new_tokens)
-        fits = not isinstance(self.method, Draft) and not compact_exits
+        # Only what exits has shapes that change from step to step; full and schedules keep their graphs under either setting.
+        compacts = compact_exits and isinstance(self.method, Exit)
+        fits = not isinstance(self.method, Draft) and not compacts
         self._static: StaticSteps | None = None
         if fits and (decoder.device.type == "cuda" if static is None else static):
             self._static = steps_for(self, decoder, rows, capacities, width)
