@@ -218,4 +218,4 @@ def _print_summary(folder: Path) -> None:
     """The main columns of summary.csv as a table."""
     from harness import listing
 
-    print_table(listing.summary_rows(folder), left=("label",))
+    print_table(listing.summary_rows(folder), left=("label", "verdict"))

@@ -71,13 +71,24 @@ def _recipes() -> Rows:
     return [("name", "what"), *((name, recipes.load_recipe(name).description) for name in recipes.names())]
 
 
+_SCORES = 4
+"""Scores that fit a line beside the rest."""
+
+
 def summary_rows(folder: Path) -> Rows:
-    """The main numbers of a run's summary.csv, rounded: decode time, speed-up with its interval, layers, first metrics."""
+    """The main numbers of a run's summary.csv, rounded: decode time, speed-up with its interval, layers, a few scores.
+
+    Differences to the full model stay in the file; of many scores the first of every task is shown, so that a line fits a terminal.
+    """
     with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
         records = list(csv.DictReader(file))
     scores = [key for key in (records[0] if records else ()) if "/" in key and f"{key}_low" in records[0]]
-    scores = [key for key in scores if not key.endswith("/agreement")]
-    head = ("label", "batch", "ms/token", "speed-up [95 %]", "layers", *scores, "verdict")
+    scores = [key for key in scores if not key.endswith(("/agreement", "_diff"))]
+    if len(scores) > _SCORES:
+        scores = list({key.rpartition("/")[0]: key for key in reversed(scores)}.values())[::-1]
+    one = len({key.rpartition("/")[0] for key in scores}) == 1
+    names = [key.rpartition("/")[2] if one else key.removeprefix("lm_eval:").replace("/", " ") for key in scores]
+    head = ("label", "batch", "ms/token", "speed-up [95 %]", "layers", *(n.replace("_", " ") for n in names), "verdict")
     table: Rows = [head]
     for record in records:
         table.append(
