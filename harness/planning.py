@@ -16,6 +16,7 @@ from harness import published, tasks
 from harness.config import Suite
 from harness.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
 from harness.entries import TaskEntry
+from harness.errors import BadInput
 from harness.method import Method
 from harness.models import DTYPES, bundled_folder
 from harness.models.decoder import Decoder
@@ -164,23 +165,28 @@ class _Planner:
         for metric in task.chosen_metrics(entry.metrics):
             if isinstance(metric, BertScore):
                 self._bertscore()
-        source = task.rows_from
+        source, here = task.rows_from, True
         if source is not None and self.data is None:
+            here = False
             config = f" ({source.config})" if source.config else ""
             self.needs[
                 f"data set {source.hub}{config}: from the hub, {source.rows[entry.split]:,} rows of {entry.split}"
             ] = None
         elif source is not None and self.data is not None:
-            source.local(self.data, entry.split)  # a missing file is said now, as the run would
+            try:
+                source.local(self.data, entry.split)
+            except BadInput as error:  # the run would stop here; a plan goes on and tells all that is missing
+                here = False
+                self.needs[str(error)] = None
         expected = entry.expected_tokens or self.suite.expected_tokens
         limit = entry.max_prompt_tokens or task.max_prompt_tokens
         most = self.suite.max_new_tokens or task.max_new_tokens
-        counted = self._counted(task, entry, expected, limit, most) if source is None or self.data is not None else None
+        counted = self._counted(task, entry, expected, limit, most) if here else None
         if counted is not None:
             return counted
         prompt, reference = task.planned_tokens
         prompt = min(prompt, limit or prompt)
-        if source is None or self.data is not None:
+        if here:
             examples = len(task.examples(entry.split, entry.limit))
         else:
             total = task.planned_examples[entry.split]
@@ -201,7 +207,12 @@ class _Planner:
             return None
         examples, _ = fit(task.examples(entry.split, entry.limit), tokenizer, limit, task.name)
         lengths = list(map(len, tokenizer([example.prompt for example in examples]).input_ids))
-        expected = expected or expected_tokens(task, tokenizer)
+        if expected is None:
+            try:
+                expected = expected_tokens(task, tokenizer)
+            except BadInput as error:
+                self.needs[str(error)] = None
+                expected = task.planned_tokens[1]
         return _Facts(len(examples), math.ceil(sum(lengths) / len(lengths)), max(lengths), expected, most)
 
     def _lm_eval(self, entry: TaskEntry) -> _Facts:

@@ -28,14 +28,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 import methods
-from harness import tasks
+from harness import progress, tasks
 from harness.errors import BadInput
 from harness.forcing import ForcedModel, Pair, Pairs, collate
 from harness.method import Moment, TrainingPlan
 from harness.models import load_model
 from harness.models.decoder import Decoder
 from harness.recipes import Recipe, StageSettings
-from harness.store import write_atomically
 
 __all__ = ["ForcedModel", "Pair", "Pairs", "collate", "save", "train"]
 
@@ -104,16 +103,14 @@ def train(
     plan = _plan(recipe)
     if group.num_processes > 1 and device == "cuda":
         device = str(group.device)
-    if group.is_main_process:
-        _same_recipe(recipe, work)
-    set_seed(recipe.seed)
-    # The first process makes what the others read: the tokenizer, and downloads.
-    with group.main_process_first():
-        decoder = _start(recipe, data, work, device)
-    pairs = Pairs(recipe.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
-    checks = None
-    if recipe.validation is not None:
-        checks = Pairs(recipe.validation.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
+    began = group.is_main_process and progress.claim(work, recipe.model_dump(mode="json"))
+    try:
+        decoder, pairs, checks, adapters = _prepare(recipe, data, work, device, group)
+    except BaseException:
+        # What never began leaves nothing behind that the next attempt would have to fit.
+        if began:
+            progress.release(work)
+        raise
     expected = recipe.expected_tokens or pairs.median_tokens
     group.print(
         f"{recipe.name}: {len(pairs)} groups, {pairs.references} references (median {pairs.median_tokens} tokens, "
@@ -122,11 +119,6 @@ def train(
         + (f"; {group.num_processes} processes" if group.num_processes > 1 else ""),
         flush=True,
     )
-    adapters = None
-    if recipe.lora is not None:
-        from harness import lora
-
-        adapters = lora.attach(decoder.source, recipe.lora)
     extras: dict[str, torch.Tensor] = dict(decoder.extras)
     best: dict[str, Any] = {}
     for stage in plan.stages:
@@ -139,6 +131,8 @@ def train(
     if group.is_main_process:
         card = {**_card(recipe, pairs, expected), "validation_loss": best} if checks else _card(recipe, pairs, expected)
         if adapters is not None:
+            from harness import lora
+
             adapters.save_pretrained(out / "adapter")
             lora.merge(adapters)
         save(decoder, out, extras, card)
@@ -164,19 +158,24 @@ def _plan(recipe: Recipe) -> TrainingPlan:
     return plan
 
 
-def _same_recipe(recipe: Recipe, work: Path) -> None:
-    """BadInput where the folder holds the beginning of another training; else it is marked with this recipe."""
-    path, mine = work / "recipe.json", recipe.model_dump(mode="json")
-    if path.is_file():
-        before = json.loads(path.read_text())
-        changed = [key for key in mine if before.get(key) != mine[key]]
-        if changed:
-            raise BadInput(
-                f"work: {work} holds a training with another {changed[0]}; remove it, or give the recipe that began it"
-            )
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, [json.dumps(mine, indent=1) + "\n"])
+def _prepare(
+    recipe: Recipe, data: Path | None, work: Path, device: str, group: PartialState
+) -> tuple[Decoder, Pairs, Pairs | None, Any]:
+    """The model, the pairs to train and to validate on, and the adapters: everything bad input can spoil."""
+    set_seed(recipe.seed)
+    # The first process makes what the others read: the tokenizer, and downloads.
+    with group.main_process_first():
+        decoder = _start(recipe, data, work, device)
+    pairs = Pairs(recipe.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
+    checks = None
+    if recipe.validation is not None:
+        checks = Pairs(recipe.validation.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
+    adapters = None
+    if recipe.lora is not None:
+        from harness import lora
+
+        adapters = lora.attach(decoder.source, recipe.lora)
+    return decoder, pairs, checks, adapters
 
 
 @dataclass(frozen=True)
@@ -203,8 +202,8 @@ class _Run:
         )
         for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
             trainer.remove_callback(callback)
-        saved = any(work.glob("checkpoint-*"))
-        trainer.train(resume_from_checkpoint=saved or None)
+        saved = progress.last_saved(work)
+        trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
         return trainer.state.best_metric  # type: ignore[no-any-return]
 
     def _arguments(self, settings: StageSettings, work: Path) -> TrainingArguments:

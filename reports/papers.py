@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
+from reports import claims
 from reports.cells import EMPTY, word_cell
 from reports.facts import Facts, metric_title
 from reports.parts import Block, Cell, Column, Prose, Table, table
@@ -26,6 +27,8 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
         own = [p for p in pairs if p.bibkey == key]
         found.append(Prose(_about(paper, own, [p for p in own if p.comparable == "yes"])))
         if own:
+            if said := claims.sentences(facts, own):
+                found.append(Prose(said))
             found.append(_table(facts, key, paper, own))
     return tuple(found)
 

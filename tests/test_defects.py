@@ -1,6 +1,7 @@
 """Defects found in existing benchmark tools, each one a test of ours. The numbers are those of the list they come from.
 
 Here are those of conditions, failures, resuming and comparing; those of measuring and scoring stand with what they concern.
+`WHERE` names the tests of every one, and is a test itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,65 @@ from harness import compare, executor, gates, sweep
 from harness.errors import CellFailed
 from harness.store import load_run
 from tests.fakes import FakeExecutor, suite
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
+
+WHERE = {
+    1: ("likelihoods of the full model whatever the method", "defects_measuring:1_likelihoods", "tasks/lm_eval:a_hard_skip"),
+    2: ("broken JSON, dropped empty outputs, misnamed metrics, sampling", "defects:2_result_files",
+        "defects_measuring:2_decoding_is_greedy", "tasks/metrics:a_metric_is_named"),
+    3: ("a slow baseline makes every ratio worthless", "defects:3_the_baseline", "baseline:engines_take_turns"),
+    4: ("stop texts missed, token counts differ", "defects:4_token_counts", "defects_measuring:4_a_stop_text"),
+    5: ("a failure with the numbers of another measurement", "defects:5_a_failure", "executor:a_killed_worker",
+        "sweep_failures:an_arm_that_kills_its_worker"),
+    6: ("tokens counted differently for the arms", "defects_measuring:6_tokens_of_all_arms"),
+    7: ("a mean of rates for a speed-up", "defects_measuring:7_the_speed_up", "stats:ratio_is_of_totals"),
+    8: ("prompts that depend on the arm", "defects:8_prompts_do_not"),
+    9: ("shapes first met inside the timed region", "defects_measuring:9_every_shape", "defects_measuring:9_timed_generations"),
+    10: ("wrong units, memory of another phase, random prompts", "defects_measuring:10_tokens_per_second",
+         "defects_measuring:10_prompts_are_real", "sweep:memory_comes_from_a_process"),
+    11: ("one timestamp taken for one token", "latency:a_steps_record"),
+    12: ("unreachable resume, attention changed by the method", "defects:12_resume", "defects:12_a_change_of_attention"),
+    13: ("a cache without method and weights in its key", "defects:13_results_belong", "evidence:the_digest_of_weights",
+         "sweep:other_weights_may_not"),
+    14: ("first token in the time between tokens, timeouts mixed in", "latency:a_steps_record", "defects:14_a_failed_repeat"),
+    15: ("the first row's exit for all, printing while timed", "defects_measuring:15_rows_of_a_batch",
+         "latency:nothing_prints", "latency:the_check_for_printing"),
+    16: ("clocks and synchronisation per module, total time as latency", "latency:a_steps_record",
+         "latency:the_model_itself_is_left", "defects_measuring:16_time_per_token"),
+    17: ("better guessed from a column's name, a page that fetches", "defects:17_which_way",
+         "reports/reports_html:nothing_is_fetched"),
+    18: ("a FLOP counter that counts nothing", "contract:flop_check_would_notice", "check:flops_that_are_not_counted"),
+}  # fmt: skip
+"""Number -> what was wrong, and the tests: file and the beginning of a test's name."""
+
+
+def test_every_defect_has_its_tests() -> None:
+    assert list(WHERE) == list(range(1, 19))
+    for number, (_, *places) in WHERE.items():
+        assert places
+        for place in places:
+            name, test = place.split(":")
+            folder, _, stem = name.rpartition("/")
+            text = (HERE / folder / f"test_{stem}.py").read_text()
+            assert f"def test_{test}" in text, f"defect {number}: no test {test}... in {name}"
+
+
+def test_3_the_baseline_is_held_against_the_best_engine_at_hand() -> None:
+    """Defect 3: both arms ran on one slow path, so that a ratio said nothing of a normal `generate`.
+
+    The committed records compare the full model here with every other engine, on equal tokens; it is never the slower one.
+    """
+    for path in sorted((RESULTS / "baseline").glob("*.json")):
+        record = json.loads(path.read_text())
+        rows = record["rows"]
+        assert {"depthbench", "transformers", "ctranslate2"} <= {row["engine"] for row in rows} and not record[
+            "problems"
+        ]
+        for row in rows:
+            assert row["equal_tokens"] == 1.0
+            assert row["engine"] == "depthbench" or row["decode_ratio"]["low"] > 1, (path.name, row["engine"])
 
 
 def test_2_result_files_are_json_and_empty_outputs_are_counted(tmp_path: Path) -> None:

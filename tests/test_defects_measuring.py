@@ -1,6 +1,6 @@
-"""Defects found in existing benchmark tools, each one a test of ours: those of measuring. Numbers as in test_defects.py.
+"""Defects found in existing benchmark tools, each one a test of ours: those of measuring.
 
-Those that stand elsewhere: 11, 14, 15 (printing) and 16 (synchronising) in test_latency.py, 18 in test_contract.py.
+The numbers are those of test_defects.py, which says where every one is tested.
 """
 
 from __future__ import annotations

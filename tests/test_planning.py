@@ -119,6 +119,19 @@ def test_what_is_missing_is_named() -> None:
     assert "weights facebook/opt-125m: from the hub" in "\n".join(planning.plan(hub, None).needs)
 
 
+def test_data_that_are_not_all_here_are_named_and_the_rest_is_planned(tmp_path: Path) -> None:
+    """A folder with some of the suite's data: every cell all the same, and a line for each file that is missing."""
+    (tmp_path / "cnn_dm").mkdir()
+    (tmp_path / "cnn_dm" / "test.csv").write_text('article,highlights\n"A storm came.","Storm comes."\n')
+    suite = load_suite("skipdecode-mini", ["tasks=[cnn_dm, tldr]", "published=[]"])
+    found = planning.plan(suite, tmp_path)
+    assert len(found.cells) == len(suite.methods) * (2 + 3 * 2) and all(cell.flops for cell in found.cells)
+    needs = "\n".join(found.needs)
+    assert "task tldr: no test file in" in needs and "put test.jsonl there" in needs
+    assert "task cnn_dm has no training or validation references" in needs and "cnn_dm: no test file" not in needs
+    assert any(line.startswith("task tldr: 6,553 examples") for line in found.assumed)
+
+
 def test_a_plan_refuses_what_the_run_would() -> None:
     for override, said in (
         ("methods.2.warmup=20", "warmup=20"),

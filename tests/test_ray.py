@@ -75,6 +75,7 @@ tasks: [{{name: restaurants, limit: 2}}]
 new_tokens: 4
 max_new_tokens: 4
 processes: 2
+repeats: 5
 threads: 1
 memory: false
 limits: {{dispersion: 1000}}

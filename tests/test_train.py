@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import methods
-from harness import recipes
+from harness import progress, recipes
 from harness.errors import BadInput
 from harness.models import load_model
 from harness.models.decoder import Decoder
@@ -110,6 +110,48 @@ def test_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkey
     got = load_model(train(recipe, tmp_path / "broken"))
     for (name, a), (_, b) in zip(want.source.named_parameters(), got.source.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+
+
+def test_a_training_that_never_began_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Bad input found late, with the folder marked and the tokenizer made, must not bind the next attempt to that recipe."""
+    out, work = tmp_path / "out", tmp_path / "out.work"
+    with pytest.raises(BadInput, match="no pair of prompt and reference fits into 4 tokens"):
+        train(tiny_recipe(max_tokens=4), out)
+    assert not list(tmp_path.iterdir())
+    # What the user keeps there is not ours to remove.
+    work.mkdir()
+    (work / "notes").write_text("mine")
+    with pytest.raises(BadInput, match="no pair"):
+        train(tiny_recipe(max_tokens=4), out)
+    assert [path.name for path in work.iterdir()] == ["notes"]
+    # Killed before the first saved step: another recipe begins anew, with a tokenizer of its own.
+    progress.claim(work, tiny_recipe(seed=5).model_dump(mode="json"))
+    (work / "tokenizer").mkdir()
+    (work / "tokenizer" / "tokenizer.json").write_text("of other data")
+    assert load_model(train(tiny_recipe(steps=1), out)).card["recipe"]["seed"] == 0
+
+
+def test_a_state_that_was_not_saved_whole_is_passed_over(tmp_path: Path) -> None:
+    """Killed while saving: the state before it is taken, and the broken one is gone."""
+    for step, text in ((2, "{}"), (10, '{"global_'), (12, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if text is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    assert progress.last_saved(tmp_path) == tmp_path / "checkpoint-2"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert progress.last_saved(tmp_path / "none") is None
+
+
+def test_saved_steps_of_another_recipe_are_refused(tmp_path: Path) -> None:
+    one, other = (tiny_recipe(seed=seed).model_dump(mode="json") for seed in (0, 1))
+    assert progress.claim(tmp_path, one) and progress.claim(tmp_path, other), "nothing saved yet: nothing lost"
+    (tmp_path / "weights" / "checkpoint-2").mkdir(parents=True)
+    assert not progress.claim(tmp_path, other)
+    with pytest.raises(BadInput, match="another seed"):
+        progress.claim(tmp_path, one)
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(BadInput, match="no readable recipe.json"):
+        progress.claim(tmp_path, one)
 
 
 def test_calm_recipe_trains_and_stores_the_probe(checkpoint: Path) -> None:

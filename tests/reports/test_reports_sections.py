@@ -13,7 +13,7 @@ import pytest
 from reports import charts, choice, gates, load, papers, spreads
 from reports.facts import Facts, gather
 from reports.figures import draw
-from reports.parts import Table
+from reports.parts import Prose, Table
 from reports.plots import Breakdown, Depths, Tax
 from reports.spreads import blocks_run
 from reports.style import PAGE
@@ -200,3 +200,32 @@ def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
     ours = facts.quality["SkipDecode 2x", "restaurants", "rougeL"].value
     assert column(table, "ours") == [f"{ours.value:.1f}"]
     assert table.rows[0][-1].text == f"{rows[1].comparable} [1]" and f"[1] {rows[1].reason}" in table.note
+
+
+def test_claims_are_told_in_words(quick_run: Path) -> None:
+    """Target, executed and realised; and the distance from the own full model, with whether our interval holds the paper's."""
+    published = pytest.importorskip("harness.published", reason="this version holds no published tables")
+    paper = published.load("delcorro2023skipdecode")
+    rows = [r for r in paper.rows if r.metric in ("rougeL", "layers_per_token") and r.model == "OPT-1.3B"]
+    beside = {
+        "key": paper.bibkey,
+        "tasks": {"E2E": "restaurants"},
+        "arms": {"Full model": "Full model", "SkipDecode 2x": "SkipDecode 2x"},
+    }
+    carried = {"paper": paper.head(), "beside": beside, "rows": [r.model_dump(mode="json") for r in rows]}
+    data = load.load_one(quick_run)
+    facts = gather(replace(data, run={**data.run, "published": [carried]}))
+    text = " ".join(p for b in papers.blocks(facts) if isinstance(b, Prose) for p in b.paragraphs)
+    assert "executes 14.7 layers per token there where the full model executes 24: 1.63x fewer." in text
+    timed = [row for row in data.rows if row["label"] == "SkipDecode 2x"]
+    assert timed and all(f"at batch {row['batch_size']} {row['speedup']:.2f} [" in text for row in timed)
+    layers = timed[0]["restaurants/layers_per_token"]
+    assert f"executes {layers:.1f} of 24.0 ({24 / layers:.2f}x fewer)" in text
+    ours, low, high = (timed[0][f"restaurants/rougeL_diff{end}"] for end in ("", "_low", "_high"))
+    place = "inside" if low <= 67.9 - 67.6 <= high else "outside"
+    assert "SkipDecode 2x +0.3 there, here " in text and f"({place})" in text
+    # An arm that has no number here gets no sentence, and nothing is said of it.
+    without = replace(data, run={**data.run, "published": [carried]}, rows=[])
+    assert "realised" not in text and "there, here" not in " ".join(
+        p for b in papers.blocks(replace(facts, data=without)) if isinstance(b, Prose) for p in b.paragraphs
+    )
