@@ -35,7 +35,7 @@ def data_hash(examples: Iterable[Example]) -> str:
 
 def write(path: Path, record: Mapping[str, Any]) -> Path:
     """Write an artefact; BadInput if there is a file already."""
-    from harness.store import write_atomically
+    from harness.files import write_atomically
 
     check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,7 @@ def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
     import json
 
     from harness import baseline as comparison
-    from harness.store import write_atomically
+    from harness.files import write_atomically
 
     if out is not None and out.exists():
         raise BadInput(f"out: {out} is there already; name another file")
@@ -159,7 +159,7 @@ def scoring_speed(out: Path | None, data: Path | None, **settings: Any) -> Rows:
     import json
 
     from harness import scoring_speed as comparison
-    from harness.store import write_atomically
+    from harness.files import write_atomically
 
     if out is not None and out.exists():
         raise BadInput(f"out: {out} is there already; name another file")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.store import write_atomically
+from harness.files import write_atomically
 
 _MARK, _TOKENIZER = "recipe.json", "tokenizer"
 

@@ -15,7 +15,8 @@ from typing import Any
 from harness import stats
 from harness.config import BASELINE, Suite
 from harness.errors import BadInput
-from harness.store import load_run, write_atomically
+from harness.files import write_atomically
+from harness.store import load_run
 from harness.summary import summarise
 from harness.sweep import run_suite
 

@@ -1,7 +1,7 @@
 """The run folder: run.json, a JSON file per cell, samples.jsonl; each written whole or not at all. Torch-free.
 
     run.json            suite as resolved, arms, environment
-    cells/<id>.json     raw values of one cell
+    cells/<id>.json     raw values of one cell (.json.gz in a published copy, see harness.trim)
     gates.json          what must hold before the numbers are believed; see harness.gates
     samples.jsonl       per-example outputs and scores, rebuilt from the quality cells
     summary.csv, report.html, report.pdf, figures/, tables/    derived; see harness.summary and reports
@@ -12,11 +12,8 @@ that the cell is measured again and the file is not lost.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +24,7 @@ import numpy as np
 
 from harness import stats
 from harness.errors import BadInput, CellFailed
+from harness.files import clear_errors, one_line, read_text, set_aside, write_atomically
 
 SCHEMA_VERSION = 1
 KINDS = ("speed", "memory", "energy", "quality")
@@ -45,6 +43,7 @@ _OURS = {
     "figures",
     "tables",
 }
+_CELL_FILES = ("json", "json.gz")
 FOREIGN = "is not known"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 
@@ -86,7 +85,7 @@ class RunStore:
         if self.path.exists() and not self.path.is_dir():
             raise BadInput(f"output folder {self.path}: is a file; name a folder")
         self._refuse_foreign(resume)
-        with _clear_errors(self.path, "output folder"):
+        with clear_errors(self.path, "output folder"):
             (self.path / "cells").mkdir(parents=True, exist_ok=True)
             # Learn now, not after the first measurement, that nothing can be written here.
             probe = self.path / "cells" / ".probe.tmp"
@@ -131,15 +130,15 @@ class RunStore:
             BadInput: a cell has a schema version this code does not know: going on would write over it.
         """
         found = []
-        for path in sorted((self.path / "cells").glob("[!.]*.json")):
+        for path in cell_files(self.path):
             if (cell := self._cell(path)) is not None and kind in (None, cell["kind"]):
                 found.append(cell)
         return found
 
     def has(self, cell_id: str) -> bool:
         """Whether a readable cell of this id is there, failed ones included; see `ids` for those that succeeded."""
-        path = self.path / "cells" / f"{cell_id}.json"
-        return path.is_file() and self._cell(path) is not None
+        paths = (self.path / "cells" / f"{cell_id}.{kind}" for kind in _CELL_FILES)
+        return any(path.is_file() and self._cell(path) is not None for path in paths)
 
     def ids(self, status: str | None = None) -> set[str]:
         """Return the ids of the readable cells; those of one status (`ok`, `failed`) if it is given."""
@@ -162,12 +161,12 @@ class RunStore:
     def write_text(self, name: str, text: str | Iterable[str]) -> Path:
         """Write a file of the run folder whole or not at all and return it; raises BadInput if it cannot be written."""
         target = self.path / name
-        with _clear_errors(target, "cannot write"):
+        with clear_errors(target, "cannot write"):
             write_atomically(target, [text] if isinstance(text, str) else text)
         return target
 
     def _write_json(self, target: Path, record: Mapping[str, Any]) -> None:
-        with _clear_errors(target, "cannot write"):
+        with clear_errors(target, "cannot write"):
             write_atomically(target, [_dumps(record), "\n"])
 
     def _cell(self, path: Path) -> Json | None:
@@ -175,14 +174,14 @@ class RunStore:
         if FOREIGN in problem:
             raise BadInput(f"{problem}; use the version that wrote it, or name another folder")
         if problem:
-            aside = _set_aside(path)
+            aside = set_aside(path)
             self.problems.append(f"{problem}; kept as {aside.name}" if aside else problem)
         return cell
 
     def _refuse_foreign(self, resume: bool) -> None:
         if not self.path.is_dir():
             return
-        with _clear_errors(self.path, "output folder"):
+        with clear_errors(self.path, "output folder"):
             names = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
         if not names or (names == {"cells"} and not any((self.path / "cells").iterdir())):
             return
@@ -196,6 +195,11 @@ class RunStore:
             raise BadInput(f"output folder {self.path}: already holds a run; use --resume or name another folder")
 
 
+def cell_files(folder: Path) -> list[Path]:
+    """The cell files of a run folder, in order; those of a copy that was made to be published are compressed."""
+    return sorted(path for kind in _CELL_FILES for path in (folder / "cells").glob(f"[!.]*.{kind}"))
+
+
 def load_run(path: str | Path) -> Run:
     """Read a run folder without changing it.
 
@@ -205,7 +209,7 @@ def load_run(path: str | Path) -> Run:
     folder = Path(path)
     run = _read_run(folder)
     cells, problems = [], []
-    for file in sorted((folder / "cells").glob("[!.]*.json")):
+    for file in cell_files(folder):
         cell, problem = _read_cell(file)
         if cell is not None:
             cells.append(cell)
@@ -247,7 +251,7 @@ def _read_run(folder: Path) -> Json:
     except FileNotFoundError:
         raise BadInput(f"run folder {folder}: holds no run.json; name a folder that `depthbench run` wrote") from None
     except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: cannot be read ({_one_line(error)})") from None
+        raise BadInput(f"{path}: cannot be read ({one_line(error)})") from None
     if not isinstance(run, dict):
         raise BadInput(f"{path}: is not a run record; expected an object with schema_version {SCHEMA_VERSION}")
     _check_version(run, path)
@@ -257,18 +261,18 @@ def _read_run(folder: Path) -> Json:
 def _read_cell(path: Path) -> tuple[Json | None, str]:
     """The cell, or None and the reason in one line. A file that may not be read is not a broken one: BadInput."""
     try:
-        cell = json.loads(path.read_text(encoding="utf-8"))
+        cell = json.loads(read_text(path))
     except FileNotFoundError:
         return None, ""
     except PermissionError as error:
-        raise BadInput(f"{path}: cannot be read ({_one_line(error)})") from None
+        raise BadInput(f"{path}: cannot be read ({one_line(error)})") from None
     except (OSError, ValueError) as error:
-        return None, f"{path}: broken cell file, counted as missing ({_one_line(error)})"
+        return None, f"{path}: broken cell file, counted as missing ({one_line(error)})"
     if isinstance(cell, dict) and (why := _unknown_version(cell)):
         return None, f"{path}: {why}"
     if why := _not_a_cell(cell):
         return None, f"{path}: broken cell file, counted as missing ({why})"
-    if cell["id"] != path.stem:
+    if cell["id"] != path.name.removesuffix(".gz").removesuffix(".json"):
         return None, f"{path}: holds the cell {cell['id']!r}, not the one it is named after, counted as missing"
     return cell, ""
 
@@ -318,74 +322,6 @@ def _not_finite(value: Any, where: str = "") -> str:
 
 def _dumps(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def write_atomically(target: Path, parts: Iterable[str]) -> None:
-    """Write beside the target, flush to the disk, rename: a reader sees the old file or the new one, never a part."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for part in parts:
-                # An unpaired surrogate cannot be UTF-8; as a backslash escape it is valid JSON for itself.
-                file.write(part.encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system can; the file's content is already safe."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _set_aside(path: Path) -> Path | None:
-    """Rename a file to a free `.broken` name; None where the folder does not allow it (it then stays as it is)."""
-    names = (path.with_name(f"{path.name}{f'.{i}' if i else ''}.broken") for i in range(1000))
-    aside = next(name for name in names if not name.exists())
-    try:
-        path.rename(aside)
-    except OSError:
-        return None
-    return aside
-
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full; what was written before is kept, free some space and resume",
-    errno.EDQUOT: "the disk quota is used up; what was written before is kept, free some space and resume",
-    errno.EROFS: "the file system is read-only; name a folder that can be written",
-    errno.EACCES: "no permission to write; name a folder that can be written",
-    errno.EPERM: "no permission to write; name a folder that can be written",
-    errno.ENOENT: "nothing can be made there; name a folder that can be written",
-    errno.ENOTDIR: "a part of the path is a file; name a folder",
-    errno.EEXIST: "a part of the path is a file; name a folder",
-    errno.ENAMETOOLONG: "the name is too long; name a folder with a shorter path",
-}
-
-
-@contextlib.contextmanager
-def _clear_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn an OSError into one line that names the path and what to do."""
-    try:
-        yield
-    except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, _one_line(error))
-        raise BadInput(f"{what} {path}: {advice}") from error
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _some(names: Iterable[str], limit: int = 3) -> str:

@@ -1,14 +1,18 @@
-"""A copy of a run that may be published: without the texts that belong to a data set, with the hashes of what was left out."""
+"""A copy of a run that may be published: without the texts that belong to a data set, with the hashes of what was left out.
+
+Cells are compressed: raw values are many, and a repository keeps them for ever.
+"""
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
 from harness.errors import BadInput
-from harness.store import write_atomically
+from harness.files import write_atomically
 
 LIST = "LEFT_OUT.txt"
 _OWNED = ("prompt", "references", "token_ids")
@@ -33,32 +37,34 @@ def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
         raise BadInput(f"{run}: no run.json; name a folder that `depthbench run` wrote")
     if out.exists():
         raise BadInput(f"out: {out} is there already; name another folder")
-    lines: list[str] = []
+    # What an earlier copy left out is still missing from a copy of it.
+    lines = [(run / LIST).read_text()] if (run / LIST).exists() else []
     for path in sorted(p for p in run.rglob("*") if p.is_file()):
         name = path.relative_to(run)
-        if name.parts[0] in _RENDERED:
+        named = name.with_suffix("") if name.suffix == ".gz" else name
+        if name.parts[0] in _RENDERED or str(name) == LIST:
             continue
-        text = path.read_bytes()
+        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         kept: bytes | None = text
         reason = ""
         if str(name) in _LEFT:
             kept, reason = None, _LEFT[str(name)]
         elif name.parts[0] == "cells" and not cells:
             kept, reason = None, "the tables are enough here"
-        elif name.parts[0] == "cells" and path.suffix == ".json":
+        elif named.parts[0] == "cells" and named.suffix == ".json":
             kept = _without_texts(text)
             reason = _REASON if kept != text else ""
         if kept is not None:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            if kept is text:
-                shutil.copyfile(path, target)
+            if named.parts[0] == "cells" and named.suffix == ".json":
+                # Without a time of its own: the same cell is the same file.
+                target.with_name(f"{named.name}.gz").write_bytes(gzip.compress(kept, mtime=0))
             else:
-                write_atomically(target, [kept.decode()])
+                shutil.copyfile(path, target)
         if reason:
-            lines.append(
-                f"{name}  as measured: {len(text)} bytes  sha256 {hashlib.sha256(text).hexdigest()}  ({reason})\n"
-            )
+            digest = hashlib.sha256(text).hexdigest()
+            lines.append(f"{named}  as measured: {len(text)} bytes  sha256 {digest}  ({reason})\n")
     if lines:
         write_atomically(out / LIST, lines)
     return out

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.store import Run, load_run
+from harness.store import Run, cell_files, load_run
 from harness.summary import summarise
 
 Json = dict[str, Any]
@@ -55,7 +55,7 @@ def load_one(folder: Path) -> RunData:
     """Return the run in `folder`; see load."""
     stored: Run = load_run(folder)
     cells = tuple(sorted(stored.cells, key=lambda cell: str(cell.get("id", ""))))
-    files = [folder / "run.json", *sorted((folder / "cells").glob("*.json"))]
+    files = [folder / "run.json", *cell_files(folder)]
     checksums = tuple(
         (f.relative_to(folder).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files if f.is_file()
     )

@@ -1,6 +1,7 @@
 """A run folder survives what happens to it: kills, full disks, broken files, other people's folders, other versions."""
 
 import errno
+import gzip
 import json
 import os
 import signal
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import store
+from harness import files, store
 from harness.errors import BadInput, CellFailed
 from harness.stats import Reading
-from harness.store import RunStore, load_run
+from harness.store import RunStore, cell_files, load_run
 
 ARM = {"label": "Full model", "method": "full", "checkpoint": "m/full", "params": {}}
 
@@ -72,7 +73,7 @@ def test_resume_listing(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from harness import store
+from harness import files, store
 os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 s = store.RunStore(sys.argv[1])
 s.write_cell({"id": sys.argv[2], "kind": "speed", "status": "ok", "arm": {"label": "x"}, "new": True})
@@ -221,7 +222,7 @@ def test_full_disk_keeps_what_was_written(tmp_path, monkeypatch, where):
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store.os, where, full)
+    monkeypatch.setattr(files.os, where, full)
     for write in (
         lambda: made.write_cell(cell("new")),
         lambda: made.write_cell(cell(changed=True)),
@@ -310,3 +311,20 @@ def test_the_torch_free_parts_stay_torch_free():
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'pandas', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_compressed_cells_are_read_as_well(tmp_path):
+    """Published copies hold them so; a damaged one is a cell that is missing, with one line that says so."""
+    made = run_folder(tmp_path)
+    plain = load_run(made.path)
+    paths = cell_files(made.path)
+    for path in paths:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert load_run(made.path) == plain
+    assert made.cells() == plain.cells and all(made.has(one["id"]) for one in plain.cells)
+    cut = cell_files(made.path)[0]
+    cut.write_bytes(cut.read_bytes()[:-9])
+    damaged = load_run(made.path)
+    assert len(damaged.cells) == len(plain.cells) - 1
+    assert len(damaged.problems) == 1 and cut.name in damaged.problems[0] and "\n" not in damaged.problems[0]

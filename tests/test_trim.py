@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
+from harness.files import read_text
 from harness.trim import LIST, trim
 
 
@@ -27,13 +28,23 @@ def run_folder(tmp_path: Path) -> Path:
 def test_texts_go_and_hashes_stay(tmp_path: Path) -> None:
     run = run_folder(tmp_path)
     out = trim(run, tmp_path / "out")
-    assert not any("secret" in path.read_text() for path in out.rglob("*.*") if path.is_file())
-    assert json.loads((out / "cells" / "quality.json").read_text())["examples"] == [{"id": "a", "text": "said"}]
-    assert (out / "cells" / "speed.json").read_text() == (run / "cells" / "speed.json").read_text()
+    assert not any("secret" in read_text(path) for path in out.rglob("*.*") if path.is_file())
+    assert json.loads(read_text(out / "cells" / "quality.json.gz"))["examples"] == [{"id": "a", "text": "said"}]
+    assert read_text(out / "cells" / "speed.json.gz") == (run / "cells" / "speed.json").read_text()
     left = (out / LIST).read_text()
     for name in ("samples.jsonl", "cells/quality.json"):
         assert name in left and hashlib.sha256((run / name).read_bytes()).hexdigest() in left
     assert "speed.json" not in left
+
+
+def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    names = ("cells/quality.json.gz", "cells/speed.json.gz", LIST)
+    first, second = (trim(run, tmp_path / name) for name in ("one", "two"))
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+    again = trim(first, tmp_path / "three")
+    assert (again / LIST).read_text() == (first / LIST).read_text()
+    assert (again / names[0]).read_bytes() == (first / names[0]).read_bytes()
 
 
 def test_tables_only(tmp_path: Path) -> None:
