@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -71,16 +72,9 @@ class Pairs:
 
     def resampled(self, samples: int, seed: int) -> Array:
         """The logarithm of the same, over `samples` draws."""
-        rng = np.random.default_rng(seed)
-        size = self.repeats.size
-        processes = rng.integers(size, size=(samples, size))  # [S, P]
-        drawn = self.repeats[processes]  # [S, P] repeats of each drawn process
-        widest = self.above.shape[1]
-        repeats = (rng.random((samples, size, widest)) * drawn[..., None]).astype(np.int64)  # [S, P, Rmax]
-        used = (np.arange(widest) < drawn[..., None])[..., None]
-        above, below = (
-            (a[processes[..., None], repeats] * used).sum((1, 2)) for a in (self.above, self.below)
-        )  # [S, K]
+        times = _draws(tuple(self.repeats.tolist()), samples, seed)  # [S, P * Rmax]
+        prompts = self.above.shape[2]
+        above, below = (times @ a.reshape(-1, prompts) for a in (self.above, self.below))  # [S, K]
         hit = above > 0  # a prompt that no drawn repeat timed says nothing in that draw
         logs = np.log(np.where(hit, above, 1.0)) - np.log(np.where(hit, below, 1.0))
         return np.asarray(logs.sum(1) / hit.sum(1), dtype=np.float64)
@@ -106,6 +100,21 @@ class Pairs:
             return float(n)
         rho = between / (between + (repeats - 1) * within)
         return max(n / (1 + (repeats - 1) * rho), 2.0)
+
+
+@lru_cache(maxsize=16)
+def _draws(repeats: tuple[int, ...], samples: int, seed: int) -> Array:
+    """How often each repeat is in each draw [S, P * Rmax]; the same for all arms of a run, so it is kept."""
+    rng = np.random.default_rng(seed)
+    size, widest = len(repeats), max(repeats)
+    processes = rng.integers(size, size=(samples, size))  # [S, P]
+    drawn = np.array(repeats)[processes]  # [S, P] repeats of each drawn process
+    found = (rng.random((samples, size, widest)) * drawn[..., None]).astype(np.int64)  # [S, P, Rmax]
+    used = np.arange(widest) < drawn[..., None]
+    draw = np.broadcast_to(np.arange(samples)[:, None, None], found.shape)
+    times = np.zeros((samples, size, widest))
+    np.add.at(times, (draw[used], np.broadcast_to(processes[..., None], found.shape)[used], found[used]), 1.0)
+    return times.reshape(samples, size * widest)
 
 
 def _padded(rows: Times, repeats: npt.NDArray[np.int64]) -> Array:
