@@ -33,7 +33,7 @@ TYPEFACE = "DejaVu Sans"
 
 _TOKENS = {light: name for name, (light, _) in COLOURS.items()}
 _HEAD = re.compile(r".*?</metadata>\s*<defs>\s*<style.*?</style>\s*</defs>\s*", re.DOTALL)
-_TIP = re.compile(r'<a xlink:href="([^"]*)" target="_blank">')
+_TIP = re.compile(r"""<a xlink:href=(?:"([^"]*)"|'([^']*)') target="_blank">""")  # quoted as the words allow
 _NUMBERS = re.compile(r' (?:d|x|y)="[^"]*"')
 _IMAGE = re.compile(r' id="image[0-9a-f]+"')  # after the pixels alone: two equal images have one name
 _FINE = re.compile(r"(\.\d)\d+")
@@ -86,13 +86,13 @@ def settings(sheet: Sheet, salt: str) -> Iterator[None]:
 
 def finish(figure: Figure, sheet: Sheet) -> Drawing:
     """Return the drawing of a figure whose size is in points at 72 dots per inch; call it within `settings`."""
-    width, height = (72 * v for v in figure.get_size_inches())
+    width, height = (float(72 * v) for v in figure.get_size_inches())
     out = io.StringIO()
     renderer: Any = _Renderer(width, height, out, image_dpi=72)  # type: ignore[no-untyped-call]
     figure.draw(renderer)
     renderer.finalize()
     body = _HEAD.sub("", out.getvalue(), count=1).rpartition("</svg>")[0]
-    body = _TIP.sub(r"<g><title>\1</title>", body).replace("</a>", "</g>")
+    body = _TIP.sub(lambda m: f"<g><title>{m[1] or m[2]}</title>", body).replace("</a>", "</g>")
     body = _IMAGE.sub("", body)
     body = _NUMBERS.sub(lambda m: _FINE.sub(r"\1", m[0].replace(" \n", "").replace("\n", "")), body)
     return Drawing(width, height, sheet.size, re.sub(r"\n\s*", "\n", body).strip())

@@ -148,9 +148,10 @@ def _rows(names: list[str], sheet: Sheet, *, pitch: float, top: float) -> tuple[
 def _promises(plot: plots.Promises, sheet: Sheet) -> Canvas:
     keys = [key(name, shade, marker=shape) for name, (shape, shade) in _STATIONS.items()]
     keys.append(key("realised, 95% interval (sign of the method)", "ink", 2.2, marker="o", fill="ink"))
-    top = legend(blank(sheet.column, 99), keys, sheet, 0.42 * sheet.column) + 10
+    left = 0.3 * sheet.column if sheet.column > 300 else 4
+    top = legend(blank(sheet.column, 99), keys, sheet, left) + 10
     figure, ax = _rows([row.name for row in plot.rows], sheet, pitch=17, top=top)
-    legend(figure, keys, sheet, 0.42 * sheet.column)
+    legend(figure, keys, sheet, left)
     every = [v for row in plot.rows for v in row.values]
     every += [v for row in plot.rows if row.realised for v in (row.realised.low, row.realised.high)]
     low, high = min(0.9, *every), max(every)
