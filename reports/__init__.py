@@ -29,23 +29,24 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
         BadInput: no folder given, a folder without a readable run, an unknown style, or a place that cannot be written to.
     """
     from harness import summary
-    from reports import export, figures, load, pdf, render, view  # what draws is loaded when a report is made
-    from reports.parts import Figure, Table
-    from reports.style import PAGE, SHEETS
+    from reports import export, load, pdf, render, second, view  # what draws is loaded when a report is made
+    from reports.parts import Figure, Table, walk
+    from reports.style import SHEETS
 
     if style not in SHEETS:
         raise BadInput(f"report: style {style!r} is not known; known: {', '.join(SHEETS)}")
-    with _undisturbed():
-        runs = load.load([Path(folder) for folder in run_dirs])
-        page = _place(Path(run_dirs[0]) if out is None else Path(out))
+    folders = [Path(folder) for folder in run_dirs]
+    sheet = SHEETS[style]
+    with _undisturbed(), second.started(folders) as helper:
+        runs = load.load(folders)
+        page = _place(folders[0] if out is None else Path(out))
         shown = view.build(runs)
-        on_page = figures.draw_all(shown, PAGE)
-        sheet = SHEETS[style]
-        drawings = on_page if sheet is PAGE else figures.draw_all(shown, sheet)
+        figures = [part for part in walk(shown) if isinstance(part, Figure)]
+        drawings = second.drawn(helper, figures, sheet)
         with ThreadPoolExecutor() as pool:  # Typst works outside the interpreter's lock
-            document = pool.submit(pdf.pdf, shown)
-            figure_files = pool.submit(export.figure_files, shown, drawings, sheet)
-            html, table_files = render.html(shown, on_page), export.table_files(shown)
+            document = pool.submit(pdf.pdf, shown, drawings)
+            figure_files = pool.submit(second.files, helper, figures, drawings, sheet)
+            html, table_files = render.html(shown, drawings), export.table_files(shown)
         made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
         drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)
     for name, content in made.items():

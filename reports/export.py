@@ -10,28 +10,28 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 
-from reports.canvas import Canvas
+from reports.drawing import Drawing, standalone
 from reports.parts import Cell, Column, Figure, ReportView, Table, walk
 from reports.pdf import compile_typst, foreign
 from reports.style import Sheet
-from reports.svg import standalone
 
 PNG_DPI = 150.0
 
 
-def figure_files(view: ReportView, drawings: Mapping[str, Canvas], sheet: Sheet) -> dict[str, bytes]:
-    """Return the files of `figures/` by name from the drawings of a sheet; the same view gives the same bytes."""
+def figure_files(figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> dict[str, bytes]:
+    """Return the files of `figures/` by name from the drawings of a sheet; the same figures give the same bytes."""
     drawn = {}
-    for part in walk(view):
-        if isinstance(part, Figure):
-            canvas = drawings[part.id]
-            drawn[file_name(part)] = (canvas, standalone(canvas, part.alt, sheet))
+    for part in figures:
+        drawing = drawings[part.id]
+        drawn[file_name(part)] = (drawing, standalone(drawing, part.alt, sheet.font))
     files: dict[str, bytes] = {}
     other = foreign("".join(text for _, text in drawn.values()))
     pages = []
-    for name, (canvas, text) in drawn.items():
+    for name, (drawing, text) in drawn.items():
         files[f"{name}.svg"] = text.encode()
-        pages.append(f'#page(width: {canvas.width:g}pt, height: {canvas.height:g}pt, margin: 0pt, image("{name}.svg"))')
+        pages.append(
+            f'#page(width: {drawing.width:g}pt, height: {drawing.height:g}pt, margin: 0pt, image("{name}.svg"))'
+        )
         sources = {"main.typ": pages[-1].encode(), f"{name}.svg": files[f"{name}.svg"]}
         files[f"{name}.pdf"] = compile_typst(sources, system_fonts=other, tags=False)[0]
     if pages:

@@ -5,15 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
+
 from reports import depths, plots, scatter
-from reports.axes import Key, Panel, axis_words, below_axis, legend, outer, panels, ticks
-from reports.canvas import Canvas, text_width
+from reports.drawing import Drawing, colour, finish, fit, settings, text_width
+from reports.panels import (
+    axes,
+    bars,
+    blank,
+    frame,
+    grid,
+    key,
+    keyed,
+    legend,
+    line,
+    name_axes,
+    outer,
+    plain,
+    shapes,
+    signs,
+    ticks,
+    title,
+    width_of,
+)
 from reports.parts import Figure, ReportView, walk
 from reports.style import DASHES, Sheet, look
 from reports.text import fixed, span
 
 
-def draw(part: Figure, sheet: Sheet) -> Canvas:
+def draw(part: Figure, sheet: Sheet) -> Drawing:
     """Return the drawing of a figure for a sheet.
 
     Raises:
@@ -22,138 +44,135 @@ def draw(part: Figure, sheet: Sheet) -> Canvas:
     how = _DRAW.get(type(part.plot))
     if how is None:
         raise TypeError(f"no drawing for {type(part.plot).__name__}")
-    return how(part.plot, sheet)
+    with settings(sheet, part.id):
+        return finish(how(part.plot, sheet), sheet)
 
 
-def draw_all(view: ReportView, sheet: Sheet) -> dict[str, Canvas]:
+def draw_all(view: ReportView, sheet: Sheet) -> dict[str, Drawing]:
     """Return the drawing of every figure of a report by the figure's id."""
     return {part.id: draw(part, sheet) for part in walk(view) if isinstance(part, Figure)}
 
 
-def _places(panel: Panel, batches: tuple[int, ...], high: float) -> Panel:
-    """A panel with the batch sizes side by side, not to scale, and 0 to `high` upwards."""
-    return panel.within((-0.35, len(batches) - 0.65), (0.0, high))
-
-
 def _by_batch(plot: plots.ByBatch, sheet: Sheet) -> Canvas:
     keys = [
-        Key("realised, 95% interval", width=1.4, shape="o", fill="ink"),
-        Key("ideal", width=1.1, dash="4 2"),
-        Key("full model = 1", "muted", 0.8),
+        key("realised, 95% interval", width=1.4, marker="o", fill="ink"),
+        key("ideal", width=1.1, dash="4 2"),
+        key("full model = 1", "muted", 0.8),
     ]
     behind = plot.series if plot.others else ()
     if behind:
-        keys.append(Key("other arms, realised", "faint", 0.8))
+        keys.append(key("other arms, realised", "faint", 0.8))
     place = {batch: float(i) for i, batch in enumerate(plot.batches)}
     tops = [v.high for s in plot.series for _, v in s.realised] + [v for s in plot.series for _, v in s.ideal] + [1.0]
-    canvas, made, columns = panels(sheet, len(plot.series), height=94, top=44, gap_y=26)
-    legend(canvas, keys, 34, sheet.small + 1, sheet.small, canvas.width - 40)
-    for i, (frame, series) in enumerate(zip(made, plot.series, strict=True)):
-        panel = _places(frame, plot.batches, 1.08 * max(tops))
-        left, below = outer(i, len(made), columns)
-        labels = [str(b) for b in plot.batches]
-        panel.frame(
-            list(place.values()),
-            ticks(0, panel.ys[1], 6),
-            sheet.small,
-            xlabels=labels,
-            left=left,
-            below=below,
-            xgrid=False,
-        )
-        others = [[(place[b], v.value) for b, v in s.realised] for s in behind if s is not series]
-        canvas.path([panel.points(line) for line in others], "faint", 0.6)
-        colour = look(series.swatch.method).colour
-        panel.across(1.0, "muted")
-        panel.line([(place[b], v) for b, v in series.ideal], colour, 1.1, "4 2")
-        panel.line([(place[b], v.value) for b, v in series.realised], colour, 1.4)
-        for batch, v in series.realised:
-            x = panel.x(place[batch])
-            with canvas.tip(f"{series.name}, batch {batch}: realised {fixed(v.value)} ({span(v.low, v.high)})"):
-                canvas.path([[(x, panel.y(v.low)), (x, panel.y(v.high))]], colour, 2.4, alpha=0.45)
-                canvas.sign(x, panel.y(v.value), series.swatch, 5)
-        panel.title(series.name)
-    axis_words(canvas, made, "Batch size (rows)", "Speed-up (× full model)")
-    return canvas
+    figure, made, columns = grid(sheet, len(plot.series), height=88, top=44)
+    legend(figure, keys, sheet, 34)
+    for i, (ax, series) in enumerate(zip(made, plot.series, strict=True)):
+        _places(ax, plot.batches, 1.08 * max(tops), outer(i, len(made), columns))
+        bars(ax, [[(place[b], v.value) for b, v in s.realised] for s in behind if s is not series], "faint", 0.6)
+        name = look(series.swatch.method).colour
+        bars(ax, [[(-0.35, 1.0), (len(place) - 0.65, 1.0)]], "muted", 0.8)
+        line(ax, [(place[b], v) for b, v in series.ideal], name, 1.1, "4 2")
+        line(ax, [(place[b], v.value) for b, v in series.realised], name, 1.4)
+        bars(ax, [[(place[b], v.low), (place[b], v.high)] for b, v in series.realised], name, 2.4, 0.45)
+        tips = [
+            f"{series.name}, batch {b}: realised {fixed(v.value)} ({span(v.low, v.high)})" for b, v in series.realised
+        ]
+        signs(ax, [(place[b], v.value) for b, v in series.realised], series.swatch, tips, 5)
+        title(ax, sheet, series.name)
+    name_axes(figure, made, "Batch size (rows)", "Speed-up (× full model)", sheet)
+    return figure
+
+
+def _places(
+    ax: Axes, batches: tuple[int, ...], high: float, shown: tuple[bool, bool], format_y: Callable[[float], str] = plain
+) -> None:
+    """An axes with the batch sizes side by side, not to scale, and 0 to `high` upwards."""
+    left, below = shown
+    bounds = (-0.35, len(batches) - 0.65)
+    labels = [str(b) for b in batches]
+    frame(
+        ax,
+        bounds,
+        (0.0, high),
+        range(len(batches)),
+        ticks(0, high, 5),
+        xlabels=labels,
+        left=left,
+        below=below,
+        format_y=format_y,
+    )
 
 
 def _rates(plot: plots.Rates, sheet: Sheet) -> Canvas:
     groups = plot.panels or (("", ()),)
-    step = sheet.small + 3.5
-    above = [step * (len(curves) + (plot.full is not None)) for _, curves in groups]
-    canvas, made, columns = panels(sheet, len(groups), height=94, left=46, top=8, gap_y=18, above=above)
-    every = [c for _, group in groups for c in group] + ([plot.full] if plot.full else [])
-    high = 1.06 * max(v for c in every for _, v in c.rates)
     place = {batch: float(i) for i, batch in enumerate(plot.batches)}
-    for i, (frame, (_, group)) in enumerate(zip(made, groups, strict=True)):
-        panel = _places(frame, plot.batches, high)
-        left, below = outer(i, len(made), columns)
-        labels = [str(b) for b in plot.batches]
-        panel.frame(
-            list(place.values()), ticks(0, high, 5), sheet.small, xlabels=labels, left=left, below=below, xgrid=False,
-            format_y=lambda v: f"{v:,.0f}",
-        )  # fmt: skip
-        shown = [*([plot.full] if plot.full else []), *group]
+    rows = [[*([plot.full] if plot.full else []), *group] for _, group in groups]
+    figure, made, columns = grid(
+        sheet, len(groups), height=88, left=46, top=8, gap_y=16, above=[1.45 * sheet.small * len(r) + 4 for r in rows]
+    )
+    high = 1.06 * max(v for shown in rows for c in shown for _, v in c.rates)
+    for i, (ax, shown) in enumerate(zip(made, rows, strict=True)):
+        _places(ax, plot.batches, high, outer(i, len(made), columns), format_y=lambda v: f"{v:,.0f}")
+        keys = []
         for j, curve in enumerate(shown):
-            colour = look(curve.swatch.method).colour
-            dash = DASHES[(j - (plot.full is not None)) % len(DASHES)] if curve is not plot.full else ""
-            panel.line([(place[b], v) for b, v in curve.rates], colour, 1.3, dash)
-            for batch, v in curve.rates:
-                with canvas.tip(f"{curve.name}, batch {batch}: {v:,.0f} tokens/s"):
-                    canvas.sign(panel.x(place[batch]), panel.y(v), curve.swatch, 4)
-            key = Key(canvas.fit(curve.name, sheet.small, panel.width - 24), colour, 1.3, dash, swatch=curve.swatch)
-            legend(canvas, (key,), panel.x0, panel.y0 - 4 - step * (len(shown) - 1 - j), sheet.small, panel.width)
-    axis_words(canvas, made, "Batch size (rows)", "Tokens per second, all rows")
-    return canvas
+            drawn, full = look(curve.swatch.method), curve is plot.full
+            dash = "" if full else DASHES[(j - (plot.full is not None)) % len(DASHES)]
+            line(ax, [(place[b], v) for b, v in curve.rates], drawn.colour, 1.3, dash)
+            tips = [f"{curve.name}, batch {b}: {v:,.0f} tokens/s" for b, v in curve.rates]
+            signs(ax, [(place[b], v) for b, v in curve.rates], curve.swatch, tips, 4)
+            fill = "paper" if curve.swatch.hollow else drawn.colour
+            keys.append((curve.name, key("", drawn.colour, 1.3, dash, drawn.marker, fill)))
+        keyed(ax, sheet, keys)
+    name_axes(figure, made, "Batch size (rows)", "Tokens per second, all rows", sheet)
+    return figure
 
 
 _STATIONS = {"target": ("d", "muted"), "layer ratio": ("s", "muted"), "ideal": ("D", "muted")}
 
 
-def _rows(names: list[str], sheet: Sheet, *, pitch: float, top: float) -> tuple[Canvas, Panel]:
-    """A canvas with one named line per row and a panel beside the names."""
+def _rows(names: list[str], sheet: Sheet, *, pitch: float, top: float) -> tuple[Canvas, Axes]:
+    """A figure with one named line per row and axes beside the names."""
     width = sheet.column
-    room = min(0.42 * width, 8 + sheet.letters * max(text_width(name, sheet.small) for name in names))
+    room = min(0.42 * width, 8 + max(text_width(name, sheet.small) for name in names))
     pitch *= 0.5 + 0.5 * sheet.tall
-    canvas = Canvas(width, top + pitch * len(names) + 34, sheet)
-    panel = Panel(canvas, room, top, width - room - 10, pitch * len(names), ys=(len(names) - 0.5, -0.5))
-    for i, name in enumerate(names):
-        y = panel.y(i) + 0.34 * sheet.small
-        canvas.text(room - 6, y, canvas.fit(name, sheet.small, room - 8), size=sheet.small, anchor="end")
-    return canvas, panel
+    figure = blank(width, top + pitch * len(names) + 34)
+    ax = axes(figure, room, top, width - room - 10, pitch * len(names))
+    ax.spines[["left", "bottom"]].set_visible(False)
+    words = [fit(name, sheet.small, room - 8) for name in names]
+    ax.set_yticks(range(len(names)), words, color=colour("ink"))
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.xaxis.grid(True)
+    return figure, ax
 
 
 def _promises(plot: plots.Promises, sheet: Sheet) -> Canvas:
-    keys = [Key(name, colour, shape=shape) for name, (shape, colour) in _STATIONS.items()]
-    keys.append(Key("realised, 95% interval (sign of the method)", "ink", 2.2, shape="o", fill="ink"))
-    probe = Canvas(0, 0, sheet)
-    head = legend(probe, keys, 0, 0, sheet.small, sheet.column * 0.6) + 8
-    canvas, panel = _rows([row.name for row in plot.rows], sheet, pitch=19, top=head)
+    keys = [key(name, shade, marker=shape) for name, (shape, shade) in _STATIONS.items()]
+    keys.append(key("realised, 95% interval (sign of the method)", "ink", 2.2, marker="o", fill="ink"))
+    left = 0.3 * sheet.column if sheet.column > 300 else 4
+    top = legend(blank(sheet.column, 99), keys, sheet, left) + 10
+    figure, ax = _rows([row.name for row in plot.rows], sheet, pitch=17, top=top)
+    legend(figure, keys, sheet, left)
     every = [v for row in plot.rows for v in row.values]
     every += [v for row in plot.rows if row.realised for v in (row.realised.low, row.realised.high)]
     low, high = min(0.9, *every), max(every)
-    panel = panel.within((low - 0.04 * (high - low), high + 0.04 * (high - low)), panel.ys)
-    legend(canvas, keys, panel.x0, sheet.small + 1, sheet.small, canvas.width - panel.x0)
-    panel.frame(ticks(*panel.xs, 8), [], sheet.small, axes=False)
-    panel.down(1.0, "muted")
+    ax.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    ax.set_xticks(found := ticks(*ax.get_xlim(), 8), [f"{v:g}" for v in found])
+    bars(ax, [[(1.0, -0.5), (1.0, len(plot.rows) - 0.5)]], "muted", 0.8)
+    bars(ax, [[(min(row.values), i), (max(row.values), i)] for i, row in enumerate(plot.rows)], "faint", 0.8)
+    for station, (marker, shade) in _STATIONS.items():
+        values = [(i, row, getattr(row, station.replace(" ", "_"))) for i, row in enumerate(plot.rows)]
+        known = [(i, row, value) for i, row, value in values if value is not None]
+        tips = [f"{row.name}: {station} {fixed(value)}" for _, row, value in known]
+        shapes(ax, [(value, i) for i, _, value in known], marker, shade, "paper", tips, 6)
     for i, row in enumerate(plot.rows):
-        y = panel.y(i)
-        canvas.path([[(panel.x(min(row.values)), y), (panel.x(max(row.values)), y)]], "faint", 0.8)
-        stations = zip((row.target, row.layer_ratio, row.ideal), _STATIONS.items(), strict=True)
-        for value, (name, (shape, colour)) in stations:
-            if value is not None:
-                with canvas.tip(f"{row.name}: {name} {fixed(value)}"):
-                    canvas.shape(panel.x(value), y, shape, 6.5, colour)
         if row.realised:
-            colour = look(row.swatch.method).colour
-            tip = f"{row.name}: realised {fixed(row.realised.value)} ({span(row.realised.low, row.realised.high)})"
-            with canvas.tip(tip):
-                ends = [(panel.x(row.realised.low), y), (panel.x(row.realised.high), y)]
-                canvas.path([ends], colour, 2.2, alpha=0.6)
-                canvas.sign(panel.x(row.realised.value), y, row.swatch, 6.5)
-    words = f"Speed-up of decoding, batch size {plot.batch} (× full model)"
-    below_axis(canvas, panel.x0 + panel.width / 2, words)
-    return canvas
+            v = row.realised
+            bars(ax, [[(v.low, i), (v.high, i)]], look(row.swatch.method).colour, 2.2, 0.6)
+            signs(
+                ax, [(v.value, i)], row.swatch, [f"{row.name}: realised {fixed(v.value)} ({span(v.low, v.high)})"], 6.5
+            )
+    name_axes(figure, [ax], f"Speed-up of decoding, batch size {plot.batch} (× full model)", "", sheet)
+    return figure
 
 
 # From dark to light, so that neighbours differ in grey too.
@@ -170,68 +189,55 @@ PART_COLOURS = {
 def _breakdown(plot: plots.Breakdown, sheet: Sheet) -> Canvas:
     names = [part for part in PART_COLOURS if any(part in dict(row.parts) for row in plot.rows)]
     names += sorted({part for row in plot.rows for part, _ in row.parts} - set(names))
-    canvas, panel = _rows([row.name for row in plot.rows], sheet, pitch=17, top=22)
-    longest = max(sum(v for _, v in row.parts) for row in plot.rows)
-    room = canvas.wide(fixed(longest, 2), sheet.small) + 6  # for the sum at the end of a bar
-    panel = panel.within((0.0, longest * panel.width / (panel.width - room)), panel.ys)
-    panel.frame(ticks(*panel.xs, 8), [], sheet.small, axes=False)
-    x = panel.x0
-    for name in names:
-        colour, alpha = PART_COLOURS.get(name, ("pink", 0.8))
-        canvas.rect(x, 4, 9, 7, colour, alpha=alpha)
-        canvas.text(x + 12, 4 + sheet.small, name, size=sheet.small)
-        x += 24 + canvas.wide(name, sheet.small)
-    for i, row in enumerate(plot.rows):
+    figure, ax = _rows([row.name for row in plot.rows], sheet, pitch=16, top=24)
+    looks = {name: PART_COLOURS.get(name, ("pink", 0.8)) for name in names}
+    patches = [Patch(facecolor=colour(c), alpha=a, linewidth=0, label=name) for name, (c, a) in looks.items()]
+    legend(figure, patches, sheet, 34 if sheet.column > 300 else 4)
+    totals = [sum(v for _, v in row.parts) for row in plot.rows]
+    wide = width_of(ax)
+    room = text_width(fixed(max(totals), 2), sheet.small) + 6  # for the sum at the end of a bar
+    ax.set_xlim(0, max(totals) * wide / (wide - room))
+    ax.set_xticks(found := ticks(*ax.get_xlim(), 8), [f"{v:g}" for v in found])
+    for i, (row, total) in enumerate(zip(plot.rows, totals, strict=True)):
         parts, at = dict(row.parts), 0.0
         for name in names:
             value = parts.get(name, 0.0)
-            colour, alpha = PART_COLOURS.get(name, ("pink", 0.8))
+            shade, alpha = looks[name]
             if value > 0:
-                with canvas.tip(f"{row.name}: {name} {fixed(value, 3)} ms of {fixed(sum(parts.values()), 3)} ms"):
-                    left = panel.x(at)
-                    canvas.rect(left, panel.y(i) - 5, panel.x(at + value) - left, 10, colour, alpha=alpha)
+                tip = f"{row.name}: {name} {fixed(value, 3)} ms of {fixed(total, 3)} ms"
+                ax.barh(i, value, 0.6, left=at, color=colour(shade), alpha=alpha, linewidth=0, url=tip, zorder=2)
             at += value
-        canvas.text(panel.x(at) + 4, panel.y(i) + 0.34 * sheet.small, fixed(at, 2), size=sheet.small, colour="muted")
-    words = f"Time of a decode step, batch size {plot.batch} (ms)"
-    below_axis(canvas, panel.x0 + panel.width / 2, words)
-    return canvas
+        ax.annotate(
+            fixed(at, 2), (at, i), (4, 0), textcoords="offset points", va="center_baseline", fontsize=sheet.small,
+            color=colour("muted"),
+        )  # fmt: skip
+    name_axes(figure, [ax], f"Time of a decode step, batch size {plot.batch} (ms)", "", sheet)
+    return figure
 
 
 def _tax(plot: plots.Tax, sheet: Sheet) -> Canvas:
     keys = (
-        Key("blocks the batch computed (its last row decides)", width=1.4, shape="o", fill="ink"),
-        Key("blocks a row needed, mean", width=1.1, dash="4 2"),
-        Key("the tax", "faint", patch=True),
+        key("blocks the batch computed (its last row decides)", width=1.4, marker="o", fill="ink"),
+        key("blocks a row needed, mean", width=1.1, dash="4 2"),
+        Patch(facecolor=colour("faint"), linewidth=0, label="the tax"),
     )
-    canvas, made, columns = panels(sheet, len(plot.rows), height=94, top=44)
-    legend(canvas, keys, 34, sheet.small + 1, sheet.small, canvas.width - 40)
+    figure, made, columns = grid(sheet, len(plot.rows), height=88, top=44)
+    legend(figure, keys, sheet, 34 if sheet.column > 300 else 4)
     place = {batch: float(i) for i, batch in enumerate(plot.batches)}
-    for i, (frame, row) in enumerate(zip(made, plot.rows, strict=True)):
-        panel = _places(frame, plot.batches, 1.06 * plot.depth)
-        left, below = outer(i, len(made), columns)
-        labels = [str(b) for b in plot.batches]
-        for batch, mean, computed in row.depths:
-            x = panel.x(place[batch])
-            canvas.rect(x - 4, panel.y(computed), 8, max(panel.y(mean) - panel.y(computed), 0.0), "faint")
-        panel.frame(
-            list(place.values()),
-            ticks(0, plot.depth, 5),
-            sheet.small,
-            xlabels=labels,
-            left=left,
-            below=below,
-            xgrid=False,
-        )
-        colour = look(row.swatch.method).colour
-        panel.line([(place[b], mean) for b, mean, _ in row.depths], colour, 1.1, "4 2")
-        panel.line([(place[b], computed) for b, _, computed in row.depths], colour, 1.4)
-        for batch, mean, computed in row.depths:
-            tip = f"{row.name}, batch {batch}: a row needed {fixed(mean, 1)} blocks, the batch computed {fixed(computed, 1)}"
-            with canvas.tip(tip):
-                canvas.sign(panel.x(place[batch]), panel.y(computed), row.swatch, 5)
-        panel.title(row.name)
-    axis_words(canvas, made, "Batch size (rows)", f"Blocks per token, of {plot.depth}")
-    return canvas
+    for i, (ax, row) in enumerate(zip(made, plot.rows, strict=True)):
+        _places(ax, plot.batches, 1.06 * plot.depth, outer(i, len(made), columns))
+        bars(ax, [[(place[b], mean), (place[b], max(mean, run))] for b, mean, run in row.depths], "faint", 7)
+        name = look(row.swatch.method).colour
+        line(ax, [(place[b], mean) for b, mean, _ in row.depths], name, 1.1, "4 2")
+        line(ax, [(place[b], computed) for b, _, computed in row.depths], name, 1.4)
+        tips = [
+            f"{row.name}, batch {b}: a row needed {fixed(mean, 1)} blocks, the batch computed {fixed(computed, 1)}"
+            for b, mean, computed in row.depths
+        ]
+        signs(ax, [(place[b], computed) for b, _, computed in row.depths], row.swatch, tips, 5)
+        title(ax, sheet, row.name)
+    name_axes(figure, made, "Batch size (rows)", f"Blocks per token, of {plot.depth}", sheet)
+    return figure
 
 
 _DRAW: dict[type, Callable[[Any, Sheet], Canvas]] = {

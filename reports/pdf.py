@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 from reports import figures
-from reports.canvas import text_width
+from reports.drawing import Drawing, sign_document, standalone, text_width
 from reports.parts import Block, Figure, Fold, ReportView, Sample, Section, Swatch, Table
-from reports.style import PRINT
-from reports.svg import sign_document, standalone
+from reports.style import PAGE, SERIF
 from reports.text import counted
 
 FONTS = ("Libertinus Serif", "New Computer Modern", "DejaVu Sans Mono")
 """Typst carries these, so the document does not depend on what is installed."""
-TABLE_SIZE, GAP, NARROW = 7.2, 4.0, 76.0  # as in the template; words are broken no narrower
+WIDTH, TABLE_SIZE, GAP, NARROW = 505.0, 7.2, 4.0, 76.0  # as in the template; words are broken no narrower
 SAMPLES = 6
 """Texts that are printed, over all tasks; the page shows all that were chosen."""
 
@@ -25,13 +25,15 @@ _LONG = re.compile(r"\S{30,}")
 _FOREIGN = re.compile("[^\u0000-\u024f\u0370-\u052f\u1e00-\u22ff\u2400-\u2426\u27e8\u27e9\ufffd]")
 
 
-def pdf(view: ReportView) -> bytes:
+def pdf(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> bytes:
     """Return the report as a PDF document. The same view gives the same bytes.
+
+    `drawings` holds the figures as drawn for the page, by id, where the caller has them already.
 
     Only where a text holds characters that the carried typefaces lack (other scripts, emoji) are those of the machine
     looked at.
     """
-    sources = document(view)
+    sources = document(view, drawings)
     return compile_typst(sources, system_fonts=foreign(sources["data.json"].decode()))[0]
 
 
@@ -56,9 +58,9 @@ def foreign(text: str) -> bool:
     return bool(_FOREIGN.search(text))
 
 
-def document(view: ReportView) -> dict[str, bytes]:
+def document(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> dict[str, bytes]:
     """Return the files that Typst reads."""
-    packer = _Packer()
+    packer = _Packer(figures.draw_all(view, PAGE) if drawings is None else drawings)
     data = {
         "title": _soft(view.title),
         "lead": [_soft(line) for line in view.lead],
@@ -80,8 +82,9 @@ def document(view: ReportView) -> dict[str, bytes]:
 class _Packer:
     """Turns blocks into JSON values and keeps the drawings they name."""
 
-    def __init__(self) -> None:
+    def __init__(self, drawings: Mapping[str, Drawing]) -> None:
         self.files: dict[str, bytes] = {}
+        self._drawings = drawings
 
     def blocks(self, section: Section) -> list[dict[str, Any]]:
         found, left = [], _shares([b for b in section.blocks if isinstance(b, Sample)])
@@ -106,11 +109,11 @@ class _Packer:
         return {"kind": type(block).__name__, **measured, **self._values(block)}
 
     def _figure(self, block: Figure) -> dict[str, Any]:
-        canvas = figures.draw(block, PRINT)
+        drawing = self._drawings[block.id]
         name = f"{block.id}.svg"
-        self.files[name] = standalone(canvas, block.alt, PRINT).encode()
+        self.files[name] = standalone(drawing, block.alt, SERIF).encode()
         words = {key: _soft(getattr(block, key)) for key in ("title", "caption", "alt")}
-        return {"kind": "Figure", "file": name, "width": canvas.width, "height": canvas.height, **words}
+        return {"kind": "Figure", "file": name, "width": drawing.width, "height": drawing.height, **words}
 
     def _values(self, item: Any) -> Any:
         """Dataclasses as mappings, sets as sorted lists, every text with places to break it, signs as file names."""
@@ -164,7 +167,7 @@ def widths(block: Table) -> list[float]:
         )
         head = max(_wide(column.title), 0.84 * _wide(column.unit))
         found.append(round(max(widest, min(head, 52.0), word, 12.0), 1))
-    over = sum(found) + 2 * GAP * len(found) - PRINT.width
+    over = sum(found) + 2 * GAP * len(found) - WIDTH
     if block.wrap and over > 0:
         found[-1] = max(found[-1] - over, 90.0)
     words = [i for i, column in enumerate(block.columns) if not column.numeric and found[i] > NARROW]
@@ -175,7 +178,7 @@ def widths(block: Table) -> list[float]:
 
 
 def _wide(text: str) -> float:
-    return text_width(text, TABLE_SIZE)
+    return 0.86 * text_width(text, TABLE_SIZE)  # set in a narrower typeface than is measured
 
 
 def _soft(text: str) -> str:

@@ -12,10 +12,9 @@ import jinja2
 from markupsafe import Markup
 
 from reports import figures
-from reports.canvas import Canvas
+from reports.drawing import Drawing, inline, sign
 from reports.parts import Column, Figure, ReportView, Swatch, Table
 from reports.style import COLOURS, PAGE
-from reports.svg import inline, sign
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +32,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def html(view: ReportView, drawings: Mapping[str, Canvas] | None = None) -> str:
+def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> str:
     """Return the report as one HTML document; the same view gives the same bytes.
 
     `drawings` holds the figures as drawn for the page, by id, where the caller has them already.

@@ -82,7 +82,6 @@ class Sheet:
         per_row: panels beside each other on the full width.
         size, small: type sizes of axis labels and of everything else.
         tall: factor on the height of panels.
-        letters: width of the widest typeface it may be shown in, as a factor on Helvetica's.
         font: the families named in a drawing that stands alone.
     """
 
@@ -92,14 +91,12 @@ class Sheet:
     size: float
     small: float
     tall: float
-    letters: float
     font: str
 
 
-PAGE = Sheet(778, 778, 4, 8.6, 7.8, 1.0, 1.17, "system-ui, Helvetica, Arial, sans-serif")
-"""The HTML page."""
-PRINT = Sheet(505, 505, 4, 7.4, 6.6, 0.8, 0.98, "Libertinus Serif, Linux Libertine, Times, serif")
-"""The text width of the PDF."""
-PAPER = Sheet(505, 241, 4, 7.4, 6.6, 0.8, 0.98, "Libertinus Serif, Linux Libertine, Times, serif")
+SERIF = "Libertinus Serif, Linux Libertine, Times, serif"
+PAGE = Sheet(640, 640, 4, 8.0, 7.2, 1.0, "system-ui, Helvetica, Arial, sans-serif")
+"""The HTML page, and a little smaller the PDF."""
+PAPER = Sheet(505, 241, 4, 7.4, 6.6, 0.8, SERIF)
 """A two-column paper: simple figures in a column of 3.35 inches, the others across both."""
 SHEETS = {"page": PAGE, "paper": PAPER}

@@ -27,7 +27,7 @@ const drawn = Array.from(document.querySelectorAll("figure svg"));
 document.body.dataset.probe = JSON.stringify({before: names(), first: down(), second: down(),
   wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
   unreachable: lone.length, figures: drawn.length, empty: drawn.filter((s) => s.getBoundingClientRect().height < 40).length,
-  paper: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(drawn[0].querySelector("text")).fill,
+  paper: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(drawn[0]).fill,
   fetched: performance.getEntriesByType("resource").map((e) => e.name),
   hover: document.querySelectorAll("figure svg g > title").length});
 });</script>"""

@@ -94,8 +94,8 @@ def test_no_table_leaves_the_page(tmp_path: Path) -> None:
     for part in walk(view.build(load.load([folder]))):
         if isinstance(part, Table):
             widths = pdf.widths(part)
-            assert max(widths) + widths[0] + 4 * pdf.GAP <= pdf.PRINT.width, part.id
-            assert not part.wrap or sum(widths) + 2 * pdf.GAP * len(widths) <= pdf.PRINT.width
+            assert max(widths) + widths[0] + 4 * pdf.GAP <= pdf.WIDTH, part.id
+            assert not part.wrap or sum(widths) + 2 * pdf.GAP * len(widths) <= pdf.WIDTH
 
 
 def test_the_pdf_says_what_the_page_says(quick_run: Path, quick_report: Path) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
-import zlib
+import subprocess
+import sys
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness.stats import Interval
 from reports import load, plots
-from reports.axes import ticks
-from reports.canvas import Canvas, text_width
+from reports.drawing import fit, inline, sign, text_width
 from reports.figures import draw, draw_all
+from reports.panels import ticks
 from reports.parts import Figure, Swatch
 from reports.place import Box, place
-from reports.style import COLOURS, PAGE, PAPER, PRINT, Sheet, look
-from reports.svg import inline, sign
+from reports.style import COLOURS, PAGE, PAPER, Sheet, look
 from reports.view import build
 
 
@@ -93,7 +96,7 @@ def test_drawing_is_inline_and_escaped() -> None:
     drawn = svg(heat())
     assert drawn.startswith('<svg role="img" aria-label="alt with &quot;quotes&quot; &amp; &lt;angles&gt;"')
     assert "An arm with $two$ dollars &amp; &lt;angles&gt;" in drawn
-    assert not re.findall(r'\bid="', drawn), "ids of several drawings would clash"
+    assert "\n<text" in drawn, "text stays text"
     assert drawn == svg(heat())
     assert len(drawn) < 20_000
 
@@ -113,23 +116,37 @@ def test_an_unknown_plot_is_refused() -> None:
         draw(Figure("f", "", "", "", 3), PAGE)
 
 
-@pytest.mark.parametrize("sheet", [PAGE, PRINT, PAPER], ids=["page", "print", "paper"])
+def test_names_inside_several_drawings_do_not_clash(quick_html: str) -> None:
+    names = re.findall(r'\bid="([^"]+)"', quick_html)
+    assert len(names) == len(set(names))
+    assert set(re.findall(r'xlink:href="#([^"]+)"', quick_html)) <= set(names)
+
+
+def test_drawing_leaves_matplotlib_as_it_was() -> None:
+    before = dict(matplotlib.rcParams)
+    svg(heat())
+    assert dict(matplotlib.rcParams) == before
+    code = "import sys, reports.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("sheet", [PAGE, PAPER], ids=["page", "paper"])
 def test_no_text_leaves_its_drawing(quick_run: Path, sheet: Sheet) -> None:
     drawn = draw_all(build(load.load([quick_run])), sheet)
     assert len(drawn) >= 9
-    for ident, canvas in drawn.items():
-        assert canvas.width <= sheet.width
-        root = ElementTree.fromstring(f"<svg>{canvas.body}</svg>")
+    for ident, drawing in drawn.items():
+        assert drawing.width <= sheet.width
+        root = ElementTree.fromstring(f'<svg xmlns:xlink="http://www.w3.org/1999/xlink">{drawing.body}</svg>')
         for text in root.iter("text"):
-            size = float(text.get("font-size", canvas.size))
+            size = float(text.get("font-size", drawing.size))
             wide = text_width(text.text or "", size)
             x, y = float(text.get("x", 0)), float(text.get("y", 0))
             if text.get("transform"):
-                assert size - 1 <= x and wide / 2 <= y + 1 and y + wide / 2 <= canvas.height + 1, (ident, text.text)
+                assert size - 1 <= x and wide / 2 <= y + 1 and y + wide / 2 <= drawing.height + 1, (ident, text.text)
                 continue
             left = x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "start")]
-            assert left >= -1 and left + wide <= canvas.width + 1, (ident, text.text)
-            assert 0.5 * size <= y <= canvas.height, (ident, text.text)
+            assert left >= -1 and left + wide <= drawing.width + 1, (ident, text.text)
+            assert 0.5 * size <= y <= drawing.height, (ident, text.text)
 
 
 def test_ticks_are_round_and_few() -> None:
@@ -142,20 +159,17 @@ def test_ticks_are_round_and_few() -> None:
 
 
 def test_a_long_name_is_cut_to_its_room() -> None:
-    canvas = Canvas(100, 100, PAGE)
-    assert canvas.fit("SkipDecode", 8, 200) == "SkipDecode"
-    cut = canvas.fit("SkipDecode on some weights", 8, 60)
-    assert cut.endswith("…") and canvas.wide(cut, 8) <= 60
+    assert fit("SkipDecode", 8, 200) == "SkipDecode"
+    cut = fit("SkipDecode on some weights", 8, 60)
+    assert cut.endswith("…") and text_width(cut, 8) <= 60
 
 
 def test_a_map_of_shares_keeps_them() -> None:
     """Four pixels a side for each share, so that no viewer blurs one into the next; opacity is the share."""
-    canvas = Canvas(10, 10, PAGE)
-    canvas.image(0, 0, 5, 5, np.array([[0.0, 1.0], [0.5, 0.25]]), (1, 2, 3))
-    data = base64.b64decode(re.search(r"base64,([^\"]+)", canvas.body)[1])  # type: ignore[index]
-    assert data.startswith(b"\x89PNG")
-    start = data.index(b"IDAT")
-    length = int.from_bytes(data[start - 4 : start], "big")
-    rows = np.frombuffer(zlib.decompress(data[start + 4 : start + 4 + length]), np.uint8).reshape(8, 9)
-    assert rows[:, 0].tolist() == [0] * 8
-    assert rows[[0, 3, 4, 7]][:, [1, 4, 5, 8]].tolist() == [[0, 0, 255, 255]] * 2 + [[128, 128, 64, 64]] * 2
+    panel = plots.HeatPanel("a", np.array([[0.0, 1.0], [0.5, 0.25]]), 1.0)
+    body = draw(Figure("f", "", "", "alt", plots.Heat((panel,))), PAGE).body
+    images = re.findall(r"data:image/png;base64,\s*([^\"]+)", body)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(images[0]))).convert("RGBA"))
+    assert pixels.shape == (8, 8, 4)
+    shares = np.sort(pixels[::4, ::4, 3].ravel())
+    assert shares.tolist() == [0, 64, 128, 255]

@@ -11,6 +11,7 @@ import pytest
 
 from harness.stats import Interval
 from reports import plots
+from reports.drawing import standalone
 from reports.export import as_csv, as_latex, as_markdown
 from reports.figures import draw
 from reports.parts import (
@@ -32,7 +33,6 @@ from reports.parts import (
 )
 from reports.render import html
 from reports.style import PAPER
-from reports.svg import standalone
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -127,7 +127,7 @@ MADE = {
     "table.csv": lambda: as_csv(TABLE),
     "table.md": lambda: as_markdown(TABLE),
     "table.tex": lambda: as_latex(TABLE),
-    "scatter.svg": lambda: standalone(draw(SCATTER, PAPER), SCATTER.alt, PAPER),
+    "scatter.svg": lambda: standalone(draw(SCATTER, PAPER), SCATTER.alt, PAPER.font),
     "page.html": _page,
 }
 
