@@ -171,12 +171,17 @@ def _row(table: _Cells, arm: Json, batch: int) -> Row:
     return row | {"notes": notes or None}
 
 
+def _all_real(values: list[Any]) -> bool:
+    """Whether all are finite numbers; there are hundreds of thousands in a large run, so no call for each."""
+    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+
+
 def _speed(cell: Json) -> Row:
     """What one timed cell says on its own."""
     batch, runs = cell["batch_size"], cell.get("runs") or []
     seconds = [second for run in runs for second in run.get("step_s") or []]
     tokens = [count for run in runs for count in run.get("step_tokens") or []]
-    complete = len(seconds) == len(tokens) > 0 and all(_real(v) is not None for v in (*seconds, *tokens))
+    complete = len(seconds) == len(tokens) > 0 and _all_real(seconds) and _all_real(tokens)
     total_s, total = (math.fsum(seconds), sum(tokens)) if complete else (math.nan, math.nan)
     ttft = [value for run in runs if (value := _real(run.get("ttft_s"))) is not None]
     # Time per token of each step; a step that yields several tokens per row (drafts) counts as its share.

@@ -130,13 +130,14 @@ def _pipe(text: str) -> str:
 
 
 def as_latex(table: Table) -> str:
-    r"""Return a table for `\input` in a document that loads booktabs; other packages are not needed."""
+    r"""Return a table for `\input` in a document that loads booktabs and graphicx; it is shrunk to the line where it is wider."""
     spec = "".join("r" if c.numeric and i else "l" for i, c in enumerate(table.columns))
     lines = [
-        "% Needs \\usepackage{booktabs}. Wide tables: \\resizebox (graphicx) or a landscape page.",
+        "% Needs \\usepackage{booktabs,graphicx}. Shrunk to the line; very wide tables read better on a landscape page.",
         "\\begin{table}", "\\centering", "\\small",
         f"\\caption{{{tex(table.title)}. {tex(table.note)}}}",
         f"\\label{{tab:{file_name(table)}}}",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{{spec}}}", "\\toprule",
     ]  # fmt: skip
     lines += _groups(table)
@@ -158,7 +159,7 @@ def as_latex(table: Table) -> str:
             )
             cells.append(text + detail)
         lines.append(" & ".join(cells) + " \\\\")
-    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", "\\end{table}", ""])
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}}", "\\end{table}", ""])
 
 
 def _groups(table: Table) -> list[str]:

@@ -25,6 +25,9 @@ CELLS = 200
 """Runs with fewer cells than this are drawn before a process has started."""
 
 Files = dict[str, bytes]
+_LOST = (EOFError, OSError, pickle.UnpicklingError)
+"""What reading from or writing to a process raises that was killed, for want of memory say: its share is then drawn here."""
+
 _SERVE = "from reports import second; second.serve()"
 
 
@@ -66,6 +69,9 @@ def started(folders: Sequence[Path]) -> Iterator[Second | None]:
             yield Second(process)
         finally:
             process.kill()
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):  # what it did not take is still in the buffer
+                    process.stdin.close()
 
 
 def drawn(second: Second | None, figures: Sequence[Figure], sheet: Sheet) -> dict[str, Drawing]:
@@ -74,19 +80,24 @@ def drawn(second: Second | None, figures: Sequence[Figure], sheet: Sheet) -> dic
         return {part.id: draw(part, PAGE) for part in figures}
     heavy = sorted(figures, key=_panels, reverse=True)
     theirs, ours = heavy[1::2], heavy[::2]
-    second.send((figures, [part.id for part in theirs], sheet))
-    mine = {part.id: draw(part, PAGE) for part in ours}
-    other: dict[str, Drawing] = second.receive()
-    second.send(mine)
+    mine: dict[str, Drawing] = {}
+    try:
+        second.send((figures, [part.id for part in theirs], sheet))
+        mine |= {part.id: draw(part, PAGE) for part in ours}
+        other: dict[str, Drawing] = second.receive()
+        second.send(mine)
+    except _LOST:
+        other = {part.id: draw(part, PAGE) for part in figures if part.id not in mine}
     return mine | other
 
 
 def files(second: Second | None, figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> Files:
     """Return the files of `figures/`; see reports.export."""
-    if second is None:
-        return _files(figures, drawings, sheet)
-    made: Files = second.receive()
-    return made
+    if second is not None:
+        with contextlib.suppress(*_LOST):
+            made: Files = second.receive()
+            return made
+    return _files(figures, drawings, sheet)
 
 
 def _panels(part: Figure) -> int:

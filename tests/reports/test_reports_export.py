@@ -48,6 +48,20 @@ def test_every_latex_table_is_balanced(quick_report: Path) -> None:
         assert text.count("\\toprule") == text.count("\\bottomrule") == 1
 
 
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
+def test_latex_compiles_and_fits_its_line(quick_report: Path, tmp_path: Path) -> None:
+    names = [str(file) for file in sorted((quick_report / "tables").glob("*.tex"))]
+    lines = ["\\documentclass{article}", "\\usepackage{booktabs,graphicx}", "\\begin{document}"]
+    lines += [f"\\input{{{name}}}\\clearpage" for name in names]
+    (tmp_path / "all.tex").write_text("\n".join([*lines, "\\end{document}"]), encoding="utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    wide = [float(v) for v in re.findall(r"Overfull \\hbox \(([\d.]+)pt too wide", done.stdout)]
+    assert max(wide, default=0.0) < 15  # a word of a caption, not a table
+    assert len(re.findall(r"\[\d+", done.stdout)) >= len(names)
+
+
 def test_each_figure_in_three_formats(quick_report: Path, quick_html: str) -> None:
     names = {f.stem for f in (quick_report / "figures").glob("*.svg")}
     assert {"trade-restaurants-1", "promise", "by-batch", "rates", "tax", "layers", "depths", "steps-1"} <= names
