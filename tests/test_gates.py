@@ -96,6 +96,16 @@ def test_one_defect_fails_one_gate(good: Run, name: str, cell: str, change: Chan
     assert not others
 
 
+def test_few_noisy_cells_are_named_and_do_not_fail_the_run(good: Run) -> None:
+    timed = [cell["id"] for cell in good.cells if cell["kind"] == "speed"]
+    run = copy.deepcopy(good)
+    run.run.setdefault("suite", {})["limits"] = {"noisy_share": 1 / len(timed)}
+    gate = judged(run, lambda cell: _noisy(cell), timed[-1])["dispersion"]
+    assert gate.status == FAILED and not gate.stops and gate.cells == (timed[-1],) and "no verdict" in gate.detail
+    run.run["suite"]["limits"] = {"noisy_share": 0.9 / len(timed)}
+    assert judged(run, lambda cell: _noisy(cell), timed[-1])["dispersion"].stops
+
+
 def _parts(*found: dict[str, Any]) -> Change:
     return _set("divergences", {"count": len(found), "first": list(found)})
 
