@@ -30,6 +30,7 @@ def definitions(facts: Facts) -> Definitions:
     groups = (
         ("Two modes", modes),
         ("Model and weights", _weights(facts)),
+        ("Parameters chosen by measurement", _chosen(run)),
         ("Timed and scored cells", tuple(pair for pair in timed if pair in scored)),
         ("Timed cells", tuple(pair for pair in timed if pair not in scored)),
         ("Scored cells", tuple(pair for pair in scored if pair not in timed)),
@@ -66,6 +67,19 @@ def _weights(facts: Facts) -> Pairs:
         (label(name) or "checkpoint not named", listed([a.short for a in arms], 20)) for name, arms in used.items()
     )
     return ((("depth", f"{depth} blocks"),) if depth else ()) + checkpoints
+
+
+def _chosen(run: Mapping[str, Any]) -> Pairs:
+    """Arms whose parameters `depthbench tune` or `calibrate` chose: for what goal, on what data, at what cost, in which file."""
+    entries = (run.get("suite") or {}).get("methods") or []
+    return tuple(
+        (
+            label(entry.get("label") or entry.get("name")),
+            "; ".join(f"{name} {text}" for name, text in flatten(source) if text != UNKNOWN),
+        )
+        for entry in entries
+        if isinstance(entry, Mapping) and isinstance(source := entry.get("tuned"), Mapping)
+    )
 
 
 def _conditions(cells: Sequence[Json]) -> Pairs:

@@ -229,3 +229,28 @@ def test_claims_are_told_in_words(quick_run: Path) -> None:
     assert "realised" not in text and "there, here" not in " ".join(
         p for b in papers.blocks(replace(facts, data=without)) if isinstance(b, Prose) for p in b.paragraphs
     )
+
+
+def test_parameters_chosen_by_tuning_name_their_source(small_run: Path) -> None:
+    """A reader must see that an arm's setting was picked, on what data, for what goal and at what cost."""
+    assert "Parameters chosen by measurement" not in html_of(small_run)
+    path = small_run / "run.json"
+    run = json.loads(path.read_text())
+    source = {
+        "file": "calm-3x.json",
+        "goal": {"target_speedup": 3.0, "max_loss": None},
+        "data": {"split": "validation"},
+    }
+    run["suite"]["methods"] = [{"name": "calm", "label": "CALM <tuned>", "tuned": source | {"cost": {"seconds": 41.5}}}]
+    path.write_text(json.dumps(run))
+    text = " ".join(Page(html_of(small_run)).text().split())
+    for words in (
+        "Parameters chosen by measurement",
+        "CALM <tuned>",
+        "file calm-3x.json",
+        "goal target speedup 3",
+        "data split validation",
+        "cost seconds 41.5",
+    ):
+        assert words in text, words
+    assert "max loss" not in text
