@@ -23,6 +23,7 @@ from harness.models.decoder import Decoder
 from harness.models.shapes import is_random
 from harness.models.skeleton import cached, config_of, joined_bytes, on_meta, tokenizer_of
 from harness.prompts import expected_tokens, fit
+from harness.recipes import names as recipe_names
 from harness.sweep import cell_id
 from harness.tasks.base import Task
 from harness.tasks.bertscore import HUB_MODEL, MODEL, MODEL_BYTES, BertScore
@@ -155,6 +156,8 @@ class _Planner:
                 self.needs[
                     f"weights {name}: no such folder; train or copy them, see the suite's description ({size})"
                 ] = None
+            elif name in recipe_names():
+                self.needs[f"weights {name}: depthbench train {name} --out {name} ({size})"] = None
             elif not cached(name, "config.json"):
                 self.needs[f"weights {name}: from the hub ({size})"] = None
 

@@ -163,3 +163,9 @@ def test_a_task_dependent_model_needs_a_task() -> None:
         Suite.model_validate(
             {"name": "x", "model": "./w-{task}", "methods": ["full"], "batch_sizes": [1], "prompt_tokens": 8}
         )
+
+
+def test_weights_that_a_recipe_makes_are_not_looked_for_on_the_hub() -> None:
+    needs = planning.plan(load_suite("e2e-per-target"), None).needs
+    assert any(line.startswith("weights opt-e2e-mini-skipdecode-2x: depthbench train ") for line in needs)
+    assert not any("hub" in line for line in needs if line.startswith("weights opt-e2e-mini"))
