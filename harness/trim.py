@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from harness.errors import BadInput
 from harness.files import write_atomically
@@ -74,7 +75,20 @@ def _without_texts(text: bytes) -> bytes:
     """A cell without the prompts and references of its examples."""
     cell = json.loads(text)
     examples = cell.get("examples") if isinstance(cell, dict) else None
-    if not isinstance(examples, list) or not any(key in e for e in examples for key in _OWNED):
+    if not isinstance(examples, list):
         return text
-    cell["examples"] = [{key: value for key, value in e.items() if key not in _OWNED} for e in examples]
+    kept = [_without(example) for example in examples]
+    if kept == examples:
+        return text
+    cell["examples"] = kept
     return json.dumps(cell, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _without(example: dict[str, Any]) -> dict[str, Any]:
+    """An example without what its data set wrote: of a multiple-choice task that is its choices, and so the answer's text."""
+    kept = {key: value for key, value in example.items() if key not in _OWNED}
+    if isinstance(scored := example.get("lm_eval"), dict):
+        kept["lm_eval"] = {key: value for key, value in scored.items() if key != "continuations"}
+        if not scored.get("generated"):
+            kept.pop("output", None)
+    return kept

@@ -47,6 +47,18 @@ def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
     assert (again / names[0]).read_bytes() == (first / names[0]).read_bytes()
 
 
+def test_choices_of_lm_eval_tasks_go_with_the_answer_that_quotes_them(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    scored = {"id": "a", "output": "secret", "lm_eval": {"doc_id": 0, "continuations": ["secret"], "generated": False}}
+    written = {"id": "b", "output": "said", "lm_eval": {"doc_id": 1, "continuations": [], "generated": True}}
+    (run / "cells" / "quality.json").write_text(json.dumps({"kind": "quality", "examples": [scored, written]}))
+    kept = json.loads(read_text(trim(run, tmp_path / "out") / "cells" / "quality.json.gz"))["examples"]
+    assert kept == [
+        {"id": "a", "lm_eval": {"doc_id": 0, "generated": False}},
+        {"id": "b", "output": "said", "lm_eval": {"doc_id": 1, "generated": True}},
+    ]
+
+
 def test_tables_only(tmp_path: Path) -> None:
     out = trim(run_folder(tmp_path), tmp_path / "out", cells=False)
     assert sorted(p.name for p in out.iterdir()) == [LIST, "run.json"]

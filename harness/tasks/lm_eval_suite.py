@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -132,7 +133,7 @@ def cell(
     stepped = [e["layers_per_token"] for e in examples if e["layers_per_token"] is not None]
     steps = [len(layers) - 1 for e in examples for layers in e["lm_eval"]["layers"] if len(layers) > 1]
     ran = sum(sum(layers[1:]) for e in examples for layers in e["lm_eval"]["layers"])
-    record = {key: value for key, value in results.items() if key not in _NOT_KEPT}
+    record = {key: _placeless(value) for key, value in results.items() if key not in _NOT_KEPT}
     return {
         **_parted(examples, lossless),
         "task": entry.name,
@@ -177,7 +178,17 @@ def _parted(examples: Sequence[Json], lossless: Mapping[str, Sequence[int]] | No
 
 
 # Samples are the cell's examples; the environment stands in run.json.
+_PACKAGES = Path(lm_eval.__file__).resolve().parent.parent
 _NOT_KEPT = {"samples", "pretty_env_info", "config", "aggregations"}
+
+
+def _placeless(value: Any) -> Any:
+    """lm-eval's record with its own files named as in the package, not by where this machine keeps it."""
+    if isinstance(value, str):
+        return value.replace(f"{_PACKAGES}{os.sep}", "")
+    if isinstance(value, Mapping):
+        return {key: _placeless(inner) for key, inner in value.items()}
+    return [_placeless(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _example(task: str, sample: Mapping[str, Any], scores: Json, reference: Mapping[str, Sequence[int]] | None) -> Json:
