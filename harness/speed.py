@@ -235,14 +235,19 @@ def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str
     if full is None or heads is None or not full["breakdown"]:
         return {"step_parts_s": None, "ideal_step_s": None, "ideal_full_step_s": None}
     depth = full["depth"]
-    parts = {
-        part: statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
-        for part in ("embed", "attention", "feed", "head")
-    }
     step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
-    rest = max(step - sum(parts.values()), 0.0)
+    # The instrumented pass has clocks in it, and the machine may run at another pace by then: its parts are taken as shares.
+    pace = step / statistics.median(seconds for each in full["breakdown"] for seconds in each["step_s"])
+    parts = {
+        part: pace * statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
+        for part in ("embed", "attention", "feed", "head", "sampling")
+    }
+    # What the host does between sublayers goes with them: a skipped block needs no call either.
+    rest = parts["sampling"]
     around = parts["embed"] + parts["head"] + rest
-    attention, feed = parts["attention"] / depth, parts["feed"] / depth
+    blocks_alone = parts["attention"] + parts["feed"]
+    share = max(step - around, 0.0) / blocks_alone if blocks_alone else 0.0
+    attention, feed = share * parts["attention"] / depth, share * parts["feed"] / depth
     blocks = state["serial_attention_per_token"] * attention + state["serial_feed_per_token"] * feed
     return {
         "step_parts_s": {
@@ -254,7 +259,7 @@ def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str
             "rest": rest,
         },
         "ideal_step_s": heads * around + blocks,
-        "ideal_full_step_s": around + parts["attention"] + parts["feed"],
+        "ideal_full_step_s": around + depth * (attention + feed),
     }
 
 

@@ -205,14 +205,21 @@ def test_the_model_itself_is_left_as_it_was(opt: Decoder) -> None:
     assert set(vars(opt)) == names
 
 
-def test_ideal_is_in_proportion_to_sublayers() -> None:
-    """Worked out by hand: skipping every feed sublayer saves the feed time, not half of the blocks."""
-    parts = {"embed": [1.0], "attention": [20.0], "feed": [60.0], "head": [10.0]}
-    full = {"breakdown": [{"parts_s": parts}], "runs": [{"step_s": [100.0]}], "depth": 10}
+@pytest.mark.parametrize("pace", [1.0, 0.5, 3.0])
+def test_ideal_is_in_proportion_to_sublayers(pace: float) -> None:
+    """Worked out by hand: skipping every feed sublayer saves the feed time, not half of the blocks.
+
+    What the host does between sublayers (10 of 100) goes with them, and a machine that runs at another pace in the instrumented
+    pass changes nothing.
+    """
+    seconds = {"embed": 1.0, "attention": 20.0, "feed": 60.0, "head": 8.0, "sampling": 1.0, "host": 10.0}
+    parts = {part: [pace * value] for part, value in seconds.items()}
+    taken = [{"parts_s": parts, "step_s": [pace * 100.0]}]
+    full = {"breakdown": taken, "runs": [{"step_s": [100.0]}], "depth": 10}
     state = {"heads_per_token": 1.0, "serial_attention_per_token": 10.0, "serial_feed_per_token": 0.0}
     found = speed._ideal(full, state)
     assert found["ideal_full_step_s"] == pytest.approx(100.0)
-    assert found["ideal_step_s"] == pytest.approx(40.0)
-    assert found["step_parts_s"]["block"] == pytest.approx(8.0)
-    assert found["step_parts_s"]["rest"] == pytest.approx(9.0)
+    assert found["ideal_step_s"] == pytest.approx(1 + 8 + 1 + 90 * 20 / 80)
+    assert found["step_parts_s"]["block"] == pytest.approx(9.0)
+    assert found["step_parts_s"]["rest"] == pytest.approx(1.0)
     assert speed._ideal(None, state)["ideal_step_s"] is None
