@@ -80,6 +80,11 @@ def test_changing_shapes_have_no_static_buffers(opt: Decoder) -> None:
     for spec, compact in (("layerskip(exit_layer=2,draft_tokens=3)", False), ("calm(threshold=0.3)", True)):
         decoding = Decoding(opt, methods.create(spec), ids, max_new_tokens=4, compact_exits=compact, static=True)
         assert decoding._static is None
+    # Under the same setting a schedule's shapes stay as they are: full must not be slowed down by what exits need.
+    assert (
+        Decoding(opt, methods.create("full"), ids, max_new_tokens=4, compact_exits=True, static=True)._static
+        is not None
+    )
 
 
 @pytest.mark.gpu

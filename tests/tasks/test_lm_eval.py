@@ -280,3 +280,27 @@ def test_auto_batches_shrink_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> 
     made.close(values(found), values(answers(MethodLM(decoder, batch_size=2), requests)))
     with pytest.raises(torch.OutOfMemoryError):
         answers(MethodLM(decoder, batch_size=8), requests)
+
+
+def test_one_long_context_does_not_make_short_ones_run_skipped_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skipped block runs as far as a batch's longest context, so contexts of another order of length go to other batches."""
+    decoder = made.model("opt")
+    method = methods.create(HARD).resolve(decoder.depth, {})
+    token = iter(range(5, 50))
+    pairs = [lm_eval_scoring.Pair((next(token),), (7, 8, 9)) for _ in range(3)]
+    pairs.insert(1, lm_eval_scoring.Pair(tuple([next(token)] * 40), (7, 8)))
+    batches: list[list[int]] = []
+    inner = lm_eval_scoring.force
+
+    def force(*arguments: Any, **more: Any) -> Any:
+        batches.append(arguments[3].tolist())
+        return inner(*arguments, **more)
+
+    monkeypatch.setattr(lm_eval_scoring, "force", force)
+    together = lm_eval_scoring.score_pairs(decoder, method, pairs, expected_tokens=3, batch_size=8)
+    assert batches == [[40], [1, 1, 1]]
+    alone = [
+        lm_eval_scoring.score_pairs(decoder, method, [p], expected_tokens=3, batch_size=1).scored[0] for p in pairs
+    ]
+    for one, other in zip(together.scored, alone, strict=True):
+        assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-4) and one.greedy == other.greedy
