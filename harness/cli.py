@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 
@@ -34,6 +35,8 @@ def main() -> None:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):
             _fail(error.format_message(), 2)
         raise
+    finally:
+        gc.freeze()  # the process ends: what lives is not searched for cycles first, which takes long after a large report
 
 
 def _interrupted(arguments: list[str]) -> str:

@@ -5,26 +5,48 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
 
 from harness.errors import BadInput
 
 
-def read_text(path: Path) -> str:
-    """Text of a file, decompressed where its name ends in .gz.
+def read_bytes(path: Path) -> bytes:
+    """Content of a file, decompressed where its name ends in .gz.
 
     Raises:
         OSError: as `open`; a compressed file that is cut off or damaged too.
-        ValueError: the file is no UTF-8.
     """
     if path.suffix != ".gz":
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     try:
-        return gzip.decompress(path.read_bytes()).decode("utf-8")
+        return gzip.decompress(path.read_bytes())
     except EOFError as error:
         raise OSError(str(error)) from None
+
+
+def read_text(path: Path) -> str:
+    """Text of a file, decompressed where its name ends in .gz; OSError as read_bytes, ValueError if it is no UTF-8."""
+    return read_bytes(path).decode("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds, decompressed where its name ends in .gz.
+
+    Raises:
+        OSError: as read_bytes.
+        ValueError: the file is no JSON, or no UTF-8.
+    """
+    content = read_bytes(path)
+    try:
+        return from_json(content)  # less than half of the time json takes
+    except ValueError:  # refuses unpaired surrogates, which JSON may hold; and json says better what is wrong
+        return json.loads(content.decode("utf-8"))
 
 
 def write_atomically(target: Path, parts: Iterable[str]) -> None:

@@ -163,7 +163,7 @@ def _times(cell: Json) -> dict[tuple[int, int, int], tuple[float, float]]:
 
 def statistics_of(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> list[list[float]] | None:
     """Statistics [n][K] of the examples with these ids; None where there are none, or one lacks them."""
-    rows = [(examples[key].get("stats") or {}).get(metric) for key in ids]
-    if not rows or not rows[0] or any(not isinstance(row, list) or len(row) != len(rows[0]) for row in rows):
+    rows: list[Any] = [(examples[key].get("stats") or {}).get(metric) for key in ids]
+    if set(map(type, rows)) != {list} or not rows[0] or len(set(map(len, rows))) > 1:
         return None
-    return rows  # type: ignore[return-value]
+    return rows

@@ -14,6 +14,7 @@ seed alone. Scores that are 0 or 1 have tests of their own: `harness.binary`.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -190,7 +191,7 @@ def percentile(values: Sequence[float] | npt.NDArray[np.floating], q: float) -> 
     array = np.asarray(values, dtype=np.float64)
     if array.size == 0 or array.size < support(q) or not np.isfinite(array).all():
         return None
-    return float(np.percentile(array, q))
+    return _quantiles(array, [q / 100])[0]
 
 
 def support(q: float) -> float:
@@ -241,12 +242,12 @@ def dispersion(groups: Sequence[Sequence[float]]) -> float | None:
         if not all(math.isfinite(value) and value > 0 for value in group):
             return None
         if len(group) > 1:
-            middle = float(np.median(group))
+            middle = statistics.median(group)
             scaled += [value / middle for value in group]
     if len(scaled) < MIN_PAIRS:
         return None
-    low, middle, high = np.percentile(scaled, [25, 50, 75])
-    return float((high - low) / middle)
+    low, middle, high = _quantiles(np.array(scaled), [0.25, 0.5, 0.75])
+    return (high - low) / middle
 
 
 def speed_verdict(interval: Interval) -> str:
@@ -316,14 +317,21 @@ def _counts(n: int, rows: int, seed: int, block: int) -> Array:
     return counts
 
 
+def _quantiles(values: Array, shares: Sequence[float]) -> list[float]:
+    """As numpy.quantile of finite values, which takes five times as long for as few as these."""
+    ordered = np.sort(values)
+    found = np.interp(np.array(shares) * (ordered.size - 1), np.arange(ordered.size), ordered)
+    return [float(value) for value in found]
+
+
 def _ends(values: Array, n: int, level: float) -> tuple[float, float]:
     """The two quantiles of the resampled values; NaN if the statistic is undefined in most resamples."""
     finite = values[np.isfinite(values)]
     if finite.size < 0.5 * values.size:
         return math.nan, math.nan
     alpha = _alpha(n, level)
-    low, high = np.quantile(finite, [alpha, 1 - alpha])
-    return float(low), float(high)
+    low, high = _quantiles(finite, [alpha, 1 - alpha])
+    return low, high
 
 
 @lru_cache(maxsize=256)

@@ -24,7 +24,7 @@ import numpy as np
 
 from harness import stats
 from harness.errors import BadInput, CellFailed
-from harness.files import clear_errors, one_line, read_text, set_aside, write_atomically
+from harness.files import clear_errors, one_line, read_json, set_aside, write_atomically
 
 SCHEMA_VERSION = 1
 KINDS = ("speed", "memory", "energy", "quality")
@@ -247,7 +247,7 @@ def _read_run(folder: Path) -> Json:
     if not folder.is_dir():
         raise BadInput(f"run folder {folder}: there is no such folder")
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = read_json(path)
     except FileNotFoundError:
         raise BadInput(f"run folder {folder}: holds no run.json; name a folder that `depthbench run` wrote") from None
     except (OSError, ValueError) as error:
@@ -261,7 +261,7 @@ def _read_run(folder: Path) -> Json:
 def _read_cell(path: Path) -> tuple[Json | None, str]:
     """The cell, or None and the reason in one line. A file that may not be read is not a broken one: BadInput."""
     try:
-        cell = json.loads(read_text(path))
+        cell = read_json(path)
     except FileNotFoundError:
         return None, ""
     except PermissionError as error:

@@ -28,9 +28,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
     Raises:
         BadInput: no folder given, a folder without a readable run, an unknown style, or a place that cannot be written to.
     """
-    from harness import summary
-    from reports import export, load, pdf, render, second, view  # what draws is loaded when a report is made
-    from reports.parts import Figure, Table, walk
+    from reports import second
     from reports.style import SHEETS
 
     if style not in SHEETS:
@@ -38,15 +36,19 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
     folders = [Path(folder) for folder in run_dirs]
     sheet = SHEETS[style]
     with _undisturbed(), second.started(folders) as helper:
-        runs = load.load(folders)
+        from harness import summary  # what reads and draws takes long to load; the second process is at work meanwhile
+        from reports import export, load, pdf, render, view
+        from reports.parts import Figure, Table, walk
+
+        runs = load.load(folders, lambda stored: second.summaries(helper, stored))
         page = _place(folders[0] if out is None else Path(out))
         shown = view.build(runs)
         figures = [part for part in walk(shown) if isinstance(part, Figure)]
-        drawings = second.drawn(helper, figures, sheet)
-        with ThreadPoolExecutor() as pool:  # Typst works outside the interpreter's lock
-            document = pool.submit(pdf.pdf, shown, drawings)
-            figure_files = pool.submit(second.files, helper, figures, drawings, sheet)
-            html, table_files = render.html(shown, drawings), export.table_files(shown)
+        with ThreadPoolExecutor() as pool:  # waiting for the second process, and Typst, leave the interpreter free
+            drawings = pool.submit(second.drawn, helper, figures, sheet)
+            document = pool.submit(lambda: pdf.pdf(shown, drawings.result()))
+            figure_files = pool.submit(lambda: second.files(helper, figures, drawings.result(), sheet))
+            table_files, html = export.table_files(shown), render.html(shown, drawings.result)
         made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
         drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)
     for name, content in made.items():

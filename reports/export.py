@@ -10,10 +10,10 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 
-from reports.drawing import Drawing, standalone
 from reports.parts import Cell, Column, Figure, ReportView, Table, walk
 from reports.pdf import compile_typst, foreign
 from reports.style import Sheet
+from reports.svg import Drawing, standalone
 
 PNG_DPI = 150.0
 

@@ -139,6 +139,11 @@ class Facts:
     failed: tuple[Json, ...] = field(default=())
     told: dict[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def rows(self) -> dict[tuple[str, Any], Mapping[str, Any]]:
+        """The rows of the summary by (arm label, batch size)."""
+        return {(str(row.get("label")), row.get("batch_size")): row for row in self.data.rows}
+
     @property
     def baseline(self) -> Arm | None:
         """The full model, if the run has one."""

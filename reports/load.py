@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from harness.store import Run, cell_files, load_run
 from harness.summary import summarise
 
 Json = dict[str, Any]
+Summaries = Callable[[Sequence[Run]], Sequence[Sequence[Json]]]
 
 
 @dataclass(frozen=True)
@@ -37,29 +38,45 @@ class RunData:
     sources: tuple[Json, ...] = ()
 
 
-def load(folders: Sequence[Path]) -> tuple[RunData, ...]:
+def unique(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders in the order given, each once.
+
+    Raises:
+        BadInput: no folder given.
+    """
+    if not folders:
+        raise BadInput("report: no run folder given; name at least one folder that holds a run.json")
+    found: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        found.setdefault(folder.resolve(), folder)
+    return list(found.values())
+
+
+def load(folders: Sequence[Path], summaries: Summaries | None = None) -> tuple[RunData, ...]:
     """Return the runs in the given folders, each folder once, in the order given.
+
+    `summaries` makes the rows of all runs, where something else than `summarise` one by one is to do it.
 
     Raises:
         BadInput: no folder given, or one that holds no readable run; the message names it.
     """
-    if not folders:
-        raise BadInput("report: no run folder given; name at least one folder that holds a run.json")
-    unique: dict[Path, Path] = {}
-    for folder in map(Path, folders):
-        unique.setdefault(folder.resolve(), folder)
-    return tuple(load_one(folder) for folder in unique.values())
+    folders = unique(folders)
+    stored = [load_run(folder) for folder in folders]
+    checksums = [_checksums(folder) for folder in folders]
+    rows = summaries(stored) if summaries else [summarise(run) for run in stored]
+    return tuple(map(_run_data, folders, stored, checksums, rows))
 
 
-def load_one(folder: Path) -> RunData:
-    """Return the run in `folder`; see load."""
-    stored: Run = load_run(folder)
-    cells = tuple(sorted(stored.cells, key=lambda cell: str(cell.get("id", ""))))
+def _checksums(folder: Path) -> tuple[tuple[str, str], ...]:
     files = [folder / "run.json", *cell_files(folder)]
-    checksums = tuple(
+    return tuple(
         (f.relative_to(folder).as_posix(), hashlib.sha256(f.read_bytes()).hexdigest()) for f in files if f.is_file()
     )
+
+
+def _run_data(folder: Path, stored: Run, checksums: tuple[tuple[str, str], ...], rows: Sequence[Json]) -> RunData:
+    cells = tuple(sorted(stored.cells, key=lambda cell: str(cell.get("id", ""))))
     # The folder's own path would make two reports on the same results differ.
     problems = [line.replace(f"{folder}{os.sep}", "") for line in stored.problems]
     problems += [f"cells/{f.name}: set aside as broken" for f in sorted((folder / "cells").glob("*.broken"))]
-    return RunData(stored.run, cells, tuple(summarise(stored)), checksums, tuple(problems), (stored.run,))
+    return RunData(stored.run, cells, tuple(rows), checksums, tuple(problems), (stored.run,))

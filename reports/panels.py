@@ -1,24 +1,33 @@
-"""What the figures share: rows of panels, lines, signs with hover words, ticks and legends, all of them matplotlib's."""
+"""What the figures share: panels with data coordinates of their own, lines, signs with hover words, ticks and legends.
+
+Everything stands in points from the lower left of the figure. matplotlib's Axes are not used: making one takes longer than
+drawing all that stands in it (6 to 9 ms), and a figure may have forty.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.artist import Artist
+from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import IdentityTransform
+from matplotlib.transforms import Bbox, IdentityTransform
 
-from reports.drawing import colour, fit, marker_path, text_width
+from reports.drawing import Words, marker_path
 from reports.parts import Swatch
 from reports.style import Sheet, look
+from reports.svg import colour, fit, text_width
 
 Point = tuple[float, float]
+_HERE = IdentityTransform()  # type: ignore[no-untyped-call]
+CAP = 0.74
+"""Height of a capital letter, and of a digit, as a share of the type size."""
 
 
 def blank(width: float, height: float) -> Figure:
@@ -26,23 +35,65 @@ def blank(width: float, height: float) -> Figure:
     return Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
 
 
-def width_of(ax: Axes) -> float:
-    """Return how wide axes are, in points."""
-    return float(ax.bbox.width)
+def size_of(figure: Figure) -> Point:
+    """Return a figure's width and height in points."""
+    width, height = figure.get_size_inches()
+    return float(72 * width), float(72 * height)
 
 
-def axes(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    """Return new axes whose upper left corner is `x` points from the left and `y` from the top."""
-    full, tall = (72 * v for v in figure.get_size_inches())
-    ax = figure.add_axes((x / full, 1 - (y + height) / tall, width / full, height / tall))
-    ax.patch.set_visible(False)
-    return ax
+@dataclass
+class Panel:
+    """A rectangle of a figure with data coordinates of its own.
+
+    Attributes:
+        x, y: its lower left corner, in points from the figure's.
+        width, height: in points.
+        xs, ys: the data values at its edges; a falling pair turns an axis round.
+    """
+
+    figure: Figure
+    x: float
+    y: float
+    width: float
+    height: float
+    xs: Point = (0.0, 1.0)
+    ys: Point = (0.0, 1.0)
+
+    @property
+    def right(self) -> float:
+        """The right edge."""
+        return self.x + self.width
+
+    @property
+    def top(self) -> float:
+        """The upper edge."""
+        return self.y + self.height
+
+    def across(self, value: float) -> float:
+        """Return where a data value stands, in points from the figure's left edge."""
+        return self.x + self.width * (value - self.xs[0]) / (self.xs[1] - self.xs[0])
+
+    def up(self, value: float) -> float:
+        """Return where a data value stands, in points from the figure's lower edge."""
+        return self.y + self.height * (value - self.ys[0]) / (self.ys[1] - self.ys[0])
+
+    def at(self, points: Sequence[Point] | np.ndarray) -> np.ndarray:
+        """Return data points [..., 2] as points of the figure."""
+        (x0, x1), (y0, y1) = self.xs, self.ys
+        scale = np.array([self.width / (x1 - x0), self.height / (y1 - y0)])
+        moved: np.ndarray = (np.asarray(points, dtype=float) - (x0, y0)) * scale + (self.x, self.y)
+        return moved
+
+
+def panel(figure: Figure, x: float, y: float, width: float, height: float) -> Panel:
+    """Return a panel whose upper left corner is `x` points from the left and `y` from the top."""
+    return Panel(figure, x, size_of(figure)[1] - y - height, width, height)
 
 
 def grid(
     sheet: Sheet, count: int, *, height: float, left: float = 34, right: float = 8, top: float = 20,
     bottom: float = 32, gap_x: float = 13, gap_y: float = 24, above: Sequence[float] = (),
-) -> tuple[Figure, list[Axes], int]:  # fmt: skip
+) -> tuple[Figure, list[Panel], int]:  # fmt: skip
     """Return a figure with `count` panels `height` points tall (before the sheet's factor), and how many stand in a row.
 
     `above` is room kept over each panel for what stands there; a row has the most that one of its panels needs.
@@ -60,7 +111,7 @@ def grid(
     for i in range(count):
         row, column = divmod(i, columns)
         y = top + sum(extra[: row + 1]) + row * (height + gap_y)
-        made.append(axes(figure, left + column * (each + gap_x), y, each, height))
+        made.append(panel(figure, left + column * (each + gap_x), y, each, height))
     return figure, made, columns
 
 
@@ -82,137 +133,150 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def frame(
-    ax: Axes, xs: Point, ys: Point, xticks: Sequence[float], yticks: Sequence[float], *,
-    xlabels: Sequence[str] | None = None, left: bool = True, below: bool = True, xgrid: bool = False,
-    ygrid: bool = True, format_y: Callable[[float], str] = plain,
+    on: Panel, xs: Point, ys: Point, xticks: Sequence[float], yticks: Sequence[float], *,
+    xlabels: Sequence[str] | None = None, ylabels: Sequence[str] | None = None, small: float,
+    left: bool = True, below: bool = True, xgrid: bool = False, ygrid: bool = True, lines: str = "muted",
+    around: bool = False, labels: str = "muted",
 ) -> None:  # fmt: skip
-    """Set an axes' bounds (a falling pair turns it round), ticks, tick labels and grid."""
-    ax.set(xlim=xs, ylim=ys)
-    # Ticks are what costs most: an axis that shows none has none.
-    for axis, shown, lines, at, words in (
-        (ax.xaxis, below, xgrid, xticks, xlabels or [plain(v) for v in xticks]),
-        (ax.yaxis, left, ygrid, yticks, [format_y(v) for v in yticks]),
-    ):
-        if not shown or not len(at):
-            axis.set_visible(False)
-            if lines:
-                across = [[(v, ys[0]), (v, ys[1])] if axis is ax.xaxis else [(xs[0], v), (xs[1], v)] for v in at]
-                bars(ax, across, "rule", 0.5, zorder=0.4)
-            continue
-        if lines:
-            axis.grid(True)
-        axis.set_ticks(at, words)
+    """Set a panel's bounds (a falling pair turns it round) and draw its grid, its edges and its tick labels.
+
+    `left` and `below` say whether the tick labels are written, `labels` the colour of those at the left. Edges have the
+    colour `lines`, none where it is empty; `around` draws all four.
+    """
+    on.xs, on.ys = xs, ys
+    rules = [[(v, ys[0]), (v, ys[1])] for v in xticks] if xgrid else []
+    rules += [[(xs[0], v), (xs[1], v)] for v in yticks] if ygrid else []
+    bars(on, rules, "rule", 0.5, zorder=0.4)
+    if lines:
+        corners = [(on.x, on.top), (on.x, on.y), (on.right, on.y)]
+        corners += [(on.right, on.top), (on.x, on.top)] if around else []
+        strokes(on.figure, [corners], lines, 0.7, zorder=2.5)
+    if below:
+        for value, words in zip(xticks, xlabels or [plain(v) for v in xticks], strict=True):
+            write(on.figure, on.across(value), on.y - 4 - CAP * small, words, small, "muted", anchor="middle")
+    if left:
+        for value, words in zip(yticks, ylabels or [plain(v) for v in yticks], strict=True):
+            write(on.figure, on.x - 4, on.up(value) - CAP / 2 * small, words, small, labels, anchor="end")
 
 
-def title(ax: Axes, sheet: Sheet, words: str, at_right: str = "") -> None:
+def title(on: Panel, sheet: Sheet, words: str, at_right: str = "") -> None:
     """Write a title above, cut to the width, and a smaller word at the right end."""
-    wide = width_of(ax)
-    room = wide - (text_width(at_right, sheet.size) + 6 if at_right else 0)
-    ax.set_title(fit(words, sheet.size, room))
+    room = on.width - (text_width(at_right, sheet.size) + 6 if at_right else 0)
+    write(on.figure, on.x, on.top + 5, fit(words, sheet.size, room), sheet.size)
     if at_right:
-        ax.set_title(at_right, loc="right", color=colour("muted"), fontsize=sheet.size - 0.8)
+        write(on.figure, on.right, on.top + 5, at_right, sheet.size - 0.8, "muted", anchor="end")
 
 
-def name_axes(figure: Figure, panels: Sequence[Axes], below: str, beside: str, sheet: Sheet) -> None:
+def name_axes(figure: Figure, panels: Sequence[Panel], below: str, beside: str, sheet: Sheet) -> None:
     """Name the two axes once for all panels."""
-    boxes = [ax.get_position() for ax in panels]
-    left, right = min(b.x0 for b in boxes), max(b.x1 for b in boxes)
-    bottom, top = min(b.y0 for b in boxes), max(b.y1 for b in boxes)
-    width, height = (72 * v for v in figure.get_size_inches())
+    left, right = min(p.x for p in panels), max(p.right for p in panels)
+    bottom, top = min(p.y for p in panels), max(p.top for p in panels)
     half = text_width(below, sheet.size) / 2
-    centre = max(min((left + right) / 2 * width, width - half - 2), half)
-    figure.text(centre / width, 3 / height, below, ha="center", va="baseline")
+    centre = max(min((left + right) / 2, size_of(figure)[0] - half - 2), half)
+    write(figure, centre, 3, below, sheet.size, anchor="middle")
     if beside:
-        words = fit(beside, sheet.size, (top - bottom) * height + 40)
-        figure.text((sheet.size + 1) / width, (top + bottom) / 2, words, ha="right", va="center", rotation=90)
+        words = fit(beside, sheet.size, top - bottom + 40)
+        write(figure, 0.9 * sheet.size, (top + bottom) / 2, words, sheet.size, anchor="middle", turned=True)
 
 
-def line(ax: Axes, points: Sequence[Point], name: str, width: float = 1.2, dash: str = "", tip: str = "") -> None:
-    """Draw a line through data values."""
+def write(
+    figure: Figure, x: float, y: float, words: str, size: float, name: str = "ink", *, anchor: str = "start",
+    turned: bool = False,
+) -> None:  # fmt: skip
+    """Write words whose baseline begins at (x, y), or ends or has its middle there; `turned` runs upwards."""
+    figure.add_artist(Words(x, y, words, size, colour(name), anchor, turned))
+
+
+def line(
+    on: Panel, points: Sequence[Point], name: str, width: float = 1.2, dash: str = "", tip: str = "",
+    clip: bool = False,
+) -> None:  # fmt: skip
+    """Draw a line through data values; `clip` cuts it at the edges."""
     if len(points) > 1:
-        xs, ys = zip(*points, strict=True)
-        ax.add_artist(
-            Line2D(xs, ys, color=colour(name), linewidth=width, linestyle=dashed(dash), url=tip or None, zorder=2)
-        )
-
-
-def dashed(dash: str) -> Any:
-    """Return a pattern such as `4 2` as matplotlib takes it; solid for none."""
-    return (0, tuple(map(float, dash.split()))) if dash else "solid"
+        made = strokes(on.figure, [on.at(points)], name, width, dash=dash)
+        made.set_url(tip or None)
+        _clipped(made, on, clip)
 
 
 def bars(
-    ax: Axes, segments: Sequence[Sequence[Point]], name: str, width: float, alpha: float = 1.0, zorder: float = 2
-) -> None:
-    """Draw separate lines that look alike, such as intervals."""
+    on: Panel, segments: Sequence[Sequence[Point]], name: str, width: float, alpha: float = 1.0, zorder: float = 2,
+    clip: bool = False,
+) -> None:  # fmt: skip
+    """Draw separate lines that look alike, such as intervals; `clip` cuts them at the edges."""
     if segments:
-        drawn = LineCollection(segments, colors=colour(name), linewidths=width, alpha=alpha, zorder=zorder)
-        ax.add_collection(drawn, autolim=False)
+        _clipped(strokes(on.figure, [on.at(s) for s in segments], name, width, alpha, zorder), on, clip)
 
 
-def signs(ax: Axes, points: Sequence[Point], swatch: Swatch, tips: Sequence[str], size: float) -> None:
+def boxes(
+    on: Panel, sides: Sequence[tuple[float, float, float, float]], name: str, alpha: float = 1.0,
+    tips: Sequence[str] = (), zorder: float = 2, clip: bool = False,
+) -> None:  # fmt: skip
+    """Fill rectangles given by their left, lower, right and upper edge in data values."""
+    if sides:
+        corners = [on.at([(x0, y0), (x0, y1), (x1, y1), (x1, y0)]) for x0, y0, x1, y1 in sides]
+        made = areas(on.figure, corners, name, alpha, zorder)
+        made.set_urls(list(tips))
+        _clipped(made, on, clip)
+
+
+def signs(on: Panel, points: Sequence[Point], swatch: Swatch, tips: Sequence[str], size: float) -> None:
     """Draw an arm's sign at each point, hollow where it was not trained for; each shows its words under the pointer."""
     drawn = look(swatch.method)
     edge = 0.18 * size if swatch.hollow else 0.06 * size
-    shapes(ax, points, drawn.marker, drawn.colour, "paper" if swatch.hollow else drawn.colour, tips, size, edge)
+    shapes(on, points, drawn.marker, drawn.colour, "paper" if swatch.hollow else drawn.colour, tips, size, edge)
 
 
 def shapes(
-    ax: Axes,
-    points: Sequence[Point],
+    on: Panel, points: Sequence[Point], marker: str, edge: str, inside: str, tips: Sequence[str], size: float,
+    width: float = 1,
+) -> None:  # fmt: skip
+    """Draw a marker at each point."""
+    if points:
+        marks(on.figure, on.at(points), marker, edge, inside, size, width, tips)
+
+
+def _clipped(made: Artist, on: Panel, clip: bool) -> None:
+    if clip:
+        made.set_clip_box(Bbox.from_bounds(on.x, on.y, on.width, on.height))
+
+
+def strokes(
+    figure: Figure, segments: Sequence[Any], name: str, width: float, alpha: float = 1.0, zorder: float = 2,
+    dash: str = "",
+) -> Artist:  # fmt: skip
+    """Draw lines through points of the figure, all as one path, which is smaller and sooner drawn than one path each."""
+    codes = np.full(sum(map(len, segments)), Path.LINETO, Path.code_type)
+    codes[np.cumsum([0, *map(len, segments[:-1])])] = Path.MOVETO
+    pattern: Any = (0, tuple(map(float, dash.split()))) if dash else "solid"
+    made = PathPatch(
+        Path(np.concatenate(segments), codes), fill=False, edgecolor=colour(name), linewidth=width, linestyle=pattern,
+        capstyle="butt", joinstyle="round", alpha=alpha, zorder=zorder, transform=_HERE,
+    )  # fmt: skip
+    figure.add_artist(made)
+    return made
+
+
+def areas(figure: Figure, corners: Sequence[Any], name: str, alpha: float = 1.0, zorder: float = 2) -> PolyCollection:
+    """Fill polygons whose corners are points of the figure."""
+    made = PolyCollection(corners, facecolors=colour(name), linewidths=0, alpha=alpha, zorder=zorder, transform=_HERE)
+    figure.add_artist(made)
+    return made
+
+
+def marks(
+    figure: Figure,
+    points: Any,
     marker: str,
     edge: str,
-    fill: str,
-    tips: Sequence[str],
+    inside: str,
     size: float,
-    width: float = 1,
+    width: float,
+    tips: Sequence[str] = (),
 ) -> None:
-    """Draw a marker at each point."""
-    if not points:
-        return
+    """Draw a marker at points of the figure, `size` wide; each shows its words under the pointer."""
     made = PathCollection(
-        (marker_path(marker),), (size**2,), offsets=np.asarray(points), offset_transform=ax.transData,
-        facecolors=colour(fill), edgecolors=colour(edge), linewidths=width, urls=list(tips), clip_on=False, zorder=3,
+        (marker_path(marker),), (size**2,), offsets=points, offset_transform=_HERE, facecolors=colour(inside),
+        edgecolors=colour(edge), linewidths=width, urls=list(tips), zorder=3,
     )  # fmt: skip
-    made.set_transform(IdentityTransform())
-    ax.add_collection(made, autolim=False)
-
-
-def key(
-    words: str, name: str = "ink", width: float = 0.0, dash: str = "", marker: str = "", fill: str = "paper"
-) -> Line2D:
-    """Return a legend's entry: a line, a marker or both, and what they mean."""
-    how: dict[str, Any] = {"linestyle": dashed(dash) if width else "none"}
-    if marker:
-        how |= {"marker": marker, "markersize": 5.5, "markerfacecolor": colour(fill), "markeredgewidth": 1}
-    return Line2D([], [], color=colour(name), linewidth=width, label=words, **how)
-
-
-def legend(figure: Figure, keys: Sequence[Line2D | Patch], sheet: Sheet, x: float, y: float = 4) -> float:
-    """Write the keys from (x, y) on, in as many columns as fit beside each other; return how tall they are."""
-    room = 72 * figure.get_size_inches()[0] - x - 4
-    widths = [4.3 * sheet.small + text_width(str(k.get_label()), sheet.small) for k in keys]
-    columns = next((n for n in range(len(keys), 1, -1) if _wide(widths, n) <= room), 1)
-    width, height = (72 * v for v in figure.get_size_inches())
-    figure.legend(handles=list(keys), loc="upper left", bbox_to_anchor=(x / width, 1 - y / height), ncols=columns)
-    return -(-len(keys) // columns) * 1.55 * sheet.small
-
-
-def _wide(widths: Sequence[float], columns: int) -> float:
-    """How wide a legend of so many columns is; columns are filled from the top down."""
-    rows, more = divmod(len(widths), columns)
-    total, at = 0.0, 0
-    for i in range(columns):
-        count = rows + (i < more)
-        total += max(widths[at : at + count])
-        at += count
-    return total
-
-
-def keyed(ax: Axes, sheet: Sheet, keys: Sequence[tuple[str, Line2D]]) -> None:
-    """Write the keys above the axes, one under the other, names cut to its width."""
-    room = width_of(ax) - 2.6 * sheet.small
-    for name, entry in keys:
-        entry.set_label(fit(name, sheet.small, room))
-    entries = [entry for _, entry in keys]
-    ax.legend(handles=entries, loc="lower left", bbox_to_anchor=(0, 1.02), handlelength=2, labelspacing=0.25)
+    made.set_transform(_HERE)
+    figure.add_artist(made)

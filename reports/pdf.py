@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from reports import figures
-from reports.drawing import Drawing, sign_document, standalone, text_width
 from reports.parts import Block, Figure, Fold, ReportView, Sample, Section, Swatch, Table
 from reports.style import PAGE, SERIF
+from reports.svg import Drawing, sign_document, standalone, text_width
 from reports.text import counted
 
 FONTS = ("Libertinus Serif", "New Computer Modern", "DejaVu Sans Mono")
@@ -60,7 +59,13 @@ def foreign(text: str) -> bool:
 
 def document(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> dict[str, bytes]:
     """Return the files that Typst reads."""
-    packer = _Packer(figures.draw_all(view, PAGE) if drawings is None else drawings)
+    if drawings is None:
+        from reports.figures import (
+            draw_all,  # here: matplotlib takes long to load, and a large report is drawn elsewhere
+        )
+
+        drawings = draw_all(view, PAGE)
+    packer = _Packer(drawings)
     data = {
         "title": _soft(view.title),
         "lead": [_soft(line) for line in view.lead],

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.resources import files
 
 import jinja2
 from markupsafe import Markup
 
-from reports import figures
-from reports.drawing import Drawing, inline, sign
 from reports.parts import Column, Figure, ReportView, Swatch, Table
 from reports.style import COLOURS, PAGE
+from reports.svg import Drawing, inline, sign, signs
 
 
 @lru_cache(maxsize=1)
@@ -26,29 +25,49 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["sign"] = _sign
     environment.filters["groups"] = header_groups
     environment.tests["part"] = lambda block, name: type(block).__name__ == name
     return environment
 
 
-def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> str:
+def html(view: ReportView, drawings: Callable[[], Mapping[str, Drawing]] | None = None) -> str:
     """Return the report as one HTML document; the same view gives the same bytes.
 
-    `drawings` holds the figures as drawn for the page, by id, where the caller has them already.
+    `drawings` gives the figures as drawn for the page, by id, where the caller has them; it is called when all else is laid out.
     """
-    drawn = figures.draw_all(view, PAGE) if drawings is None else drawings
+    swatches: set[Swatch] = set()
+    alts: dict[str, str] = {}
 
-    def svg(figure: Figure) -> Markup:
-        return Markup(inline(drawn[figure.id], figure.alt))
+    def marked(figure: Figure) -> Markup:
+        alts[figure.id] = figure.alt
+        return Markup(f"{_MARK}{figure.id}{_MARK}")
+
+    def sign_of(swatch: Swatch) -> Markup:
+        swatches.add(swatch)
+        return Markup(sign(swatch))
 
     script = _read("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _environment().get_template("report.html.j2")
     # Both are files of this package, not results, and stand in elements whose content HTML does not unescape.
-    return page.render(
-        view=view, svg=svg, style=Markup(_palette() + _read("report.css")), script=Markup(script), script_hash=digest
-    )
+    laid_out = page.render(
+        view=view, svg=marked, sign=sign_of, style=Markup(_palette() + _read("report.css")), script=Markup(script),
+        script_hash=digest, signs=Markup(f"{_MARK}{_MARK}"),
+    )  # fmt: skip
+    found = drawings() if drawings else _drawn(view)
+    parts = laid_out.split(_MARK)
+    parts[1::2] = [inline(found[name], alts[name]) if name else signs(swatches) for name in parts[1::2]]
+    return "".join(parts)
+
+
+_MARK = "\0"
+"""Stands around what is put into the page last; reports.text lets no such character through."""
+
+
+def _drawn(view: ReportView) -> Mapping[str, Drawing]:
+    from reports.figures import draw_all  # here: matplotlib takes long to load, and a large report is drawn elsewhere
+
+    return draw_all(view, PAGE)
 
 
 def _read(name: str) -> str:
@@ -59,10 +78,6 @@ def _palette() -> str:
     light = "".join(f"--{name}:{value};" for name, (value, _) in COLOURS.items())
     dark = "".join(f"--{name}:{value};" for name, (_, value) in COLOURS.items())
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
-
-
-def _sign(swatch: Swatch) -> Markup:
-    return Markup(sign(swatch))
 
 
 def header_groups(table: Table) -> list[tuple[str, list[Column]]]:

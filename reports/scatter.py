@@ -5,19 +5,31 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from reports import plots
-from reports.drawing import colour, text_width
-from reports.panels import axes, bars, blank, frame, name_axes, signs, ticks, title
+from reports.panels import (
+    CAP,
+    Panel,
+    bars,
+    blank,
+    boxes,
+    frame,
+    line,
+    name_axes,
+    panel,
+    signs,
+    strokes,
+    ticks,
+    title,
+    write,
+)
 from reports.parts import Swatch
 from reports.place import LEADER, Box, place
 from reports.style import Sheet, look
+from reports.svg import text_width
 from reports.text import fixed, span
 
 CROWD = 8
@@ -35,17 +47,16 @@ def trade_off(plot: plots.TradeOff, sheet: Sheet) -> Figure:
     figure = blank(width, tall + 22 + 36)
     if zoom:
         share = 0.42 * width
-        whole, detail = axes(figure, 42, 22, share - 42, tall), axes(figure, share + 30, 22, width - share - 38, tall)
+        whole, detail = panel(figure, 42, 22, share - 42, tall), panel(figure, share + 30, 22, width - share - 38, tall)
         _scatter(whole, plot, plot.points, [p for p in plot.points if p not in close], sheet)
         title(whole, sheet, "All arms")
         _scatter(detail, plot, close, close, sheet)
         title(detail, sheet, f"Close-up: arms within {fixed(near, 0)} points of the full model")
-        (x0, x1), (y0, y1) = detail.get_xlim(), detail.get_ylim()
-        edge: dict[str, Any] = {"edgecolor": colour("muted"), "linestyle": (0, (2, 2)), "linewidth": 0.7}
-        whole.add_artist(Rectangle((x0, y0), x1 - x0, y1 - y0, facecolor="none", zorder=2, **edge))
+        (x0, x1), (y0, y1) = detail.xs, detail.ys
+        line(whole, [(x0, y0), (x0, y1), (x1, y1), (x1, y0), (x0, y0)], "muted", 0.7, "2 2", clip=True)
         made = [whole, detail]
     else:
-        made = [axes(figure, 42, 10, width - 50, tall + 12)]
+        made = [panel(figure, 42, 10, width - 50, tall + 12)]
         _scatter(made[0], plot, plot.points, plot.points, sheet)
     words = f"Realised speed-up of decoding, batch size {plot.batch} (× full model)"
     name_axes(figure, made, words, plot.quality_axis, sheet)
@@ -53,28 +64,20 @@ def trade_off(plot: plots.TradeOff, sheet: Sheet) -> Figure:
 
 
 def _scatter(
-    ax: Axes, plot: plots.TradeOff, shown: Sequence[plots.Point], named: Sequence[plots.Point], sheet: Sheet
+    on: Panel, plot: plots.TradeOff, shown: Sequence[plots.Point], named: Sequence[plots.Point], sheet: Sheet
 ) -> None:
     xs = [v for p in shown for v in (p.speed.low, p.speed.high)] + [1.0]
     ys = [v for p in shown for v in (p.quality.low, p.quality.high)]
     pad_x, pad_y = 0.09 * (max(xs) - min(xs) or 1), 0.09 * (max(ys) - min(ys) or 1)
-    right_left, up_down = (min(xs) - pad_x, max(xs) + 1.6 * pad_x), (min(ys) - pad_y, max(ys) + pad_y)
+    left, right = min(xs) - pad_x, max(xs) + 1.6 * pad_x
+    up_down = (min(ys) - pad_y, max(ys) + pad_y)
     bounds = up_down if plot.higher_is_better else up_down[::-1]
-    frame(ax, right_left, bounds, ticks(*right_left, 8), ticks(*up_down, 8), xgrid=True)
-    ax.axhspan(
-        plot.full_quality - plot.margin,
-        plot.full_quality + plot.margin,
-        facecolor=colour("band"),
-        linewidth=0,
-        zorder=0,
-    )
-    bars(ax, [[(right_left[0], plot.full_quality), (right_left[1], plot.full_quality)]], "faint", 0.8)
-    bars(ax, [[(1.0, bounds[0]), (1.0, bounds[1])]], "faint", 0.8)
+    frame(on, (left, right), bounds, ticks(left, right, 8), ticks(*up_down, 8), xgrid=True, small=sheet.small)
+    full, margin = plot.full_quality, plot.margin
+    boxes(on, [(left, full - margin, right, full + margin)], "band", zorder=0.2, clip=True)
+    bars(on, [[(left, full), (right, full)], [(1.0, bounds[0]), (1.0, bounds[1])]], "faint", 0.8, clip=True)
     front = sorted((p for p in plot.points if p.front), key=lambda p: p.speed.value)
-    ax.plot(
-        [p.speed.value for p in front], [p.quality.value for p in front], color=colour("muted"), linewidth=0.9,
-        linestyle=(0, (4, 2)), scalex=False, scaley=False, zorder=2,
-    )  # fmt: skip
+    line(on, [(p.speed.value, p.quality.value) for p in front], "muted", 0.9, "4 2", clip=True)
     alike: dict[Swatch, list[plots.Point]] = {}
     for p in shown:
         alike.setdefault(p.swatch, []).append(p)
@@ -83,23 +86,22 @@ def _scatter(
         for p in group:
             crosses.append([(p.speed.low, p.quality.value), (p.speed.high, p.quality.value)])
             crosses.append([(p.speed.value, p.quality.low), (p.speed.value, p.quality.high)])
-        bars(ax, crosses, look(swatch.method).colour, 1.0, 0.65)
+        bars(on, crosses, look(swatch.method).colour, 1.0, 0.65)
         tips = [
             f"{p.name}: {fixed(p.speed.value)} times ({span(p.speed.low, p.speed.high)}), {plot.quality_axis} "
             f"{fixed(p.quality.value, 1)} ({span(p.quality.low, p.quality.high, 1)})"
             for p in group
         ]
-        signs(ax, [(p.speed.value, p.quality.value) for p in group], swatch, tips, 7)
-    _name(ax, named, shown, sheet)
+        signs(on, [(p.speed.value, p.quality.value) for p in group], swatch, tips, 7)
+    _name(on, named, shown, sheet)
 
 
-def _name(ax: Axes, named: Sequence[plots.Point], shown: Sequence[plots.Point], sheet: Sheet) -> None:
+def _name(on: Panel, named: Sequence[plots.Point], shown: Sequence[plots.Point], sheet: Sheet) -> None:
     """Write the arms' names beside their points so that nothing overlaps."""
     if not named:
         return
     low, mid, high = (
-        ax.transData.transform([(getattr(p.speed, end), getattr(p.quality, end)) for p in shown])
-        for end in ("low", "value", "high")
+        on.at([(getattr(p.speed, end), getattr(p.quality, end)) for p in shown]) for end in ("low", "value", "high")
     )
     obstacles = []
     for (x0, y0), (x, y), (x1, y1) in zip(low, mid, high, strict=True):
@@ -111,18 +113,14 @@ def _name(ax: Axes, named: Sequence[plots.Point], shown: Sequence[plots.Point], 
         steps = max(int(math.dist((x0, y0), (x1, y1)) / 4), 1)
         for x, y in zip(np.linspace(x0, x1, steps + 1), np.linspace(y0, y1, steps + 1), strict=True):
             obstacles.append(Box(x - 2, y - 2, x + 2, y + 2))
-    box = ax.bbox
     sizes = [(text_width(p.name, sheet.small), sheet.small * 1.15) for p in named]
     points = [at[id(p)] for p in named]
-    places = place(points, sizes, obstacles, Box(box.x0 + 2, box.y0 + 2, box.x1, box.y1 - 2))
-    leaders: list[Any] = []
+    places = place(points, sizes, obstacles, Box(on.x + 2, on.y + 2, on.right, on.top - 2))
+    leaders = []
     for p, placed, (x, y) in zip(named, places, points, strict=True):
         label = placed.box
         if placed.distance > LEADER:
-            end = (min(max(x, label.x0), label.x1), min(max(y, label.y0 + 1), label.y1 - 1))
-            leaders.append(ax.transData.inverted().transform([(x, y), end]))
-        ax.annotate(
-            p.name, (label.x0, (label.y0 + label.y1) / 2), xycoords="figure points", va="center_baseline",
-            fontsize=sheet.small,
-        )  # fmt: skip
-    bars(ax, leaders, "muted", 0.5)
+            leaders.append([(x, y), (min(max(x, label.x0), label.x1), min(max(y, label.y0 + 1), label.y1 - 1))])
+        write(on.figure, label.x0, (label.y0 + label.y1) / 2 - CAP / 2 * sheet.small, p.name, sheet.small)
+    if leaders:
+        strokes(on.figure, leaders, "muted", 0.5)

@@ -1,7 +1,8 @@
-"""A second process for large reports: it draws half of the figures and turns all of them into files.
+"""A second process for large reports: it makes half of the summary's rows, draws the figures and makes their files.
 
-Drawing is Python and holds the interpreter's lock, so a thread would not help. The process gets plain data and gives bytes;
-it is started before the runs are read, and has loaded what it needs when they are.
+All of this is Python and holds the interpreter's lock, so a thread would not help. The process reads the runs itself, gets
+plain data and gives plain data. What it does not give, because it was killed or its rows do not fit what was read here, is
+made here. This module loads nothing large, so that the process starts before anything else does.
 """
 
 from __future__ import annotations
@@ -13,29 +14,33 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reports.drawing import Drawing
-from reports.export import figure_files
-from reports.figures import draw
-from reports.parts import Figure
-from reports.style import PAGE, Sheet
+if TYPE_CHECKING:
+    from harness.store import Run
+    from reports.parts import Figure
+    from reports.style import Sheet
+    from reports.svg import Drawing
 
 CELLS = 200
-"""Runs with fewer cells than this are drawn before a process has started."""
+"""Runs with fewer cells than this are reported on before a process has started."""
 
 Files = dict[str, bytes]
+Rows = list[dict[str, Any]]
+ArmRows = dict[int, Rows]
 _LOST = (EOFError, OSError, pickle.UnpicklingError)
-"""What reading from or writing to a process raises that was killed, for want of memory say: its share is then drawn here."""
+"""What reading from or writing to a process raises that was killed, for want of memory say."""
 
 _SERVE = "from reports import second; second.serve()"
 
 
 class Second:
-    """The other end of the process."""
+    """The other end of the process, which works on the runs in `folders`."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], folders: Sequence[Path]) -> None:
         self._process = process
+        with contextlib.suppress(*_LOST):
+            self.send(list(folders))
 
     def send(self, value: object) -> None:
         """Hand a value over; returns when it was taken."""
@@ -66,7 +71,7 @@ def started(folders: Sequence[Path]) -> Iterator[Second | None]:
     command = [sys.executable, "-c", _SERVE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         try:
-            yield Second(process)
+            yield Second(process, folders)
         finally:
             process.kill()
             if process.stdin is not None:
@@ -74,21 +79,51 @@ def started(folders: Sequence[Path]) -> Iterator[Second | None]:
                     process.stdin.close()
 
 
-def drawn(second: Second | None, figures: Sequence[Figure], sheet: Sheet) -> dict[str, Drawing]:
-    """Return every figure drawn for the page, by id; with a second process it draws half, and begins to make the files."""
+def _theirs(place: int) -> bool:
+    """Whether the rows of the arm at this place are the process's share: half of them."""
+    return place % 2 != 0
+
+
+def summaries(second: Second | None, runs: Sequence[Run]) -> list[Rows]:
+    """Return the rows of summary.csv of every run, which are those in the process's folders, in order."""
+    from harness.summary import aligned, arm_rows, summarise
+
     if second is None:
-        return {part.id: draw(part, PAGE) for part in figures}
-    heavy = sorted(figures, key=_panels, reverse=True)
-    theirs, ours = heavy[1::2], heavy[::2]
-    mine: dict[str, Drawing] = {}
-    try:
-        second.send((figures, [part.id for part in theirs], sheet))
-        mine |= {part.id: draw(part, PAGE) for part in ours}
-        other: dict[str, Drawing] = second.receive()
-        second.send(mine)
-    except _LOST:
-        other = {part.id: draw(part, PAGE) for part in figures if part.id not in mine}
-    return mine | other
+        return [summarise(run) for run in runs]
+    ours = [arm_rows(run, chosen=lambda place: not _theirs(place)) for run in runs]
+    theirs: list[tuple[object, ArmRows]] = []
+    with contextlib.suppress(*_LOST):
+        theirs = second.receive()
+    if [seen for seen, _ in theirs] != list(map(_seen, runs)):
+        theirs = [("", arm_rows(run, chosen=_theirs)) for run in runs]
+    found = [mine | rows for mine, (_, rows) in zip(ours, theirs, strict=True)]
+    return [aligned(rows[place] for place in sorted(rows)) for rows in found]
+
+
+def _seen(run: Run) -> object:
+    """What was read of a run: one that goes on may have changed between two readings."""
+    return [(cell["id"], cell["status"]) for cell in run.cells]
+
+
+def drawn(second: Second | None, figures: Sequence[Figure], sheet: Sheet) -> dict[str, Drawing]:
+    """Return every figure drawn for the page, by id; a second process then goes on to make their files for `sheet`."""
+    if second is not None:
+        from reports import glyphs
+
+        with contextlib.suppress(*_LOST):
+            second.send((figures, sheet))
+            made, known = second.receive()
+            glyphs.learn(known)
+            found: dict[str, Drawing] = made
+            return found
+    return _drawn(figures)
+
+
+def _drawn(figures: Sequence[Figure]) -> dict[str, Drawing]:
+    from reports.figures import draw  # here: what draws takes long to load
+    from reports.style import PAGE
+
+    return {part.id: draw(part, PAGE) for part in figures}
 
 
 def files(second: Second | None, figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> Files:
@@ -100,29 +135,49 @@ def files(second: Second | None, figures: Sequence[Figure], drawings: Mapping[st
     return _files(figures, drawings, sheet)
 
 
-def _panels(part: Figure) -> int:
-    """About how much work a figure is."""
-    return max((len(v) for v in vars(part.plot).values() if isinstance(v, tuple)), default=1)
-
-
 def _files(figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> Files:
+    from reports.export import figure_files
+    from reports.figures import draw
+    from reports.style import PAGE
+
     if sheet is not PAGE and sheet != PAGE:
         drawings = {part.id: draw(part, sheet) for part in figures}
     return figure_files(figures, drawings, sheet)
 
 
 def serve() -> None:
-    """What the process does: take figures, give half of them drawn, take the rest, give the files."""
+    """What the process does: give rows for folders, drawings and what was measured for them for figures, then the files."""
     import gc
-
-    import typst  # noqa: F401  # loaded while the runs are read
 
     gc.disable()
     source, sink = sys.stdin.buffer, sys.stdout.buffer
-    figures, own, sheet = pickle.load(source)
-    mine = {part.id: draw(part, PAGE) for part in figures if part.id in own}
-    pickle.dump(mine, sink, pickle.HIGHEST_PROTOCOL)
-    sink.flush()
-    made = _files(figures, mine | pickle.load(source), sheet)
-    pickle.dump(made, sink, pickle.HIGHEST_PROTOCOL)
-    sink.flush()
+
+    def give(value: object) -> None:
+        pickle.dump(value, sink, pickle.HIGHEST_PROTOCOL)
+        sink.flush()
+
+    give(_rows(pickle.load(source)))
+    import typst  # noqa: F401  # loaded, like what draws, while the view is made
+
+    from reports import figures as _  # noqa: F401
+    from reports import glyphs, style
+
+    known = glyphs.known(style.markers())
+    figures, sheet = pickle.load(source)
+    drawings = _drawn(figures)
+    give((drawings, known))
+    give(_files(figures, drawings, sheet))
+
+
+def _rows(folders: Sequence[Path]) -> list[tuple[object, ArmRows]]:
+    """What was read of each run, and the rows asked for; nothing where one cannot be read, which the other process will say."""
+    from harness.errors import BadInput
+    from harness.store import load_run
+    from harness.summary import arm_rows
+    from reports.load import unique
+
+    try:
+        runs = [load_run(folder) for folder in unique(folders)]
+    except BadInput:
+        return []
+    return [(_seen(run), arm_rows(run, chosen=_theirs)) for run in runs]

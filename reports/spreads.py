@@ -10,7 +10,7 @@ from reports.facts import Arm, Facts
 from reports.parts import Figure, Swatch
 from reports.plots import Curve, DepthPanel, Depths, Heat, HeatPanel, StepTimes
 from reports.settings import quality_setting, speed_setting
-from reports.text import fixed, label, listed, real
+from reports.text import fixed, label, listed
 
 PANEL_LABEL = 26
 
@@ -106,10 +106,10 @@ def _matrix(rows: object) -> np.ndarray | None:
         or any(not isinstance(r, list) or len(r) != len(rows[0]) or not r for r in rows)
     ):
         return None
-    if any(real(v) is None for r in rows for v in r):
+    if not all(set(map(type, r)) <= {int, float} for r in rows):
         return None
-    share: np.ndarray = np.clip(np.asarray(rows, dtype=float), 0.0, 1.0)
-    return share
+    share = np.asarray(rows, dtype=float)
+    return np.clip(share, 0.0, 1.0) if np.isfinite(share).all() else None
 
 
 def step_times(facts: Facts, batch: int) -> Figure | None:

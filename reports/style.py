@@ -72,6 +72,11 @@ def look(method: str) -> Look:
     return Look(colour, _SPARE_MARKERS[draw // 8 % len(_SPARE_MARKERS)])
 
 
+def markers() -> list[str]:
+    """Return all markers a look can have."""
+    return sorted({*(marker for _, marker in _METHODS.values()), *_SPARE_MARKERS})
+
+
 @dataclass(frozen=True)
 class Sheet:
     """What a figure is drawn for. Lengths are points.

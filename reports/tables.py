@@ -161,8 +161,7 @@ _ENERGY = (
 
 def energy(facts: Facts, arm: Arm, batch: int, key: str = "energy_j_per_token") -> float | None:
     """A number of the pass that measured energy, as summary.csv gives it; None where it could not be read."""
-    rows = (r for r in facts.data.rows if r.get("label") == arm.label and r.get("batch_size") == batch)
-    return real(next(rows, {}).get(key))
+    return real(facts.rows.get((arm.label, batch), {}).get(key))
 
 
 def cost_table(facts: Facts, batches: Sequence[int]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import pickle
 import re
 import subprocess
 import sys
@@ -17,13 +18,13 @@ import pytest
 from PIL import Image
 
 from harness.stats import Interval
-from reports import load, plots
-from reports.drawing import fit, inline, sign, text_width
+from reports import glyphs, load, plots
 from reports.figures import draw, draw_all
 from reports.panels import ticks
 from reports.parts import Figure, Swatch
 from reports.place import Box, place
-from reports.style import COLOURS, PAGE, PAPER, Sheet, look
+from reports.style import COLOURS, PAGE, PAPER, Sheet, look, markers
+from reports.svg import fit, inline, sign, signs, text_width
 from reports.view import build
 
 
@@ -76,9 +77,34 @@ def test_contrast_on_both_pages(name: str) -> None:
 
 
 def test_a_hollow_sign_is_hollow() -> None:
-    assert 'fill="var(--paper)"' in sign(Swatch("skipdecode", hollow=True))
-    assert 'fill="var(--blue)"' in sign(Swatch("skipdecode"))
+    assert 'fill="var(--paper)"' in signs([Swatch("skipdecode", hollow=True)])
+    assert 'fill="var(--blue)"' in signs([Swatch("skipdecode")])
     assert sign(Swatch("full")) != sign(Swatch("calm"))
+
+
+def test_a_sign_shows_a_shape_that_is_there() -> None:
+    used = [Swatch("skipdecode"), Swatch("calm"), Swatch("calm", hollow=True), Swatch('a "method" <of> tomorrow')]
+    shapes = re.findall(r'id="([^"]+)"', signs([*used, *used]))
+    assert len(shapes) == len(set(shapes)) == 4
+    assert [re.findall(r'href="#([^"]+)"', sign(swatch)) for swatch in used] == [[s] for s in map(_shape, used)]
+    assert {*map(_shape, used)} == {*shapes}
+
+
+def _shape(swatch: Swatch) -> str:
+    (name,) = re.findall(r'id="([^"]+)"', signs([swatch]))
+    return str(name)
+
+
+def test_another_process_needs_no_matplotlib_for_what_it_was_told() -> None:
+    """Widths and markers learnt are those measured, and nothing else is loaded for them."""
+    told = glyphs.known(markers())
+    code = (
+        "import pickle, sys; from reports import glyphs, svg; from reports.parts import Swatch; "
+        "glyphs.learn(pickle.load(sys.stdin.buffer)); svg.signs([Swatch('skipdecode'), Swatch('calm')]); "
+        "print(svg.text_width('Größe × 2…', 8), 'matplotlib' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(told), capture_output=True, check=True)
+    assert found.stdout.decode().split() == [str(text_width("Größe × 2…", 8)), "False"]
 
 
 def svg(figure: Figure) -> str:

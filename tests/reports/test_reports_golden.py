@@ -11,7 +11,6 @@ import pytest
 
 from harness.stats import Interval
 from reports import plots
-from reports.drawing import standalone
 from reports.export import as_csv, as_latex, as_markdown
 from reports.figures import draw
 from reports.parts import (
@@ -33,6 +32,7 @@ from reports.parts import (
 )
 from reports.render import html
 from reports.style import PAPER
+from reports.svg import standalone
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -47,7 +47,7 @@ def test_runs_under_the_same_conditions_are_one(two: tuple[Path, Path]) -> None:
 
 def test_an_arm_is_paired_with_the_full_model_of_its_own_run(two: tuple[Path, Path]) -> None:
     """A machine half as fast in the second run must not make its arms look slow."""
-    alone = gather(load.load_one(two[1])).speed["CALM softmax 0.9", 1].interval
+    alone = gather(load.load([two[1]])[0]).speed["CALM softmax 0.9", 1].interval
     for file in (two[1] / "cells").glob("speed-*"):
         cell = json.loads(file.read_text())
         for run in cell["runs"]:

@@ -1,4 +1,4 @@
-"""The process that draws half of a large report changes nothing in it, whatever becomes of it."""
+"""The process that does half of the work of a large report changes nothing in it, whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import pytest
 from reports import second, write_report
 
 DIES_AT_ONCE = "raise SystemExit(3)"
-DIES_AFTER_DRAWING = (
-    "from reports import second; figure_files = second._files; second._files = lambda *a: exit(3); second.serve()"
+DIES_AFTER_DRAWING = "from reports import second; second._files = lambda *a: exit(3); second.serve()"
+DIES_AFTER_ROWS = "from reports import second; second._drawn = lambda *a: exit(3); second.serve()"
+SAW_OTHER_CELLS = (
+    "from reports import second; second._seen = lambda run: []; rows = second._rows; "
+    "second._rows = lambda f: [(seen, {i: [] for i in r}) for seen, r in rows(f)]; second.serve()"
 )
+READ_NOTHING = "from reports import second; second._rows = lambda folders: []; second.serve()"
 DIES_UNREAD = "import os; os.close(0); raise SystemExit(3)"
+BROKEN = (DIES_AT_ONCE, DIES_AFTER_ROWS, DIES_AFTER_DRAWING, DIES_UNREAD, SAW_OTHER_CELLS, READ_NOTHING)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -26,7 +31,10 @@ def alone(small_run: Path, tmp_path: Path) -> dict[str, bytes]:
     return contents(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("serve", [second._SERVE, DIES_AT_ONCE, DIES_AFTER_DRAWING, DIES_UNREAD])
+@pytest.mark.parametrize(
+    "serve",
+    [second._SERVE, *BROKEN],
+)
 def test_the_report_is_the_same(
     small_run: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: str
 ) -> None:

@@ -25,7 +25,7 @@ from tests.reports.synthetic import ARMS, edit_cells, write_run
 
 @pytest.fixture(scope="module")
 def facts(quick_run: Path) -> Facts:
-    return gather(load.load_one(quick_run))
+    return gather(load.load([quick_run])[0])
 
 
 def column(table: Table, title: str) -> list[str]:
@@ -50,7 +50,7 @@ def test_the_best_choice_is_the_fastest_that_loses_no_more(facts: Facts) -> None
 
 def test_an_open_interval_is_no_choice(small_run: Path) -> None:
     """With 12 examples nothing is shown, so nothing may be recommended."""
-    facts = gather(load.load_one(small_run))
+    facts = gather(load.load([small_run])[0])
     assert choice.choice_table(facts) is None
     assert choice.best(facts, 100.0, 1) is None
 
@@ -72,7 +72,7 @@ def test_where_an_arm_stops_paying(facts: Facts) -> None:
 def test_gates_pass_on_a_sound_run_and_name_what_is_not(quick_run: Path, small_run: Path) -> None:
     if importlib.util.find_spec("harness.gates"):
         pytest.skip("the gates of harness.gates have tests of their own")
-    sound = {g.name: g.result for g in gates.gates(gather(load.load_one(quick_run)))}
+    sound = {g.name: g.result for g in gates.gates(gather(load.load([quick_run])[0]))}
     assert set(sound.values()) == {"passed", "not checked"}
     file = next((small_run / "cells").glob("speed-calm*"))
     cell = json.loads(file.read_text())
@@ -82,7 +82,7 @@ def test_gates_pass_on_a_sound_run_and_name_what_is_not(quick_run: Path, small_r
     cell = json.loads(quality.read_text())
     cell["examples"][2]["tokens"] = 0
     quality.write_text(json.dumps(cell))
-    found = {g.name: g for g in gates.gates(gather(load.load_one(small_run)))}
+    found = {g.name: g for g in gates.gates(gather(load.load([small_run])[0]))}
     failed = [name for name, gate in found.items() if gate.result == "failed"]
     assert failed == [
         "Prompts are identical across arms", "Token counts are right", "No generation is empty", "Logits are finite",
@@ -104,7 +104,7 @@ def test_a_lossless_method_that_parts_fails_its_gate(tmp_path: Path) -> None:
 
     def result(unlike: int) -> str:
         edit_cells(folder, "speed-layerskip*", tokens_unlike_full=unlike)
-        return next(g.result for g in gates.gates(gather(load.load_one(folder))) if g.name == name)
+        return next(g.result for g in gates.gates(gather(load.load([folder])[0])) if g.name == name)
 
     assert (result(0), result(3)) == ("passed", "failed")
 
@@ -167,7 +167,7 @@ def test_parts_of_a_step(facts: Facts) -> None:
 def test_lm_eval_tasks_stand_together(tmp_path: Path) -> None:
     tasks = ("restaurants", "lm_eval:blimp_a", "lm_eval:lambada")
     folder = write_run(tmp_path, ARMS[:2], (1,), tasks, examples=24, new_tokens=6)
-    facts = gather(load.load_one(folder))
+    facts = gather(load.load([folder])[0])
     table = lm_eval_table(facts, [t for t in facts.tasks if t.startswith("lm_eval:")])
     assert [c.group for c in table.columns] == ["", *["blimp_a"] * 3, *["lambada"] * 3]
     assert column(table, "from full")[0] == "–" and column(table, "from full")[1] != "–"
@@ -193,7 +193,7 @@ def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
         "beside": {"key": paper.bibkey, "tasks": {"E2E": "restaurants"}, "arms": {"SkipDecode 2x": rows[1].setting}},
         "rows": [r.model_dump(mode="json") for r in rows],
     }
-    data = load.load_one(quick_run)
+    data = load.load([quick_run])[0]
     facts = gather(replace(data, run={**data.run, "published": [carried]}))
     (table,) = (b for b in papers.blocks(facts) if isinstance(b, Table))
     assert column(table, "paper") == [f"{rows[1].value:.1f}"]
@@ -213,7 +213,7 @@ def test_claims_are_told_in_words(quick_run: Path) -> None:
         "arms": {"Full model": "Full model", "SkipDecode 2x": "SkipDecode 2x"},
     }
     carried = {"paper": paper.head(), "beside": beside, "rows": [r.model_dump(mode="json") for r in rows]}
-    data = load.load_one(quick_run)
+    data = load.load([quick_run])[0]
     facts = gather(replace(data, run={**data.run, "published": [carried]}))
     text = " ".join(p for b in papers.blocks(facts) if isinstance(b, Prose) for p in b.paragraphs)
     assert "executes 14.7 layers per token there where the full model executes 24: 1.63x fewer." in text

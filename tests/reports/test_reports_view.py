@@ -13,7 +13,7 @@ from harness.stats import Interval
 from reports import charts, plots, write_report
 from reports.answer import sentences
 from reports.facts import Facts, gather
-from reports.load import load_one
+from reports.load import load
 from reports.parts import Figure, Fold, RunView, Sample, Table, Warnings
 from reports.samples import compare
 from reports.verdicts import verdict_table
@@ -23,11 +23,11 @@ from tests.reports.synthetic import ARMS, FULL, Synthetic, arm_record, edit_cell
 
 
 def facts_of(folder: Path) -> Facts:
-    return gather(load_one(folder))
+    return gather(load([folder])[0])
 
 
 def view_of(*folders: Path) -> RunView:
-    return build([load_one(f) for f in folders]).runs[0]
+    return build([load([f])[0] for f in folders]).runs[0]
 
 
 def column(table: Table, title: str, unit: str | None = None) -> list[str]:
@@ -296,7 +296,7 @@ def test_percentiles_only_where_n_supports_them(tmp_path: Path) -> None:
 
 def test_two_runs_stand_apart_and_the_difference_is_named(small_run: Path, tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", ARMS[:2], (1,), examples=6, new_tokens=12, dtype="bfloat16", name="half")
-    report = build([load_one(small_run), load_one(other)])
+    report = build([load([small_run])[0], load([other])[0]])
     assert len(report.runs) == 2
     assert any("dtype float32 against bfloat16" in line for line in report.lead)
     for view in report.runs:
