@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import shlex
 import sys
@@ -18,6 +19,7 @@ __all__ = ["app", "cli_runs", "cli_single", "cli_training", "main"]
 
 def main() -> None:
     """Entry point of the console script."""
+    atexit.register(gc.freeze)  # what lives at the end is not searched for cycles, which takes long after a large report
     try:
         app(standalone_mode=False)
     except BadInput as error:
@@ -35,8 +37,6 @@ def main() -> None:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):
             _fail(error.format_message(), 2)
         raise
-    finally:
-        gc.freeze()  # the process ends: what lives is not searched for cycles first, which takes long after a large report
 
 
 def _interrupted(arguments: list[str]) -> str:
