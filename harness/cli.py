@@ -19,7 +19,9 @@ __all__ = ["app", "cli_runs", "cli_single", "cli_training", "main"]
 
 def main() -> None:
     """Entry point of the console script."""
-    atexit.register(gc.freeze)  # what lives at the end is not searched for cycles, which takes long after a large report
+    atexit.register(
+        gc.freeze
+    )  # what lives at the end is not searched for cycles, which takes long after a large report
     try:
         app(standalone_mode=False)
     except BadInput as error:

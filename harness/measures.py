@@ -15,6 +15,7 @@ from harness import stats
 
 Json = dict[str, Any]
 Row = dict[str, Any]
+Times = dict[tuple[int, int, int], tuple[float, float]]
 
 PARTS = ("embed", "attention", "feed", "head", "exit_tests", "kv_fill", "sampling", "host")
 """Parts of a decode step, as `harness.probes.breakdown` names them."""
@@ -51,12 +52,16 @@ class Paired:
 
 
 def paired(full: Json, cell: Json) -> Paired | None:
-    """The times of two cells, paired by process, repeat and prompt set; None if nothing can be paired.
+    """The times of two cells, paired by process, repeat and prompt set; None if nothing can be paired."""
+    return paired_times(times(full), times(cell))
+
+
+def paired_times(theirs: Times, ours: Times) -> Paired | None:
+    """The same from what `times` returns of full and of the method.
 
     Prompt sets of one repeat are not independent of each other: repeats are what is resampled. Times per generated token are
     compared where the two did not generate equally many.
     """
-    ours, theirs = _times(cell), _times(full)
     shared = sorted(key for key in theirs if key in ours)
     equal = all(ours[key][1] == theirs[key][1] for key in shared)
     prompts = {prompt: place for place, prompt in enumerate(sorted({key[2] for key in shared}))}
@@ -64,9 +69,7 @@ def paired(full: Json, cell: Json) -> Paired | None:
     for process, repeat, prompt in shared:
         empty = ([0.0] * len(prompts), [0.0] * len(prompts))
         unit = units.setdefault(process, {}).setdefault(repeat, empty)
-        for side, (seconds, tokens) in zip(
-            unit, (times[process, repeat, prompt] for times in (theirs, ours)), strict=True
-        ):
+        for side, (seconds, tokens) in zip(unit, (of[process, repeat, prompt] for of in (theirs, ours)), strict=True):
             side[prompts[prompt]] += seconds if equal else seconds / tokens
     if not units:
         return None
@@ -82,8 +85,13 @@ def speedup(full: Json, cell: Json) -> stats.Interval | None:
 
 def dispersion(cell: Json) -> float | None:
     """Interquartile range over median of a cell's decode times, those of one prompt set against each other."""
+    return dispersion_of(times(cell))
+
+
+def dispersion_of(found: Times) -> float | None:
+    """The same from what `times` returns."""
     groups: dict[int, list[float]] = {}
-    for (_, _, prompt), (seconds, tokens) in _times(cell).items():
+    for (_, _, prompt), (seconds, tokens) in found.items():
         groups.setdefault(prompt, []).append(seconds / tokens)
     return stats.dispersion(list(groups.values()))
 
@@ -148,9 +156,9 @@ def fixed_length(cell: Json | None) -> bool:
     return bool(conditions.get("end_of_sequence", "ignored") == "ignored")
 
 
-def _times(cell: Json) -> dict[tuple[int, int, int], tuple[float, float]]:
+def times(cell: Json) -> Times:
     """Decode seconds and tokens of each timed run by (process, repeat, prompt set); summed where timed twice."""
-    found: dict[tuple[int, int, int], tuple[float, float]] = {}
+    found: Times = {}
     for run in cell.get("runs") or []:
         seconds, tokens = run.get("step_s") or [], run.get("step_tokens") or []
         total, count = real(math.fsum(seconds)), real(sum(tokens))

@@ -140,8 +140,7 @@ def bootstrap_metric(
     value = float(_combined(combine, array.sum(0)))
     if n < 2:
         return Interval(value, math.nan, math.nan, n)
-    values = np.concatenate([_combined(combine, counts @ array) for counts in _resamples(n, samples, seed)])
-    low, high = _ends(values, n, level)
+    low, high = _ends(_resampled(array, combine, samples, seed), n, level)
     return Interval(value, low, high, n)
 
 
@@ -173,9 +172,7 @@ def paired_difference(
     value = float(_combined(combine, a.sum(0)) - _combined(combine, b.sum(0)))
     if n < 2:
         return Interval(value, math.nan, math.nan, n)
-    values = np.concatenate(
-        [_combined(combine, counts @ a) - _combined(combine, counts @ b) for counts in _resamples(n, samples, seed)]
-    )
+    values = _resampled(a, combine, samples, seed) - _resampled(b, combine, samples, seed)
     low, high = _ends(values, n, level)
     return Interval(value, low, high, n)
 
@@ -299,6 +296,19 @@ def _combined(combine: Combine, totals: Array) -> Array:
     # 0/0 is NaN, undefined, and dealt with where the interval is made; the warning would say nothing more.
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(combine(totals), dtype=np.float64)
+
+
+def _resampled(array: Array, combine: Combine, samples: int, seed: int) -> Array:
+    """The metric of each resample."""
+    return _values(array.tobytes(), array.shape, combine, samples, seed)
+
+
+@lru_cache(maxsize=64)  # an arm is judged alone and beside full, and full beside every arm
+def _values(content: bytes, shape: tuple[int, int], combine: Combine, samples: int, seed: int) -> Array:
+    array = np.frombuffer(content).reshape(shape)
+    found = np.concatenate([_combined(combine, counts @ array) for counts in _resamples(len(array), samples, seed)])
+    found.flags.writeable = False
+    return found
 
 
 def _resamples(n: int, samples: int, seed: int) -> Iterator[Array]:

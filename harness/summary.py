@@ -120,6 +120,7 @@ class _Cells:
         self.arms: list[Json] = list(arms.values())
         self.full = next((arm for arm in self.arms if arm.get("method") == "full"), None)
         self._by: dict[tuple[str, str, Any], Json] = {}
+        self._clocks: dict[str, tuple[measures.Times, float | None]] = {}
         for cell in cells:
             what = cell.get("task") if cell["kind"] == "quality" else cell.get("batch_size")
             self._by[cell["kind"], cell["arm"]["label"], what] = cell
@@ -131,6 +132,13 @@ class _Cells:
         planned = [str(task.get("name") if isinstance(task, Mapping) else task) for task in suite.get("tasks") or ()]
         found = sorted(str(what) for kind, _, what in self._by if kind == "quality")
         self.tasks = list(dict.fromkeys([*planned, *found]))
+
+    def clock(self, cell: Json) -> tuple[measures.Times, float | None]:
+        """The times of a cell and how far they scatter; kept, as those of full are asked for beside every arm."""
+        if cell["id"] not in self._clocks:
+            found = measures.times(cell)
+            self._clocks[cell["id"]] = found, measures.dispersion_of(found)
+        return self._clocks[cell["id"]]
 
     def get(self, kind: str, arm: Json | None, what: Any) -> Json | None:
         """The cell, whatever its status."""
@@ -175,10 +183,10 @@ def _row(table: _Cells, arm: Json, batch: int) -> Row:
     if cell and not measures.fixed_length(cell):
         notes = "; ".join(filter(None, (notes, "timed to a natural end, which is no speed")))
     elif cell:
-        row |= _speed(cell)
+        row |= _speed(cell) | {"dispersion": table.clock(cell)[1]}
         reference = _comparable(full, cell)
         if reference:
-            row |= _against(reference, cell, table.dispersion_limit, is_full=arm is table.full)
+            row |= _against(table, reference, cell, is_full=arm is table.full)
         elif full:
             notes = "; ".join(filter(None, (notes, "timed under other conditions than full")))
         if cell.get("finite") is False:
@@ -216,22 +224,21 @@ def _speed(cell: Json) -> Row:
         "kv_written_mb": _ratio(cell.get("kv_written_bytes"), 1e6),
         "computed_layers_per_token": _real(cell.get("computed_layers_per_token")),
         "batch_tax": measures.batch_tax(cell),
-        "dispersion": measures.dispersion(cell),
         **measures.breakdown(cell),
     }
 
 
-def _against(full: Json, cell: Json, limit: float | None, *, is_full: bool) -> Row:
+def _against(table: _Cells, full: Json, cell: Json, *, is_full: bool) -> Row:
     """What a timed cell says against full at the same batch size."""
-    pairs = measures.paired(full, cell)
+    (theirs, one), (ours, other) = table.clock(full), table.clock(cell)
+    pairs, limit = measures.paired_times(theirs, ours), table.dispersion_limit
     row: Row = {"flops_ratio": _ratio(full.get("flops_per_token"), cell.get("flops_per_token"))}
     if pairs is None:
         return row
     interval = pairs.ratio_of_totals()
     ideal = _ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
-    scatter = [measures.dispersion(each) for each in (full, cell)]
     marked = bool(cell.get("noisy") or full.get("noisy"))
-    marked |= limit is not None and any(each is not None and each > limit for each in scatter)
+    marked |= limit is not None and any(each is not None and each > limit for each in (one, other))
     wide = interval.known and interval.high > stats.WIDE * interval.low
     return row | {
         "noisy": "yes" if marked or wide else "no" if interval.known else None,

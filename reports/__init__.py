@@ -45,9 +45,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
         shown = view.build(runs)
         figures = [part for part in walk(shown) if isinstance(part, Figure)]
         with ThreadPoolExecutor() as pool:  # waiting for the second process, and Typst, leave the interpreter free
-            drawings = pool.submit(second.drawn, helper, figures, sheet)
+            drawings, figure_files = second.figures(helper, figures, sheet, pool)
             document = pool.submit(lambda: pdf.pdf(shown, drawings.result()))
-            figure_files = pool.submit(lambda: second.files(helper, figures, drawings.result(), sheet))
             table_files, html = export.table_files(shown), render.html(shown, drawings.result)
         made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
         drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)

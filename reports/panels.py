@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
-from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox, IdentityTransform
 
-from reports.drawing import Words, marker_path
+from reports.drawing import Signs, Words
 from reports.parts import Swatch
 from reports.style import Sheet, look
 from reports.svg import colour, fit, text_width
@@ -274,9 +274,5 @@ def marks(
     tips: Sequence[str] = (),
 ) -> None:
     """Draw a marker at points of the figure, `size` wide; each shows its words under the pointer."""
-    made = PathCollection(
-        (marker_path(marker),), (size**2,), offsets=points, offset_transform=_HERE, facecolors=colour(inside),
-        edgecolors=colour(edge), linewidths=width, urls=list(tips), zorder=3,
-    )  # fmt: skip
-    made.set_transform(_HERE)
-    figure.add_artist(made)
+    known = tips or [""] * len(points)
+    figure.add_artist(Signs(points, marker, colour(edge), colour(inside), size, width, known))

@@ -51,11 +51,14 @@ def place(
     crowding = (np.linalg.norm(at[:, None] - at[None], axis=-1) < 60).sum(axis=1)
     chosen: dict[int, int] = {}
     for _ in range(4):  # the first round sees only the labels before it; later ones see all
+        before = dict(chosen)
         for i in sorted(range(len(points)), key=lambda i: (-crowding[i], points[i])):
             cost = fixed[i]
             others = np.array([candidates[j][c] for j, c in chosen.items() if j != i]).reshape(-1, 4)
             cost = cost + 30 * _overlap(candidates[i] + np.array([-2.0, -1.0, 2.0, 1.0]), others).sum(axis=1)
             chosen[i] = int(cost.argmin())
+        if chosen == before:
+            break
     return [Placed(Box(*map(float, candidates[i][chosen[i]])), float(distances[chosen[i]])) for i in range(len(points))]
 
 

@@ -65,24 +65,27 @@ def _scores(examples: dict[str, Json], ids: Sequence[str], metric: MetricInfo) -
     return {i: float(v) for i, v in zip(there, values, strict=True) if np.isfinite(v)}
 
 
+def _of_arms(shown: dict[str, Json], metric: MetricInfo) -> dict[str, float]:
+    """One example's value under each arm; all at once unless one arm's statistics are not to be read."""
+    arms = list(shown)
+    return _scores(shown, arms, metric) or {k: v for arm in arms for k, v in _scores(shown, [arm], metric).items()}
+
+
 def _sample(facts: Facts, task: str, ident: str, title: str, metrics: Sequence[MetricInfo]) -> Sample:
     full = facts.baseline
-    base = facts.examples.get((full.label, task), {}).get(ident) if full else None
+    by_arm = {a: found for a in facts.arms if (found := facts.examples.get((a.label, task), {}).get(ident)) is not None}
+    base = by_arm.get(full) if full else None
+    scored = [_of_arms({arm.label: example for arm, example in by_arm.items()}, metric) for metric in metrics]
     outputs = []
-    for arm in facts.arms:
-        example = facts.examples.get((arm.label, task), {}).get(ident)
-        if example is None:
-            continue
-        scores = [fixed(_scores({ident: example}, [ident], m).get(ident), 0) for m in metrics]
+    for arm, example in by_arm.items():
+        scores = [fixed(values.get(arm.label), 0) for values in scored]
         scores += [fixed(example.get("tokens"), 0), fixed(example.get("layers_per_token"), 1)]
         same = base is not None and not arm.baseline and example.get("output") == base.get("output")
         words = compare(
             str(base.get("output", "")) if base and not arm.baseline else None, str(example.get("output", ""))
         )
         outputs.append(Output(arm.short, swatch(arm), words, tuple(scores), same))
-    any_one = base or next(
-        facts.examples[a.label, task][ident] for a in facts.arms if ident in facts.examples.get((a.label, task), {})
-    )
+    any_one = base or next(iter(by_arm.values()))
     references = [str(r) for r in any_one.get("references") or []]
     shown = [clean(r, OUTPUT_LIMIT) for r in references[:REFERENCES]]
     if len(references) > REFERENCES:

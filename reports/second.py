@@ -1,4 +1,4 @@
-"""A second process for large reports: it makes half of the summary's rows, draws the figures and makes their files.
+"""A second process for large reports: it makes half of the summary's rows, draws the figures and makes most of their files.
 
 All of this is Python and holds the interpreter's lock, so a thread would not help. The process reads the runs itself, gets
 plain data and gives plain data. What it does not give, because it was killed or its rows do not fit what was read here, is
@@ -13,18 +13,22 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from reports import glyphs
+from reports.style import PAGE, Sheet, markers
 
 if TYPE_CHECKING:
     from harness.store import Run
     from reports.parts import Figure
-    from reports.style import Sheet
     from reports.svg import Drawing
 
 CELLS = 200
 """Runs with fewer cells than this are reported on before a process has started."""
 
+Drawings = dict[str, "Drawing"]
 Files = dict[str, bytes]
 Rows = list[dict[str, Any]]
 ArmRows = dict[int, Rows]
@@ -39,23 +43,27 @@ class Second:
 
     def __init__(self, process: subprocess.Popen[bytes], folders: Sequence[Path]) -> None:
         self._process = process
-        with contextlib.suppress(*_LOST):
-            self.send(list(folders))
+        self._lost = False
+        self.send(list(folders))
 
     def send(self, value: object) -> None:
-        """Hand a value over; returns when it was taken."""
+        """Hand a value over; returns when it was taken, or the process has ended."""
         assert self._process.stdin is not None
-        pickle.dump(value, self._process.stdin, pickle.HIGHEST_PROTOCOL)
-        self._process.stdin.flush()
+        try:
+            pickle.dump(value, self._process.stdin, pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+        except _LOST:
+            self._lost = True
 
     def receive(self) -> Any:
-        """Wait for a value.
-
-        Raises:
-            EOFError: the process has ended without giving one.
-        """
+        """Wait for a value; None where the process has ended without giving it, and ever after."""
         assert self._process.stdout is not None
-        return pickle.load(self._process.stdout)
+        if not self._lost:
+            try:
+                return pickle.load(self._process.stdout)
+            except _LOST:
+                self._lost = True
+        return None
 
 
 @contextlib.contextmanager
@@ -91,9 +99,7 @@ def summaries(second: Second | None, runs: Sequence[Run]) -> list[Rows]:
     if second is None:
         return [summarise(run) for run in runs]
     ours = [arm_rows(run, chosen=lambda place: not _theirs(place)) for run in runs]
-    theirs: list[tuple[object, ArmRows]] = []
-    with contextlib.suppress(*_LOST):
-        theirs = second.receive()
+    theirs: list[tuple[object, ArmRows]] = second.receive() or []
     if [seen for seen, _ in theirs] != list(map(_seen, runs)):
         theirs = [("", arm_rows(run, chosen=_theirs)) for run in runs]
     found = [mine | rows for mine, (_, rows) in zip(ours, theirs, strict=True)]
@@ -105,48 +111,60 @@ def _seen(run: Run) -> object:
     return [(cell["id"], cell["status"]) for cell in run.cells]
 
 
-def drawn(second: Second | None, figures: Sequence[Figure], sheet: Sheet) -> dict[str, Drawing]:
-    """Return every figure drawn for the page, by id; a second process then goes on to make their files for `sheet`."""
-    if second is not None:
-        from reports import glyphs
+def figures(
+    second: Second | None, parts: Sequence[Figure], sheet: Sheet, pool: Executor
+) -> tuple[Future[Drawings], Future[Files]]:
+    """Return, when they are there, every figure drawn for the page by its id, and the files of `figures/` for `sheet`.
 
-        with contextlib.suppress(*_LOST):
-            second.send((figures, sheet))
-            made, known = second.receive()
+    A second process draws all and makes the files of most; those drawn first are made here, while the others are drawn.
+    """
+    if second is None:
+        drawings = pool.submit(_drawn, parts)
+        return drawings, pool.submit(lambda: _files(parts, drawings.result(), sheet))
+    other = second
+    # For another sheet each figure is drawn again for its files, and this process has not loaded what draws.
+    ours = parts[::4] if sheet == PAGE else []
+    theirs = [part for part in parts if part not in ours]
+
+    def draw_ours() -> Drawings:
+        other.send((ours, theirs, sheet))
+        drawings, known = other.receive() or (None, None)
+        if known is not None:
             glyphs.learn(known)
-            found: dict[str, Drawing] = made
-            return found
-    return _drawn(figures)
+        return _drawn(ours) if drawings is None else drawings
+
+    def draw_theirs() -> Drawings:
+        mine, drawings = first.result(), other.receive()
+        return mine | (_drawn(theirs) if drawings is None else drawings)
+
+    def make_files() -> Files:
+        mine, drawings = _files(ours, first.result(), sheet), every.result()
+        made = other.receive()
+        return mine | (_files(theirs, drawings, sheet) if made is None else made)
+
+    first = pool.submit(draw_ours)
+    every = pool.submit(draw_theirs)
+    return every, pool.submit(make_files)
 
 
-def _drawn(figures: Sequence[Figure]) -> dict[str, Drawing]:
+def _drawn(parts: Sequence[Figure]) -> Drawings:
     from reports.figures import draw  # here: what draws takes long to load
-    from reports.style import PAGE
 
-    return {part.id: draw(part, PAGE) for part in figures}
-
-
-def files(second: Second | None, figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> Files:
-    """Return the files of `figures/`; see reports.export."""
-    if second is not None:
-        with contextlib.suppress(*_LOST):
-            made: Files = second.receive()
-            return made
-    return _files(figures, drawings, sheet)
+    return {part.id: draw(part, PAGE) for part in parts}
 
 
-def _files(figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> Files:
+def _files(parts: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> Files:
     from reports.export import figure_files
-    from reports.figures import draw
-    from reports.style import PAGE
 
-    if sheet is not PAGE and sheet != PAGE:
-        drawings = {part.id: draw(part, sheet) for part in figures}
-    return figure_files(figures, drawings, sheet)
+    if sheet != PAGE:
+        from reports.figures import draw
+
+        drawings = {part.id: draw(part, sheet) for part in parts}
+    return figure_files(parts, drawings, sheet)
 
 
 def serve() -> None:
-    """What the process does: give rows for folders, drawings and what was measured for them for figures, then the files."""
+    """What the process does: give rows for folders; for figures, drawings in two lots, and the files of the second."""
     import gc
 
     gc.disable()
@@ -160,13 +178,13 @@ def serve() -> None:
     import typst  # noqa: F401  # loaded, like what draws, while the view is made
 
     from reports import figures as _  # noqa: F401
-    from reports import glyphs, style
 
-    known = glyphs.known(style.markers())
-    figures, sheet = pickle.load(source)
-    drawings = _drawn(figures)
-    give((drawings, known))
-    give(_files(figures, drawings, sheet))
+    known = glyphs.known(markers())
+    theirs, ours, sheet = pickle.load(source)
+    give((_drawn(theirs), known))
+    drawings = _drawn(ours)
+    give(drawings)
+    give(_files(ours, drawings, sheet))
 
 
 def _rows(folders: Sequence[Path]) -> list[tuple[object, ArmRows]]:
