@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import write_atomically
+from harness.resuming import LOCK
 
 LIST = "LEFT_OUT.txt"
 _OWNED = ("prompt", "references", "token_ids")
@@ -43,7 +44,7 @@ def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
     for path in sorted(p for p in run.rglob("*") if p.is_file()):
         name = path.relative_to(run)
         named = name.with_suffix("") if name.suffix == ".gz" else name
-        if name.parts[0] in _RENDERED or str(name) == LIST:
+        if name.parts[0] in _RENDERED or str(name) in (LIST, LOCK):
             continue
         text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         kept: bytes | None = text

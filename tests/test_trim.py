@@ -19,6 +19,7 @@ def run_folder(tmp_path: Path) -> Path:
     (run / "run.json").write_text("{}")
     (run / "report.html").write_text("secret")
     (run / "samples.jsonl").write_text('{"prompt": "secret"}\n')
+    (run / ".lock").write_text("123\n")
     example = {"id": "a", "prompt": "secret", "references": ["secret too"], "text": "said"}
     (run / "cells" / "quality.json").write_text(json.dumps({"kind": "quality", "examples": [example]}))
     (run / "cells" / "speed.json").write_text('{"kind": "speed",  "raw": [1]}')
@@ -35,6 +36,7 @@ def test_texts_go_and_hashes_stay(tmp_path: Path) -> None:
     for name in ("samples.jsonl", "cells/quality.json"):
         assert name in left and hashlib.sha256((run / name).read_bytes()).hexdigest() in left
     assert "speed.json" not in left
+    assert not (out / ".lock").exists() and ".lock" not in left
 
 
 def test_the_same_run_gives_the_same_files(tmp_path: Path) -> None:
