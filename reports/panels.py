@@ -31,8 +31,8 @@ CAP = 0.74
 
 
 def blank(width: float, height: float) -> Figure:
-    """Return an empty figure of so many points."""
-    return Figure(figsize=(width / 72, height / 72), dpi=72, facecolor="none")
+    """Return an empty figure of so many points, on paper: a file of its own is readable on a dark page too."""
+    return Figure(figsize=(width / 72, height / 72), dpi=72, facecolor=colour("paper"))
 
 
 def size_of(figure: Figure) -> Point:
