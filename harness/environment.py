@@ -52,7 +52,7 @@ def fingerprint() -> dict[str, Any]:
         "cpu": _cpu(),
         "memory_bytes": _try(lambda: int(psutil.virtual_memory().total)),
         "memory_available_bytes": _try(lambda: int(psutil.virtual_memory().available)),
-        "memory_limit_bytes": _memory_limit(),
+        "memory_limit_bytes": memory_limit(),
         "swap_used_bytes": _try(lambda: int(psutil.swap_memory().used)),
         "load_average": _try(lambda: [round(value, 2) for value in os.getloadavg()]),
         "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
@@ -172,7 +172,7 @@ def _quota() -> int | None:
     return max(1, int(quota) // int(period))
 
 
-def _memory_limit() -> int | None:
+def memory_limit() -> int | None:
     """Bytes the control group grants; None without a limit."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         text = _read(path) or ""

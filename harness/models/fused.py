@@ -19,7 +19,7 @@ import torch
 
 from harness import native
 from harness.cache import Column, KVCache, Memory, RowsOfCache
-from harness.models import kernels
+from harness.models import copies, kernels
 from harness.models.decoder import Block, Context
 from harness.models.rotary import Rotary
 
@@ -146,7 +146,7 @@ class FusableBlock(Block):
         what = self.sublayers()
         if what is None or not rows:
             return None
-        chosen = kernels.choose(_kind(what), rows, lambda: self._fastest(what, rows), "torch")
+        chosen, _ = kernels.choose(_kind(what), rows, lambda: self._fastest(what, rows), "torch")
         return self._made(what) if chosen == "native" else None
 
     def _made(self, what: Sublayers) -> _Kernel:
@@ -290,13 +290,17 @@ def fastest(blocks: Sequence[FusableBlock], rows: int) -> str:
         capacities[block.index] = _MEASURED_KEYS
     cache = KVCache(capacities, rows, what.kv_heads, what.head_dim, torch.float32, torch.device("cpu"), True)
     x = torch.randn(rows, 1, what.qkv.weight.shape[1])
+    # The panels come first: they serve every number of rows.
+    panels = {n: size for m in (what.qkv, what.out, what.up, what.down) for n, size in m.copy("panel", rows).items()}
+    before, kinds = copies.held(), _KINDS if copies.fit(panels) else _KINDS[:1]
     times: dict[str, float] = {}
-    for kind in _KINDS:
+    for kind in kinds:
         for block in some:
             block.use(kind, rows)
         times[kind] = min(_pass_seconds(some, x, cache) for _ in range(8))
     best = min(times, key=lambda kind: times[kind])
     if best == "native":  # the copies of the weights made for torch's calls serve nobody now
+        copies.restore(before | panels)
         for block in some:
             for m in block.maps():
                 m.forget(rows)

@@ -5,8 +5,10 @@ weights, the first time a shape meets a number of rows, and the choice is a cond
 
 * `row`: [N, K] as loaded, `F.linear`; the only one on a GPU, with gradients, and under torch's FLOP counter (`only`);
 * `column`: a [K, N] copy, `torch.addmm`: reads few rows' weights in the order they are needed;
-* `packed`: oneDNN's blocked format, with bias, ReLU and the residual sum inside the kernel;
+* `packed`: oneDNN's blocked format, with bias, ReLU and the residual sum inside the kernel; a copy for each bucket of rows;
 * `panel`: the project's own kernel (`harness.native`), the same inside it; where there is a C compiler, for float32.
+
+A layout whose copy of the weights does not fit beside the others (copies.py) is not considered.
 
 Whole sublayers of a decode step may be one kernel too (fused.py): that choice is made here as well.
 """
@@ -17,12 +19,14 @@ import contextlib
 import ctypes
 import hashlib
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
 
 from harness import native
+from harness.models import copies
 
 LAYOUTS = ("row", "column", "packed", "panel")
 MAX_BUCKET = 256
@@ -86,6 +90,9 @@ class Linear:
         self.peers: Sequence[Linear] = (self,)
         self._kernels: dict[int, Kernel] = {}
         self._panels: tuple[torch.Tensor, native.Map] | None = None
+        # Copies live as long as a kernel that reads them.
+        self._columns: weakref.ref[torch.Tensor] | None = None
+        self._packs: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
         self._plain = weight.device.type != "cpu"
 
     @property
@@ -114,7 +121,10 @@ class Linear:
         return y if residual is None else residual + y
 
     def _column(self) -> Kernel:
-        columns, bias, relu = self.weight.t().contiguous(), self.bias, self.relu
+        there = None if self._columns is None else self._columns()
+        columns = self.weight.t().contiguous() if there is None else there
+        self._columns = weakref.ref(columns)
+        bias, relu = self.bias, self.relu
         k, n = columns.shape
 
         def run(x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
@@ -129,7 +139,9 @@ class Linear:
         return run
 
     def _packed(self, rows: int) -> Kernel:
-        packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows)
+        there = self._packs.get(bucket(rows))
+        packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), rows) if there is None else there
+        self._packs[bucket(rows)] = packed
         bias, attribute = self.bias, "relu" if self.relu else "none"
         unary = torch.ops.mkldnn._linear_pointwise.default
         binary = torch.ops.mkldnn._linear_pointwise.binary
@@ -167,6 +179,13 @@ class Linear:
 
         return run
 
+    def copy(self, layout: str, rows: int) -> dict[str, int]:
+        """The copy of the weights of all peers that a layout needs at a number of rows: its name and its bytes; none for `row`."""
+        if layout == "row":
+            return {}
+        name = f"{self.key} {layout}{f' {bucket(rows)}' if layout == 'packed' else ''}"
+        return {name: sum(m.weight.numel() * m.weight.element_size() for m in self.peers)}
+
     def build(self, layout: str, rows: int) -> Kernel:
         """The kernel of a layout; raises what torch raises where the machine or type has none."""
         if layout == "column":
@@ -180,10 +199,9 @@ class Linear:
         self._kernels.pop(rows, None)
 
     def _choose(self, rows: int) -> Kernel:
-        for other, kernel in self._kernels.items():  # one copy of the weights serves all rows of a bucket
-            if other and bucket(other) == bucket(rows):
-                return kernel
-        return self.build(choose(self.key, rows, lambda: _fastest(self.peers, rows), "row"), rows)
+        layout, at = choose(self.key, rows, lambda: _fastest(self.peers, rows), "row")
+        # Where another number of rows was measured, its copy of the weights serves this one too.
+        return self.build(layout, rows if at == bucket(rows) else at)
 
 
 def bucket(rows: int) -> int:
@@ -191,12 +209,16 @@ def bucket(rows: int) -> int:
     return min(1 << (rows - 1).bit_length(), MAX_BUCKET) if rows else 1
 
 
-def choose(kind: str, rows: int, fastest: Callable[[], str], fallback: str) -> str:
-    """What was chosen for this kind at this number of rows; asks `fastest` where nothing was yet and measuring is allowed."""
-    key = f"{kind} rows {bucket(rows)}"
-    if key not in _choices:
-        _choices[key] = _nearest(kind, bucket(rows), fallback) if _installed or not rows else fastest()
-    return _choices[key]
+def choose(kind: str, rows: int, fastest: Callable[[], str], fallback: str) -> tuple[str, int]:
+    """What runs this kind at this number of rows, and the bucket of rows for which that was measured.
+
+    Asks `fastest` where nothing was measured yet and may be.
+    """
+    at = bucket(rows)
+    key = f"{kind} rows {at}"
+    if key not in _choices and rows and not _installed:
+        _choices[key] = fastest()
+    return (_choices[key], at) if key in _choices else _nearest(kind, at, fallback)
 
 
 def native_allowed(x: torch.Tensor) -> bool:
@@ -209,15 +231,18 @@ def native_allowed(x: torch.Tensor) -> bool:
     ) and native.library() is not None
 
 
-def _nearest(shape: str, bucket: int, fallback: str) -> str:
-    """What was chosen for this shape at the number of rows nearest to `bucket` (by ratio)."""
+def _nearest(shape: str, bucket: int, fallback: str) -> tuple[str, int]:
+    """What was chosen for this shape at the number of rows nearest to `bucket` (by ratio), and that number."""
     known = [
         (int(rows), layout)
         for key, layout in _choices.items()
         for name, _, rows in [key.rpartition(" rows ")]
         if name == shape
     ]
-    return min(known, key=lambda c: (abs(c[0].bit_length() - bucket.bit_length()), c[0]))[1] if known else fallback
+    if not known:
+        return fallback, bucket
+    at, layout = min(known, key=lambda c: (abs(c[0].bit_length() - bucket.bit_length()), c[0]))
+    return layout, at
 
 
 def _fastest(maps: Sequence[Linear], rows: int) -> str:
@@ -228,6 +253,8 @@ def _fastest(maps: Sequence[Linear], rows: int) -> str:
     x = torch.randn(rows, weight.shape[1], dtype=weight.dtype)
     times: dict[str, float] = {}
     for layout in LAYOUTS:
+        if not copies.fit(maps[0].copy(layout, rows)):
+            continue
         try:
             kernels = [m.build(layout, rows) for m in some]
             times[layout] = min(_pass_seconds(kernels, x) for _ in range(8))
@@ -235,6 +262,7 @@ def _fastest(maps: Sequence[Linear], rows: int) -> str:
             continue
     # Another copy of the weights must be worth it.
     best = min(times, key=lambda layout: times[layout] * (1.0 if layout == "row" else 1.05))
+    copies.hold(maps[0].copy(best, rows))
     return best
 
 
