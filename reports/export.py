@@ -20,25 +20,24 @@ PNG_DPI = 150.0
 
 def figure_files(figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> dict[str, bytes]:
     """Return the files of `figures/` by name from the drawings of a sheet; the same figures give the same bytes."""
-    drawn = {}
-    for part in figures:
-        drawing = drawings[part.id]
-        drawn[file_name(part)] = (drawing, standalone(drawing, part.alt, sheet.font))
     files: dict[str, bytes] = {}
-    other = foreign("".join(text for _, text in drawn.values()))
-    pages = []
-    for name, (drawing, text) in drawn.items():
+    pages: dict[bool, dict[str, str]] = {False: {}, True: {}}
+    for part in figures:
+        name, drawing = file_name(part), drawings[part.id]
+        text = standalone(drawing, part.alt, sheet.font)
         files[f"{name}.svg"] = text.encode()
-        pages.append(
-            f'#page(width: {drawing.width:g}pt, height: {drawing.height:g}pt, margin: 0pt, image("{name}.svg"))'
-        )
-        sources = {"main.typ": pages[-1].encode(), f"{name}.svg": files[f"{name}.svg"]}
+        page = f'#page(width: {drawing.width:g}pt, height: {drawing.height:g}pt, margin: 0pt, image("{name}.svg"))'
+        # Each figure for itself, so that none depends on what it is made with.
+        other = foreign(text)
+        pages[other][name] = page
+        sources = {"main.typ": page.encode(), f"{name}.svg": files[f"{name}.svg"]}
         files[f"{name}.pdf"] = compile_typst(sources, system_fonts=other, tags=False)[0]
-    if pages:
-        shown = {name: content for name, content in files.items() if name.endswith(".svg")}
-        everything = {"main.typ": "\n".join(pages).encode(), **shown}
-        images = compile_typst(everything, system_fonts=other, png_dpi=PNG_DPI)
-        files |= {f"{name}.png": image for name, image in zip(drawn, images, strict=True)}
+    for other, some in pages.items():
+        if some:
+            sources = {"main.typ": "\n".join(some.values()).encode()}
+            sources |= {f"{name}.svg": files[f"{name}.svg"] for name in some}
+            images = compile_typst(sources, system_fonts=other, png_dpi=PNG_DPI)
+            files |= {f"{name}.png": image for name, image in zip(some, images, strict=True)}
     return files
 
 

@@ -72,7 +72,8 @@ def started(folders: Sequence[Path]) -> Iterator[Second | None]:
     cells = 0
     with contextlib.suppress(OSError):
         cells = sum(len(os.listdir(folder / "cells")) for folder in folders)
-    if cells < CELLS or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()) < 2:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cells < CELLS or cores < 2:
         yield None
         return
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
@@ -124,7 +125,7 @@ def figures(
     other = second
     # For another sheet each figure is drawn again for its files, and this process has not loaded what draws.
     ours = parts[::4] if sheet == PAGE else []
-    theirs = [part for part in parts if part not in ours]
+    theirs = [part for i, part in enumerate(parts) if i % 4 or not ours]
 
     def draw_ours() -> Drawings:
         other.send((ours, theirs, sheet))

@@ -13,9 +13,11 @@ from xml.etree import ElementTree
 import pytest
 
 from harness.errors import BadInput
-from reports import export, load, pdf, view, write_report
+from reports import export, load, pdf, plots, view, write_report
 from reports.export import tex
-from reports.parts import Figure, Table, walk
+from reports.figures import draw
+from reports.parts import Figure, Swatch, Table, walk
+from reports.style import PAGE
 from tests.reports.synthetic import ARMS, edit_cells, write_run
 
 
@@ -131,6 +133,20 @@ def test_the_pdf_says_what_the_page_says(quick_run: Path, quick_report: Path) ->
 def test_foreign_script_looks_for_typefaces_and_other_text_does_not() -> None:
     assert pdf.foreign("日本") and pdf.foreign("שלום") and pdf.foreign("\U0001f600")
     assert not pdf.foreign("Zażółć “gęślą” – × µ α Ж … ⟨U+202E⟩ ␀ \ufffd ≤ −")
+
+
+def test_a_figure_does_not_depend_on_those_it_is_made_with() -> None:
+    """One with foreign words beside one without: each has the files it has alone, whatever typefaces the machine has."""
+    parts = [Figure(f"fig-{n}", "", "", "alt", _rates(word)) for n, word in (("plain", "SkipDecode 2x"), ("foreign", "日本"))]
+    drawings = {part.id: draw(part, PAGE) for part in parts}
+    together = export.figure_files(parts, drawings, PAGE)
+    alone = {name: file for part in parts for name, file in export.figure_files([part], drawings, PAGE).items()}
+    assert set(together) == {f"{n}.{ending}" for n in ("plain", "foreign") for ending in ("svg", "pdf", "png")}
+    assert [name for name, file in together.items() if alone[name] != file] == []
+
+
+def _rates(name: str) -> plots.Rates:
+    return plots.Rates((1, 8), None, (("", (plots.Rate(name, Swatch("skipdecode"), ((1, 10.0), (8, 60.0))),)),))
 
 
 def test_names_of_files_are_plain() -> None:
