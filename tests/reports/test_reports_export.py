@@ -137,7 +137,9 @@ def test_foreign_script_looks_for_typefaces_and_other_text_does_not() -> None:
 
 def test_a_figure_does_not_depend_on_those_it_is_made_with() -> None:
     """One with foreign words beside one without: each has the files it has alone, whatever typefaces the machine has."""
-    parts = [Figure(f"fig-{n}", "", "", "alt", _rates(word)) for n, word in (("plain", "SkipDecode 2x"), ("foreign", "日本"))]
+    parts = [
+        Figure(f"fig-{n}", "", "", "alt", _rates(word)) for n, word in (("plain", "SkipDecode 2x"), ("foreign", "日本"))
+    ]
     drawings = {part.id: draw(part, PAGE) for part in parts}
     together = export.figure_files(parts, drawings, PAGE)
     alone = {name: file for part in parts for name, file in export.figure_files([part], drawings, PAGE).items()}
