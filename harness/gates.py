@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import measures
-from harness.config import BASELINE, Limits
 from harness.errors import BadInput
+from harness.limits import BASELINE, Limits
 from harness.store import SCHEMA_VERSION, Json, Run, RunStore, load_run
 
 PASSED, FAILED, NOT_APPLICABLE, NOT_MEASURED = "passed", "failed", "not applicable", "not measured"

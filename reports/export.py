@@ -15,7 +15,7 @@ from reports.pdf import compile_typst, foreign
 from reports.style import Sheet
 from reports.svg import Drawing, standalone
 
-PNG_DPI = 150.0
+PNG_DPI = 144.0
 
 
 def figure_files(figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""A second process for large reports: it makes half of the summary's rows, draws the figures and makes most of their files.
+"""A second process for large reports: it makes half of the summary's rows, draws the figures and makes their files.
 
 All of this is Python and holds the interpreter's lock, so a thread would not help. The process reads the runs itself, gets
 plain data and gives plain data. What it does not give, because it was killed or its rows do not fit what was read here, is
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from reports import glyphs
 from reports.style import PAGE, Sheet, markers
@@ -115,37 +115,24 @@ def _seen(run: Run) -> object:
 def figures(
     second: Second | None, parts: Sequence[Figure], sheet: Sheet, pool: Executor
 ) -> tuple[Future[Drawings], Future[Files]]:
-    """Return, when they are there, every figure drawn for the page by its id, and the files of `figures/` for `sheet`.
+    """Return, when they are there, every figure drawn for the page by its id, and the files of `figures/` for `sheet`."""
 
-    A second process draws all and makes the files of most; those drawn first are made here, while the others are drawn.
-    """
-    if second is None:
-        drawings = pool.submit(_drawn, parts)
-        return drawings, pool.submit(lambda: _files(parts, drawings.result(), sheet))
-    other = second
-    # For another sheet each figure is drawn again for its files, and this process has not loaded what draws.
-    ours = parts[::4] if sheet == PAGE else []
-    theirs = [part for i, part in enumerate(parts) if i % 4 or not ours]
-
-    def draw_ours() -> Drawings:
-        other.send((ours, theirs, sheet))
-        drawings, known = other.receive() or (None, None)
-        if known is not None:
-            glyphs.learn(known)
-        return _drawn(ours) if drawings is None else drawings
-
-    def draw_theirs() -> Drawings:
-        mine, drawings = first.result(), other.receive()
-        return mine | (_drawn(theirs) if drawings is None else drawings)
+    def draw() -> Drawings:
+        if second is not None:
+            second.send((parts, sheet))
+            if (reply := second.receive()) is not None:
+                made, known = reply
+                glyphs.learn(known)
+                return cast(Drawings, made)
+        return _drawn(parts)
 
     def make_files() -> Files:
-        mine, drawings = _files(ours, first.result(), sheet), every.result()
-        made = other.receive()
-        return mine | (_files(theirs, drawings, sheet) if made is None else made)
+        drawn = drawings.result()
+        made = None if second is None else second.receive()
+        return _files(parts, drawn, sheet) if made is None else made
 
-    first = pool.submit(draw_ours)
-    every = pool.submit(draw_theirs)
-    return every, pool.submit(make_files)
+    drawings = pool.submit(draw)
+    return drawings, pool.submit(make_files)
 
 
 def _drawn(parts: Sequence[Figure]) -> Drawings:
@@ -165,7 +152,7 @@ def _files(parts: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Shee
 
 
 def serve() -> None:
-    """What the process does: give rows for folders; for figures, drawings in two lots, and the files of the second."""
+    """What the process does: give rows for folders; for figures, drawings with what was measured for them, and their files."""
     import gc
 
     gc.disable()
@@ -181,11 +168,10 @@ def serve() -> None:
     from reports import figures as _  # noqa: F401
 
     known = glyphs.known(markers())
-    theirs, ours, sheet = pickle.load(source)
-    give((_drawn(theirs), known))
-    drawings = _drawn(ours)
-    give(drawings)
-    give(_files(ours, drawings, sheet))
+    parts, sheet = pickle.load(source)
+    drawings = _drawn(parts)
+    give((drawings, known))
+    give(_files(parts, drawings, sheet))
 
 
 def _rows(folders: Sequence[Path]) -> list[tuple[object, ArmRows]]:
