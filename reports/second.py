@@ -157,6 +157,7 @@ def serve() -> None:
 
     gc.disable()
     source, sink = sys.stdin.buffer, sys.stdout.buffer
+    sys.stdout = sys.stderr  # what a library prints is no part of what is given
 
     def give(value: object) -> None:
         pickle.dump(value, sink, pickle.HIGHEST_PROTOCOL)
