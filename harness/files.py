@@ -30,11 +30,6 @@ def read_bytes(path: Path) -> bytes:
         raise OSError(str(error)) from None
 
 
-def read_text(path: Path) -> str:
-    """Text of a file, decompressed where its name ends in .gz; OSError as read_bytes, ValueError if it is no UTF-8."""
-    return read_bytes(path).decode("utf-8")
-
-
 def read_json(path: Path) -> Any:
     """What a JSON file holds, decompressed where its name ends in .gz.
 

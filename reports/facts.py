@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness import stats
+from harness.measures import statistics_of
 from harness.stats import Interval
 from harness.summary import QUALITY_MARGIN, quality_margin
 from reports.load import Json, RunData
@@ -323,10 +324,8 @@ def _metric_info(name: str) -> MetricInfo | None:
 
 def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
     """Return the sufficient statistics [n, K] of the examples with the given ids, or None where one lacks them."""
-    rows = [(examples[i].get("stats") or {}).get(metric) for i in ids]
-    if not rows or not isinstance(rows[0], list) or not rows[0]:
-        return None
-    if any(not isinstance(r, list) or len(r) != len(rows[0]) for r in rows):
+    rows = statistics_of(examples, ids, metric)
+    if rows is None:
         return None
     array = np.asarray(rows, dtype=float)
     return array if np.isfinite(array).all() else None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadInput
-from harness.files import read_text
+from harness.files import read_bytes
 from harness.trim import LIST, trim
 
 
@@ -29,9 +29,9 @@ def run_folder(tmp_path: Path) -> Path:
 def test_texts_go_and_hashes_stay(tmp_path: Path) -> None:
     run = run_folder(tmp_path)
     out = trim(run, tmp_path / "out")
-    assert not any("secret" in read_text(path) for path in out.rglob("*.*") if path.is_file())
-    assert json.loads(read_text(out / "cells" / "quality.json.gz"))["examples"] == [{"id": "a", "text": "said"}]
-    assert read_text(out / "cells" / "speed.json.gz") == (run / "cells" / "speed.json").read_text()
+    assert not any(b"secret" in read_bytes(path) for path in out.rglob("*.*") if path.is_file())
+    assert json.loads(read_bytes(out / "cells" / "quality.json.gz"))["examples"] == [{"id": "a", "text": "said"}]
+    assert read_bytes(out / "cells" / "speed.json.gz") == (run / "cells" / "speed.json").read_bytes()
     left = (out / LIST).read_text()
     for name in ("samples.jsonl", "cells/quality.json"):
         assert name in left and hashlib.sha256((run / name).read_bytes()).hexdigest() in left
@@ -54,7 +54,7 @@ def test_choices_of_lm_eval_tasks_go_with_the_answer_that_quotes_them(tmp_path: 
     scored = {"id": "a", "output": "secret", "lm_eval": {"doc_id": 0, "continuations": ["secret"], "generated": False}}
     written = {"id": "b", "output": "said", "lm_eval": {"doc_id": 1, "continuations": [], "generated": True}}
     (run / "cells" / "quality.json").write_text(json.dumps({"kind": "quality", "examples": [scored, written]}))
-    kept = json.loads(read_text(trim(run, tmp_path / "out") / "cells" / "quality.json.gz"))["examples"]
+    kept = json.loads(read_bytes(trim(run, tmp_path / "out") / "cells" / "quality.json.gz"))["examples"]
     assert kept == [
         {"id": "a", "lm_eval": {"doc_id": 0, "generated": False}},
         {"id": "b", "output": "said", "lm_eval": {"doc_id": 1, "generated": True}},

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -135,8 +136,16 @@ def test_foreign_script_looks_for_typefaces_and_other_text_does_not() -> None:
     assert not pdf.foreign("Zażółć “gęślą” – × µ α Ж … ⟨U+202E⟩ ␀ \ufffd ≤ −")
 
 
-def test_a_figure_does_not_depend_on_those_it_is_made_with() -> None:
-    """One with foreign words beside one without: each has the files it has alone, whatever typefaces the machine has."""
+def test_a_figure_does_not_depend_on_those_it_is_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one with foreign words and one without, only the former is set in the machine's typefaces; each is as it is alone."""
+    asked: dict[str, set[bool]] = {}
+
+    def compiled(sources: dict[str, bytes], *, system_fonts: bool, **options: Any) -> list[bytes]:
+        for name in sources:
+            asked.setdefault(name, set()).add(system_fonts)
+        return pdf.compile_typst(sources, system_fonts=system_fonts, **options)
+
+    monkeypatch.setattr(export, "compile_typst", compiled)
     parts = [
         Figure(f"fig-{n}", "", "", "alt", _rates(word)) for n, word in (("plain", "SkipDecode 2x"), ("foreign", "日本"))
     ]
@@ -145,6 +154,7 @@ def test_a_figure_does_not_depend_on_those_it_is_made_with() -> None:
     alone = {name: file for part in parts for name, file in export.figure_files([part], drawings, PAGE).items()}
     assert set(together) == {f"{n}.{ending}" for n in ("plain", "foreign") for ending in ("svg", "pdf", "png")}
     assert [name for name, file in together.items() if alone[name] != file] == []
+    assert asked["plain.svg"] == {False} and asked["foreign.svg"] == {True}
 
 
 def _rates(name: str) -> plots.Rates:

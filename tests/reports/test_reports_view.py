@@ -199,6 +199,25 @@ def test_samples_show_the_largest_change_first(small_run: Path) -> None:
     assert any("drawn at random" in s.title for s in samples)
 
 
+@pytest.mark.parametrize("broken", [False, True])
+def test_samples_show_the_score_of_each_arm(small_run: Path, broken: bool) -> None:
+    """ROUGE-L of one example is its statistic; an arm whose statistics cannot be read has a dash, and no other arm has."""
+    file = next((small_run / "cells").glob("quality-skipdecode-2x-restaurants.json"))
+    if broken:
+        cell = json.loads(file.read_text())
+        for example in cell["examples"]:
+            example["stats"]["rougeL"] = None
+        edit_cells(small_run, file.name, examples=cell["examples"])
+    facts = facts_of(small_run)
+    names = {arm.short: arm.label for arm in facts.arms}
+    for sample in blocks(view_of(small_run), Sample):
+        ident, place = sample.title.partition(":")[0], sample.score_names.index("ROUGE-L")
+        assert {o.name for o in sample.outputs} == set(names)
+        for output in sample.outputs:
+            found = facts.examples[names[output.name], "restaurants"][ident]["stats"]["rougeL"]
+            assert output.scores[place] == ("–" if found is None else f"{found[0] / found[1]:.0f}")
+
+
 def test_compare_marks_words() -> None:
     assert compare("a b c d", "a x c") == (("a", False), ("x", True), ("c", False), ("–", True))
     assert compare(None, "a b") == (("a b", False),)
