@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+
+Whole = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Memory(Protocol):
@@ -22,21 +25,21 @@ class Memory(Protocol):
         ...
 
 
-class Column(NamedTuple):
-    """Columns of a block's cache that a kernel writes itself.
+class Columns(NamedTuple):
+    """Columns of some blocks' caches that a kernel writes itself, N blocks.
 
     Attributes:
-        keys, values: addresses of [B, capacity, Hkv, d].
-        capacity: positions there is room for.
-        column: the first to write, those before it are held; or
-        columns: one for each row [B].
+        keys, values: addresses of each block's [B, capacity, Hkv, d], [N].
+        capacity: positions there is room for [N].
+        column: the first to write [N], those before it are held; or
+        columns: one for each row [B], the same in all blocks.
         places: cache rows [R] the rows at hand belong to; None: all, in order.
     """
 
-    keys: int
-    values: int
-    capacity: int
-    column: int
+    keys: Whole
+    values: Whole
+    capacity: Whole
+    column: Whole
     columns: torch.Tensor | None
     places: torch.Tensor | None
 
@@ -70,7 +73,7 @@ class KVCache:
         self.lengths = [0] * len(capacities)
         self.capacities, self.rows, self.device = list(capacities), batch_size, device
         self._columns: torch.Tensor | None = None
-        self._addresses: dict[int, tuple[int, int, int]] = {}
+        self._addresses: Whole | None = None
         self._firsts: torch.Tensor | None = None
         self._start = self._held = 0
         self._row = heads * head_dim * batch_size
@@ -121,28 +124,38 @@ class KVCache:
             self._positions[layer].narrow(1, start, count).copy_(positions)
         self.lengths[layer] = start + count
 
-    def column(self, layer: int, count: int) -> Column:
-        """Where a kernel puts `count` columns of block `layer` itself; `wrote` must follow."""
+    def columns(self, layers: Whole, count: int) -> Columns:
+        """Where a kernel puts `count` columns of blocks `layers` [N] itself; `wrote` must follow."""
         if self._columns is not None:
-            return self.column_at(layer, self._held - count, count, None, self._firsts)
-        return self.column_at(layer, self._start if self._held else self.lengths[layer], count, None)
+            return self.columns_at(layers, np.full(len(layers), self._held - count), count, None, self._firsts)
+        column = np.full(len(layers), self._start) if self._held else np.array(self.lengths)[layers]
+        return self.columns_at(layers, column, count, None)
 
-    def column_at(
-        self, layer: int, column: int, count: int, places: torch.Tensor | None, columns: torch.Tensor | None = None
-    ) -> Column:
-        """Where a kernel puts `count` columns from `column` on for the cache rows `places`; none lies beyond."""
-        found = self._addresses.get(layer)
-        if found is None:
-            keys, values = self._write[layer]
-            found = self._addresses[layer] = keys.data_ptr(), values.data_ptr(), keys.shape[1]
-        if column + count > found[2]:
-            raise IndexError(f"block {layer} has room for {found[2]} positions, {column + count} are needed")
-        return Column(*found, column, columns, places)
+    def columns_at(
+        self,
+        layers: Whole,
+        column: Whole,
+        count: int,
+        places: torch.Tensor | None,
+        columns: torch.Tensor | None = None,
+    ) -> Columns:
+        """Where a kernel puts `count` columns from `column` [N] on for the cache rows `places`; none lies beyond."""
+        if self._addresses is None:
+            parts = [(k.data_ptr(), v.data_ptr(), c) for (k, v), c in zip(self._write, self.capacities, strict=True)]
+            self._addresses = np.array(parts, dtype=np.int64)
+        keys, values, capacity = self._addresses[layers].T
+        if (beyond := column + count > capacity).any():
+            at = int(beyond.argmax())
+            raise IndexError(
+                f"block {layers[at]} has room for {capacity[at]} positions, {column[at] + count} are needed"
+            )
+        return Columns(keys, values, capacity, column, columns, places)
 
-    def wrote(self, layer: int, column: Column, count: int) -> None:
+    def wrote(self, layers: Whole, at: Columns, count: int) -> None:
         """A kernel put keys and values into these columns."""
-        end = column.column + count
-        self.lengths[layer] = end if column.columns is None else max(self.lengths[layer], end)
+        for layer, column in zip(layers.tolist(), at.column.tolist(), strict=True):
+            end = column + count
+            self.lengths[layer] = end if at.columns is None else max(self.lengths[layer], end)
 
     def put(
         self, layer: int, at: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
@@ -214,11 +227,11 @@ class RowsOfCache:
         if self._cache._positions is not None:
             self._cache._positions[layer][self._rows, start : start + count] = positions
 
-    def column(self, layer: int, count: int) -> Column:
-        """See `KVCache.column`."""
-        return self._cache.column_at(layer, self._cache.lengths[layer], count, self._rows)
+    def columns(self, layers: Whole, count: int) -> Columns:
+        """See `KVCache.columns`."""
+        return self._cache.columns_at(layers, np.array(self._cache.lengths)[layers], count, self._rows)
 
-    def wrote(self, layer: int, column: Column, count: int) -> None:
+    def wrote(self, layers: Whole, at: Columns, count: int) -> None:
         """See `KVCache.wrote`; the position is counted elsewhere."""
 
     def key_positions(self, layer: int) -> torch.Tensor:

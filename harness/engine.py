@@ -174,15 +174,8 @@ class Decoding:
 
     def _run(self, plan: LayerPlan, x: torch.Tensor, context: Context, first: int = 0) -> torch.Tensor:
         """The plan's sublayers from block `first` on, over x [B, T, D]."""
-        for layer, attends, feeds in plan.operations:
-            if layer < first:
-                continue
-            block, entry = self.decoder.blocks[layer], x
-            if attends:
-                x = block.attend(x, self._cache, context)
-            if feeds:
-                x = block.feed(x, entry)
-        return x
+        operations = plan.operations if not first else tuple(o for o in plan.operations if o[0] >= first)
+        return self.decoder.run_plan(operations, x, self._cache, context)
 
     def _draft_and_verify(self, method: Draft) -> int:
         """Draft, run the full model over all drafted columns at once, keep what agrees and one token more."""
@@ -232,9 +225,8 @@ class Decoding:
 
     def _run_blocks(self, x: torch.Tensor, context: Context, first: int, end: int) -> torch.Tensor:
         """Blocks `first` .. `end` - 1 whole."""
-        for block in self.decoder.blocks[first:end]:
-            x = block.feed(block.attend(x, self._cache, context), x)
-        return x
+        operations = tuple((layer, True, True) for layer in range(first, end))
+        return self.decoder.run_plan(operations, x, self._cache, context)
 
     def _at(self, column: torch.Tensor, count: int) -> tuple[Context, int]:
         """Context of `count` columns of every row from `column` [B] on, the cache made to write there; and the keys seen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -19,8 +20,8 @@ class Blocks(Protocol):
         """Block `layer` on x [B, 1, D]."""
         ...
 
-    def fill(self, layer: int, x: torch.Tensor) -> None:
-        """Block `layer` stores the keys and values of x [B, 1, D] and computes nothing else."""
+    def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
+        """Blocks `layers` store the keys and values of x [B, 1, D] and compute nothing else."""
         ...
 
 
@@ -32,12 +33,11 @@ class CalledBlocks:
 
     def block(self, layer: int, x: torch.Tensor) -> torch.Tensor:
         """See `Blocks.block`."""
-        block = self._decoder.blocks[layer]
-        return block.feed(block.attend(x, self._cache, self._context), x)
+        return self._decoder.run_plan(((layer, True, True),), x, self._cache, self._context)
 
-    def fill(self, layer: int, x: torch.Tensor) -> None:
+    def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
         """See `Blocks.fill`."""
-        self._decoder.blocks[layer].fill(x, self._cache, self._context)
+        self._decoder.fill(layers, x, self._cache, self._context)
 
 
 def run_gated(
@@ -80,7 +80,7 @@ def run_gated(
             memory = RowsOfCache(cache, running)
             state.advance(inside[:, 0])
             part = context.rows(running)
-            y = block.feed(block.attend(inside, memory, part), inside)
+            y = decoder.run_plan(((layer, True, True),), inside, memory, part)
             gone = (exits <= layer).nonzero().squeeze(1)
             block.fill(x[gone], RowsOfCache(cache, gone), context.rows(gone))
             cache.lengths[layer] += 1
@@ -111,8 +111,7 @@ def run_gated(
             break
     ran = len(computed)
     filled = tuple(range(ran, depth))
-    for layer in filled:
-        blocks.fill(layer, x)
+    blocks.fill(filled, x)
     head_rows = 0
     if logits is None:
         # No row left, or tests that make no prediction: the head over the column as it stands.

@@ -188,7 +188,7 @@ class ForcedModel(nn.Module):
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
         through = _again(backends) if self._recompute and torch.is_grad_enabled() else at_once
-        with torch.set_grad_enabled(grad), sdpa_kernel(backends), kernels.only("row"):
+        with torch.set_grad_enabled(grad), sdpa_kernel(backends), kernels.only("torch"):
             self._decoder.refresh()
             forced = force(
                 self._decoder,

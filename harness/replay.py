@@ -8,6 +8,7 @@ runs next, each block is a graph of its own. Elsewhere the same functions are ca
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,12 +139,7 @@ class StaticSteps:
     def _whole_step(self, plan: LayerPlan) -> torch.Tensor:
         self._context.cache.clear()
         x = self._decoder.embed(self._token, self._position)
-        for layer, attends, feeds in plan.operations:
-            block, entry = self._decoder.blocks[layer], x
-            if attends:
-                x = block.attend(x, self._memory, self._context)
-            if feeds:
-                x = block.feed(x, entry)
+        x = self._decoder.run_plan(plan.operations, x, self._memory, self._context)
         self._position.add_(1)
         return self._decoder.head(x[:, 0])
 
@@ -169,11 +165,12 @@ class StaticSteps:
         block, x = self._decoder.blocks[layer], self._columns[layer % 2]
         return self._columns[(layer + 1) % 2].copy_(block.feed(block.attend(x, self._memory, self._context), x))
 
-    def fill(self, layer: int, x: torch.Tensor) -> None:
-        """Block `layer` stores the keys and values of x [B, 1, D] and computes nothing else."""
+    def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
+        """Blocks `layers` store the keys and values of x [B, 1, D] and compute nothing else."""
         self._left.copy_(x)
-        self._graph(("fill", layer), lambda: self._fill(layer))()
-        self.cache.lengths[layer] += 1
+        for layer in layers:
+            self._graph(("fill", layer), functools.partial(self._fill, layer))()
+            self.cache.lengths[layer] += 1
 
     def _fill(self, layer: int) -> torch.Tensor:
         self._context.cache.clear()

@@ -1,9 +1,10 @@
-"""Layouts of linear maps: the same numbers, chosen once, shared and repeatable."""
+"""What runs the linear maps: the same numbers either way, one choice for a whole model, and the choice is what runs."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,135 +13,163 @@ from torch.nn import functional as F
 import methods
 from harness import native
 from harness.engine import generate
-from harness.models import copies, fused, kernels
+from harness.models import contest, fused, kernels
+from harness.models.decoder import Decoder
 from tests.conftest import ragged_prompts, tiny
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason=f"compiled kernels are {native.status()}")
 
 
 @pytest.fixture(autouse=True)
 def _own_table() -> Iterator[None]:
     """Each test starts without choices and leaves none behind."""
-    before, installed, held, room = kernels.table(), kernels._installed, copies.held(), copies._room
-    kernels._choices.clear()
-    kernels._installed = False
-    copies.restore({})
+    before = kernels.table()
+    kernels.install({})
     yield
-    copies.restore(held)
-    copies._room = room
-    kernels._choices.clear()
-    kernels._choices.update(before)
-    kernels._installed = installed
+    kernels.install(before)
 
 
-@pytest.mark.parametrize("layout", kernels.LAYOUTS)
+@pytest.mark.parametrize("how", [kernels.NATIVE, kernels.TORCH])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(1, 24), (3, 1, 24), (2, 5, 24)])
-def test_layouts_agree(layout: str, relu: bool, bias: bool, shape: tuple[int, ...]) -> None:
+def test_both_ways_agree(how: str, relu: bool, bias: bool, shape: tuple[int, ...]) -> None:
     weight, b, x = torch.randn(40, 24), torch.randn(40) if bias else None, torch.randn(shape)
     m = kernels.Linear(weight, b, relu)
     want = F.linear(x, weight, b)
     want = F.relu(want) if relu else want
     residual = torch.randn(*shape[:-1], 40)
-    with torch.inference_mode():
-        kernel = m.build(layout, x.numel() // 24)
-        torch.testing.assert_close(kernel(x, None), want, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(kernel(x, residual), want + residual, atol=1e-5, rtol=1e-5)
+    with torch.inference_mode(), kernels.only(how):
+        torch.testing.assert_close(m(x), want, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(m(x, residual), want + residual, atol=1e-5, rtol=1e-5)
 
 
-def test_a_choice_is_measured_once_and_shared() -> None:
-    maps = [kernels.Linear(torch.randn(16, 8)) for _ in range(3)]
-    kernels.group(maps)
-    with torch.inference_mode():
-        for m in maps:
-            m(torch.randn(5, 8))
-    assert list(kernels.table()) == ["16x8 float32 rows 8"]
-    assert kernels.table()["16x8 float32 rows 8"] in kernels.LAYOUTS
-
-
-def test_installed_choices_are_kept_and_the_nearest_serves_what_is_missing() -> None:
-    kernels.install({"16x8 float32 rows 8": "column", "16x8 float32 rows 64": "packed"})
-    digest = kernels.digest()
-    assert kernels._nearest("16x8 float32", 16, "row") == ("column", 8)
-    assert kernels._nearest("16x8 float32", 256, "row") == ("packed", 64)
-    assert kernels._nearest("9x9 float32", 1, "row") == ("row", 1)
-    with torch.inference_mode():
-        kernels.Linear(torch.randn(16, 8))(torch.randn(7, 8))
-    assert kernels.digest() == digest
-    kernels.install({"16x8 float32 rows 8": "row"})
-    assert kernels.digest() != digest
-
-
-def test_gradients_and_only_keep_the_loaded_layout() -> None:
-    m = kernels.Linear(torch.randn(16, 8, requires_grad=True))
+def test_gradients_and_other_types_are_for_torch() -> None:
+    weight = torch.randn(16, 8, requires_grad=True)
+    m = kernels.Linear(weight)
     m(torch.randn(2, 8)).sum().backward()
-    with torch.inference_mode(), kernels.only("row"):
-        m(torch.randn(2, 8))
-    assert not kernels.table()
+    assert weight.grad is not None and m._panels is None
+    half = kernels.Linear(torch.randn(16, 8, dtype=torch.bfloat16))
+    with torch.inference_mode():
+        half(torch.randn(2, 8, dtype=torch.bfloat16))
+    assert half._panels is None
 
 
-def test_copies_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without room everything runs on the weights as loaded, and gives the same tokens."""
-    decoder, (ids, mask) = tiny("opt"), ragged_prompts()
-    free = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
-    kernels._choices.clear()
-    copies.restore({})
-    monkeypatch.setattr(copies, "_room", 0)
+def test_installed_choices_serve_their_neighbours() -> None:
+    kernels.install({"a, rows 8": "torch", "a, rows 64": "native"})
+    digest = kernels.digest()
+    assert [kernels.chosen("a", rows) for rows in (1, 5, 8, 16, 32, 256)] == [*["torch"] * 4, "native", "native"]
+    assert kernels.chosen("b", 8) == "native", "the default"
+    assert kernels.digest() == digest
+    kernels.choose("a", 3, "native")
+    assert kernels.chosen("a", 3) == "native" and kernels.digest() != digest
+
+
+def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[set[int], set[int]]:
+    """Blocks that ran in the compiled kernels and in torch's calls in a decode step of the full model, read off the blocks."""
+    compiled: set[int] = set()
+    called: set[int] = set()
+    with monkeypatch.context() as patch:
+        run = fused._Stack.run
+
+        def counted(self: Any, layers: Sequence[int], *more: Any) -> torch.Tensor | None:
+            out = run(self, layers, *more)  # type: ignore[arg-type]
+            if out is not None:
+                compiled.update(int(layer) for layer in layers)
+            return out
+
+        patch.setattr(fused._Stack, "run", counted)
+        for block in decoder.blocks:
+            kept = block.attend_in_calls  # type: ignore[attr-defined]
+            watched = lambda x, memory, context, block=block, kept=kept: (  # noqa: E731
+                called.add(block.index) if x.shape[1] == 1 else None,
+                kept(x, memory, context),
+            )[1]
+            patch.setattr(block, "attend_in_calls", watched)
+        ids = torch.randint(2, decoder.geometry.vocabulary, (rows, 20))
+        generate(decoder, methods.create("full"), ids, max_new_tokens=2, stop_at_eos=False)
+    return compiled, called
+
+
+@needs_compiler
+@pytest.mark.parametrize("winner", [kernels.NATIVE, kernels.TORCH])
+def test_the_choice_is_what_runs_in_every_block(winner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a contest, and in a process told its outcome: all blocks of a model run the winner, at every number of rows."""
+    decoder = tiny("opt", depth=6)
+    every = set(range(6))
+    expected = (every, set()) if winner == kernels.NATIVE else (set(), every)
+    for rows in (1, 3, 8):
+        times = iter([1.0, 2.0] * 2 if winner == kernels.NATIVE else [2.0, 1.0] * 2)
+        monkeypatch.setattr(
+            contest, "best_in_turns", lambda passes, _, t=times: [(each(), next(t))[1] for each in passes]
+        )
+        found = contest.hold(decoder, rows)
+        assert found.chosen == winner and found.lost == (winner == kernels.TORCH)
+        assert ran(decoder, rows, monkeypatch) == expected
+    table = kernels.table()
+    assert set(table.values()) == {winner}
+    kernels.install({})
+    assert ran(tiny("opt", depth=6), 3, monkeypatch) == (every, set()), "without a contest the kernels run"
+    kernels.install(table)
+    for rows in (1, 2, 3, 8, 20):
+        assert ran(tiny("opt", depth=6), rows, monkeypatch) == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("halves", "chosen"),
+    [
+        ([[1.0, 2.0], [1.0, 2.0]], "native"),
+        ([[2.0, 1.0], [2.0, 1.0]], "torch"),
+        ([[9.0, 1.0], [1.0, 2.0]], "native"),  # one half disturbed
+        ([[2.0, 1.9], [2.1, 2.05]], "native"),  # within the spread
+    ],
+)
+def test_a_disturbed_contest_decides_nothing(
+    halves: list[list[float]], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(halves)
+    monkeypatch.setattr(contest, "best_in_turns", lambda *_: next(turns))
+    assert contest.hold(tiny("opt"), 2).chosen == chosen
+
+
+@needs_compiler
+def test_slow_kernels_lose_the_contest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real times: a step that takes far longer than torch's is beaten, and the loser is named."""
+    run = fused._Stack.run
+
+    def slow(self: Any, *arguments: Any) -> torch.Tensor | None:
+        time.sleep(0.1 * (kernels.forced() == kernels.NATIVE))
+        return run(self, *arguments)
+
+    monkeypatch.setattr(fused._Stack, "run", slow)
+    found = contest.hold(tiny("opt", depth=4), 2)
+    assert found.lost and "the kernels are slower here" in str(found)
+
+
+@needs_compiler
+def test_panels_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room everything runs on the weights as loaded, gives the same tokens, and the choice says so."""
+    ids, mask = ragged_prompts()
+    free = generate(tiny("opt"), methods.create("full"), ids, mask, max_new_tokens=4)
+    monkeypatch.setattr(kernels, "ROOM", 0.0)
     bound = tiny("opt")
     found = generate(bound, methods.create("full"), ids, mask, max_new_tokens=4)
-    assert set(kernels.table().values()) <= {"row", "torch"} and kernels.table()
-    assert copies.held() == {}
+    assert list(kernels.table().values()) == ["torch"]
+    assert all(m._panels is None for block in bound.blocks for m in block.maps())
     assert torch.equal(found.tokens, free.tokens)
 
 
-def test_what_is_held_never_exceeds_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is fastest: with room for one copy of the weights, no second is made, at no number of rows."""
-    maps = [kernels.Linear(torch.randn(32, 16)) for _ in range(3)]
-    kernels.group(maps)
-    size = sum(m.weight.numel() * 4 for m in maps)
-    monkeypatch.setattr(copies, "_room", size)
-    # Each layout is said to be faster than the one before, so that a copy would always be wanted.
-    clock = (0.9**n for n in itertools.count())
-    monkeypatch.setattr(kernels, "_pass_seconds", lambda *_: float(next(clock)))
-    with torch.inference_mode():
-        for rows in (1, 2, 8, 100):
-            maps[0](torch.randn(rows, 16))
-            assert sum(copies.held().values()) <= size
-    layouts = set(kernels.table().values())
-    assert len(copies.held()) == 1 and layouts <= {"row", next(iter(copies.held())).split()[2]}
-
-
-def test_panels_take_the_place_of_copies_that_only_calls_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    if native.library() is None:
-        pytest.skip(f"compiled kernels are {native.status()}")
-    clock = (0.9**n for n in itertools.count())
-    for module in (kernels, fused):
-        monkeypatch.setattr(module, "_pass_seconds", lambda *_: float(next(clock)))
+@needs_compiler
+def test_new_weights_are_read_again() -> None:
     decoder = tiny("opt")
-    block = decoder.blocks[0]
-    assert isinstance(block, fused.FusableBlock)
-    with torch.inference_mode():
-        assert fused.fastest([block], 2) == "native"
-    assert copies.held() and all(name.endswith("panel") for name in copies.held())
-
-
-def test_no_copy_is_made_for_rows_that_were_not_measured() -> None:
-    """A run installs what was measured; any other number of rows is served by the copy of the nearest, not by one of its own."""
-    m = kernels.Linear(torch.randn(16, 8))
-    kernels.install({"16x8 float32 rows 8": "packed", "16x8 float32 rows 64": "packed"})
-    table = kernels.table()
-    with torch.inference_mode():
-        for rows in (5, 7, 1, 2, 16, 33, 60, 100, 256):
-            torch.testing.assert_close(m(x := torch.randn(rows, 8)), x @ m.weight.T, atol=1e-5, rtol=1e-5)
-    assert sorted(m._packs) == [8, 64]
-    assert kernels.table() == table, "what was not measured is no choice"
-
-
-def test_rows_of_all_numbers_share_a_column_copy() -> None:
-    m = kernels.Linear(torch.randn(16, 8))
-    few, many = m.build("column", 1), m.build("column", 64)
-    assert m._columns is not None and m._columns() is not None
-    shared = m._columns()
-    third = m.build("column", 200)
-    assert m._columns() is shared
-    del few, many, third, shared
-    assert m._columns() is None, "no kernel reads it any more"
+    ids, mask = ragged_prompts()
+    before = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
+    with torch.no_grad():
+        for parameter in decoder.source.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    decoder.refresh()
+    with kernels.only(kernels.TORCH):
+        want = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
+    got = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
+    assert torch.equal(got.tokens, want.tokens) and not torch.equal(got.tokens, before.tokens)

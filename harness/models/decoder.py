@@ -18,6 +18,9 @@ from harness.cache import KVCache, Memory, RowsOfCache
 from harness.errors import BadInput
 from harness.models import kernels
 
+Operations = Sequence[tuple[int, bool, bool]]
+"""Blocks of a plan in turn: which, and whether its attention and its feed-forward sublayer run."""
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -125,6 +128,18 @@ class Block(ABC):
     def join(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - a family that chooses block by block needs nothing of it
         """Told once of all blocks of the model, for what is chosen for several of them at a time."""
 
+    def run_plan(
+        self, blocks: Sequence[Block], operations: Operations, x: torch.Tensor, memory: Memory, context: Context
+    ) -> torch.Tensor | None:
+        """All of a plan's sublayers at once, for blocks that can be run so; None: one by one."""
+        return None
+
+    def fill_blocks(
+        self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
+    ) -> bool:
+        """`fill` of several blocks at once, for blocks that can; False: one by one."""
+        return False
+
     @abstractmethod
     def refresh(self) -> None:
         """Read the weights again from the transformers module (differentiably, when gradients are enabled)."""
@@ -226,7 +241,41 @@ class Decoder(ABC):
         self.static_steps.clear()
         for block in self.blocks:
             block.refresh()
-        kernels.group([*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()])
+        maps = [*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()]
+        group = kernels.Group(self.kind, maps)
+        for m in maps:
+            m.group = group
+
+    @property
+    def kind(self) -> str:
+        """What models share whose steps take the same time: architecture and sizes."""
+        g = self.geometry
+        family = type(self).__name__.removesuffix("Decoder").lower()
+        return (
+            f"{family} {g.depth} x {g.width}, {g.heads}/{g.kv_heads}x{g.head_dim}, {g.feed_weights}, {g.head_weights}"
+        )
+
+    def run_plan(self, operations: Operations, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
+        """Sublayers of blocks in turn over x [B, T, D]; the memory gets the keys and values of those whose attention runs."""
+        if not operations:
+            return x
+        found = self.blocks[operations[0][0]].run_plan(self.blocks, operations, x, memory, context)
+        if found is not None:
+            return found
+        for layer, attends, feeds in operations:
+            block, entry = self.blocks[layer], x
+            if attends:
+                x = block.attend(x, memory, context)
+            if feeds:
+                x = block.feed(x, entry)
+        return x
+
+    def fill(self, layers: Sequence[int], x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
+        """Store the keys and values of x [B, T, D] in blocks that are skipped: later positions will look there."""
+        if not layers or self.blocks[layers[0]].fill_blocks(self.blocks, layers, x, memory, context):
+            return
+        for layer in layers:
+            self.blocks[layer].fill(x, memory, context)
 
     def new_cache(self, batch_size: int, capacities: Sequence[int]) -> KVCache:
         """An empty cache of `batch_size` rows with room for `capacities[l]` positions in block l."""

@@ -1,31 +1,28 @@
-"""Whole sublayers of a decode step as one compiled kernel each, where that is faster than torch's calls.
+"""A decode step's blocks in one call of the compiled kernels.
 
-A block that says what it computes (`FusableBlock.sublayers`) is run by `harness.native` when every row has one token or a few,
-in single precision on a CPU. Whether it is for a number of rows is measured once, like the layouts of the linear maps, and is
-as much a condition of the run. Prompts (but short ones), scoring and training use torch's calls; tests hold the two to the
-same numbers.
+Blocks that say what they compute (`FusableBlock.sublayers`) are run by `harness.native` when every row has one token or a few, in
+single precision on a CPU, unless torch's calls were found to be faster at that number of rows (kernels.py). Attention over prompts
+(but short ones), scoring and training use torch's calls; tests hold the two to the same numbers.
 """
 
 from __future__ import annotations
 
 import ctypes
-import time
+import functools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 
 from harness import native
-from harness.cache import Column, KVCache, Memory, RowsOfCache
-from harness.models import copies, kernels
-from harness.models.decoder import Block, Context
+from harness.cache import KVCache, Memory, RowsOfCache
+from harness.models import kernels
+from harness.models.decoder import Block, Context, Operations
 from harness.models.rotary import Rotary
 
-_MEASURED_BYTES = 64 << 20
-_MEASURED_KEYS = 64
-_KINDS = ("torch", "native")
 MAX_COLUMNS = 16
 """Of a row, in one call: a drafted token or several to verify, not a prompt."""
 
@@ -72,13 +69,17 @@ class Sublayers:
 
 
 class FusableBlock(Block):
-    """A block that may run as two kernels."""
+    """A block that may run in the compiled kernels.
+
+    Attributes:
+        watch: told the seconds of this block's `attention`, `feed` and `kv_fill` whenever the kernels ran it; None: nobody asks.
+    """
+
+    watch: Callable[[str, float], None] | None = None
 
     def __init__(self, index: int) -> None:
         super().__init__(index)
-        self._peers: Sequence[Block] = (self,)
-        self._kernel: _Kernel | None = None
-        self._by_rows: dict[int, _Kernel | None] = {}
+        self._stack: _Stack | None = None
 
     @abstractmethod
     def sublayers(self) -> Sublayers | None:
@@ -94,224 +95,239 @@ class FusableBlock(Block):
 
     def join(self, blocks: Sequence[Block]) -> None:
         """See `Block.join`."""
-        self._peers = blocks
+        first = blocks[0]
+        shared = first._stack if isinstance(first, FusableBlock) and first is not self else None
+        self._stack = shared or _Stack(blocks)
 
     def renew(self) -> None:
-        """Forget the kernel's copy of the weights; called by `refresh`."""
-        self._kernel = None
-        self._by_rows.clear()
+        """Forget the kernels' copy of the weights; called by `refresh`."""
+        if self._stack is not None:
+            self._stack.forget()
 
     def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
         """See `Block.attend`."""
-        kernel = self._kernel_for(x)
-        # Several columns need the mask that says which of them see which: drafts have one, prompts are for torch's calls.
-        if (
-            kernel is None
-            or not isinstance(memory, (KVCache, RowsOfCache))
-            or (x.shape[1] > 1 and context.mask is None)
-        ):
-            return self.attend_in_calls(x, memory, context)
-        column = memory.column(self.index, x.shape[1])
-        out = kernel.attend(x, column, context)
-        memory.wrote(self.index, column, x.shape[1])
-        return out
+        found = self._alone(native.ATTEND, x, memory, context)
+        return self.attend_in_calls(x, memory, context) if found is None else found
 
     def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
         """See `Block.feed`."""
-        kernel = self._kernel_for(x)
-        return self.feed_in_calls(x, entry) if kernel is None else kernel.feed(x, entry)
+        found = self._alone(native.FEED, x, None, None, entry)
+        return self.feed_in_calls(x, entry) if found is None else found
 
     def fill(self, x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
         """See `Block.fill`."""
-        kernel = self._kernel_for(x)
-        if kernel is None or not kernel.fills:
-            return super().fill(x, memory, context)
-        column = memory.column(self.index, x.shape[1])
-        kernel.fill(x, column, context)
-        memory.wrote(self.index, column, x.shape[1])
+        if self._alone(native.FILL, x, memory, context) is None:
+            super().fill(x, memory, context)
 
-    def _kernel_for(self, x: torch.Tensor) -> _Kernel | None:
-        """The kernel that shall run x [B, T, D], None for torch's calls."""
-        if x.shape[1] > MAX_COLUMNS or not kernels.native_allowed(x):
+    def run_plan(
+        self, blocks: Sequence[Block], operations: Operations, x: torch.Tensor, memory: Memory, context: Context
+    ) -> torch.Tensor | None:
+        """See `Block.run_plan`: one call of the kernels."""
+        layers, what = _codes(tuple(operations))
+        return _run(blocks, layers, what, x, memory, context)
+
+    def fill_blocks(
+        self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
+    ) -> bool:
+        """See `Block.fill_blocks`: one call of the kernels."""
+        filled = np.array(layers)
+        return _run(blocks, filled, np.full(len(filled), native.FILL), x, memory, context) is not None
+
+    def _alone(
+        self,
+        what: int,
+        x: torch.Tensor,
+        memory: Memory | None,
+        context: Context | None,
+        entry: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """One sublayer of this block in the kernels; None where they cannot."""
+        if self._stack is None:
             return None
-        rows = x.shape[0] * x.shape[1]
-        if kernels.forced() is not None:
-            what = self.sublayers()
-            return None if what is None or not rows else self._made(what)
-        if rows not in self._by_rows:
-            self._by_rows[rows] = self._choose(rows)
-        return self._by_rows[rows]
+        return self._stack.run(np.array([self.index]), np.array([what]), x, memory, context, entry)
 
-    def _choose(self, rows: int) -> _Kernel | None:
-        what = self.sublayers()
-        if what is None or not rows:
+    def runs_native(self, rows: int) -> bool:
+        """Whether the kernels run a decode step of this block over a number of rows now."""
+        return self._stack is not None and self._stack.serves(self.index, rows)
+
+
+class _Stack:
+    """The blocks of a model for the kernels: what each computes, over its weights in panels.
+
+    Args:
+        blocks: all of the model's.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = blocks
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the panels: the weights are read again."""
+        self._what: list[Sublayers | None] | None = None
+        self._held: list[native.Sublayers] | None = None
+        self._library: native.Library | None = None
+
+    def sublayers(self) -> list[Sublayers | None]:
+        """What every block computes; None for one that the kernels cannot run."""
+        if self._what is None:
+            self._what = [b.sublayers() if isinstance(b, FusableBlock) else None for b in self._blocks]
+            rotaries = {id(w.rotary): w.rotary for w in self._what if w is not None}
+            self._rotaries = list(rotaries.values())
+            self._kinds = np.array([0 if w is None else list(rotaries).index(id(w.rotary)) for w in self._what])
+            self._able = np.array([w is not None for w in self._what])
+        return self._what
+
+    def serves(self, layer: int, rows: int) -> bool:
+        """Whether the kernels run a block over this number of rows (columns of rows counted) now."""
+        what = self.sublayers()[layer]
+        group = None if what is None else what.qkv.group
+        return group is not None and group.native(rows)
+
+    def _addresses(self) -> np.ndarray[Any, Any]:
+        """Where the description of every block lies; 0 for one that the kernels cannot run."""
+        if self._held is None:
+            self._library = native.library()
+            assert self._library is not None, "asked only where there are kernels"
+            self._held = [native.Sublayers() if w is None else _described(w) for w in self.sublayers()]
+            where = [ctypes.addressof(held) for held in self._held]
+            self._at = np.where(self._able, np.array(where, dtype=np.int64), 0)
+            whole = self._library.panel_columns
+            self._fills = np.array([w is not None and w.heads * w.head_dim % whole == 0 for w in self.sublayers()])
+        return self._at
+
+    def run(
+        self,
+        layers: np.ndarray[Any, Any],
+        what: np.ndarray[Any, Any],
+        x: torch.Tensor,
+        memory: Memory | None,
+        context: Context | None,
+        entry: torch.Tensor | None = None,
+        spent: np.ndarray[Any, Any] | None = None,
+    ) -> torch.Tensor | None:
+        """Blocks `layers` [N] in turn, each doing `what` [N] of it, over x [B, T, D]; None where that is for torch's calls.
+
+        Seconds of each block's attention, feeding and filling are added to `spent` [N, 3].
+        """
+        rows, count, _ = x.shape
+        if count > MAX_COLUMNS or not kernels.native_allowed(x):
             return None
-        chosen, _ = kernels.choose(_kind(what), rows, lambda: self._fastest(what, rows), "torch")
-        return self._made(what) if chosen == "native" else None
-
-    def _made(self, what: Sublayers) -> _Kernel:
-        if self._kernel is None:
-            self._kernel = _Kernel(what)
-        return self._kernel
-
-    def _fastest(self, what: Sublayers, rows: int) -> str:
-        found = [(block, block.sublayers()) for block in self._peers if isinstance(block, FusableBlock)]
-        return fastest([b for b, other in found if other is not None and _kind(other) == _kind(what)], rows)
-
-    def use(self, kind: str, rows: int) -> None:
-        """Run a number of rows as `torch` or `native` from now on, whatever was chosen; for measuring."""
-        what = self.sublayers()
-        assert what is not None, "this block has no kernel"
-        self._by_rows[rows] = self._made(what) if kind == "native" else None
-
-
-class _Kernel:
-    """The kernels of one block over its weights in panels."""
-
-    def __init__(self, what: Sublayers) -> None:
-        library = native.library()
-        assert library is not None, "asked only where there are kernels"
-        self._library, self._what = library, what
-        self.fills = what.heads * what.head_dim % native.panel_columns() == 0
-        maps = (m.panels()[1] for m in (what.qkv, what.out, what.up, what.down))
-        norms = (
-            native.Norm(n.weight.data_ptr(), native.pointer(n.bias), n.eps, native.NORMS[n.kind])
-            for n in (what.attention_norm, what.feed_norm)
-        )
-        rotary = 0 if what.rotary is None else what.rotary.size
-        activation = native.ACTIVATIONS["relu" if what.up.relu else what.activation]
-        sizes = (what.heads, what.kv_heads, what.head_dim, rotary)
-        self._block = ctypes.byref(native.Sublayers(*maps, *norms, *sizes, activation, what.gated, what.scale))
-
-    def attend(self, x: torch.Tensor, column: Column, context: Context) -> torch.Tensor:
-        """`Block.attend` of x [B, T, D], its keys and values written to the columns."""
+        self.sublayers()
+        if not self._able[layers].all() or not self.serves(int(layers[0]), rows * count):
+            return None
+        addresses = self._addresses()
+        attends = (what & (native.ATTEND | native.FILL)) != 0
+        writes = layers[attends]
+        if len(writes) and (
+            not isinstance(memory, (KVCache, RowsOfCache))
+            or context is None
+            # Several columns need the mask that says which of them see which: drafts have one, prompts are for torch's calls.
+            or (count > 1 and context.mask is None)
+            or not self._fills[layers[(what & native.FILL) != 0]].all()
+        ):
+            return None
+        operations = np.zeros(len(layers), dtype=_OPERATION)
+        operations["block"], operations["what"], operations["count"] = addresses[layers], what, count
+        mask: tuple[int | None, int, int] = (None, 0, 0)
+        if len(writes):
+            assert isinstance(memory, (KVCache, RowsOfCache)) and context is not None
+            at = memory.columns(writes, count)
+            for name in ("keys", "values", "capacity", "column"):
+                operations[name][attends] = getattr(at, name)
+            for name in ("places", "columns"):
+                operations[name] = native.pointer(getattr(at, name)) or 0
+            self._turn(operations, layers, context)
+            mask = _mask(context)
         x = x.contiguous()
         out = torch.empty_like(x)
-        step = self._of_step(context)
-        target = self._target(column, step, x.shape[1])
-        _checked(
-            self._library.attend(
-                *(
-                    self._block,
-                    x.shape[0],
-                    x.data_ptr(),
-                    out.data_ptr(),
-                    target,
-                    step.mask,
-                    step.row,
-                    step.column,
-                    step.threads,
-                )
-            )
+        entry = None if entry is None or entry is x else entry.contiguous()
+        assert self._library is not None
+        status = self._library.calls.run(
+            *(operations.ctypes.data, len(layers), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), *mask),
+            *(torch.get_num_threads(), None if spent is None else spent.ctypes.data),
         )
+        if status:
+            raise MemoryError("no memory to work in for a decode step")
+        if len(writes):
+            assert isinstance(memory, (KVCache, RowsOfCache))
+            memory.wrote(writes, at, count)
         return out
 
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """`Block.feed` of x [B, T, D]."""
-        x = x.contiguous()
-        out = torch.empty_like(x)
-        read = entry.contiguous() if self._what.side_by_side else x
-        threads = torch.get_num_threads()
-        _checked(
-            self._library.feed(
-                self._block, x.shape[0] * x.shape[1], x.data_ptr(), read.data_ptr(), out.data_ptr(), threads
-            )
-        )
-        return out
-
-    def fill(self, x: torch.Tensor, column: Column, context: Context) -> None:
-        """`Block.fill` of x [B, T, D]."""
-        x = x.contiguous()
-        step = self._of_step(context)
-        _checked(
-            self._library.fill(
-                self._block, x.shape[0], x.data_ptr(), self._target(column, step, x.shape[1]), step.threads
-            )
-        )
-
-    def _target(self, at: Column, step: _Step, count: int) -> Any:
-        places, columns = native.pointer(at.places), native.pointer(at.columns)
-        return ctypes.byref(
-            native.Target(
-                *(at.keys, at.values, places, columns, at.capacity, at.column, count, step.cosines, step.sines)
-            )
-        )
-
-    def _of_step(self, context: Context) -> _Step:
-        """What all blocks of a step share; `context` keeps what it points to."""
-        key = ("native", self._what.rotary)
-        found = context.cache.get(key)
-        if found is None:
-            mask, row, column = context.mask, 0, 0
-            if mask is not None:
-                mask = context.cache["native mask"] = mask.contiguous()
-                row = mask.stride(0) if mask.shape[0] > 1 else 0
-                column = mask.stride(2) if mask.shape[2] > 1 else 0
-            tables: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-            if self._what.rotary is not None:
-                tables = self._what.rotary.tables(context, torch.float32)
-            cosines, sines = map(native.pointer, tables)
-            found = context.cache[key] = _Step(
-                native.pointer(mask), row, column, cosines, sines, torch.get_num_threads()
-            )
-        return found  # type: ignore[no-any-return]
+    def _turn(self, operations: np.ndarray[Any, Any], layers: np.ndarray[Any, Any], context: Context) -> None:
+        """Tell every block its rotary tables; `context` keeps what they point to."""
+        for kind, rotary in enumerate(self._rotaries):
+            if rotary is None:
+                continue
+            tables = [table.data_ptr() for table in rotary.tables(context, torch.float32)]
+            mine = self._kinds[layers] == kind
+            for name, table in zip(("cosines", "sines"), tables, strict=True):
+                operations[name][mine] = table
 
 
-class _Step(NamedTuple):
-    """Addresses of the mask (and elements between its rows and columns) and of the rotary tables, and the threads to use."""
-
-    mask: int | None
-    row: int
-    column: int
-    cosines: int | None
-    sines: int | None
-    threads: int
+_OPERATION = np.dtype([(name, np.int64) for name in native.OPERATION])
 
 
-def _checked(status: int) -> None:
-    if status:
-        raise MemoryError("no memory to work in for a decode step")
+def _run(
+    blocks: Sequence[Block],
+    layers: np.ndarray[Any, Any],
+    what: np.ndarray[Any, Any],
+    x: torch.Tensor,
+    memory: Memory,
+    context: Context,
+) -> torch.Tensor | None:
+    watched = False
+    for layer in layers:
+        block = blocks[layer]
+        if not isinstance(block, FusableBlock):
+            return None
+        watched = watched or block.watch is not None
+        # Whoever replaced a sublayer's function wants to be asked; who only wants to know the seconds is told them.
+        if block.watch is None and not _SUBLAYERS.isdisjoint(block.__dict__):
+            return None
+    stack = blocks[layers[0]]._stack  # type: ignore[attr-defined]
+    if stack is None:
+        return None
+    spent = np.zeros((len(layers), 3)) if watched else None
+    out = stack.run(layers, what, x, memory, context, None, spent)
+    if out is not None and spent is not None:
+        for layer, does, seconds in zip(layers, what, spent.tolist(), strict=True):
+            watch = blocks[layer].watch  # type: ignore[attr-defined]
+            for code, part, spent_s in zip((native.ATTEND, native.FEED, native.FILL), PARTS, seconds, strict=True):
+                if watch is not None and does & code:
+                    watch(part, spent_s)
+    return out  # type: ignore[no-any-return]
 
 
-def _kind(what: Sublayers) -> str:
-    """Blocks of one kind share a choice."""
-    sizes = f"{what.qkv.weight.shape[1]} {what.heads}/{what.kv_heads}x{what.head_dim} {what.up.weight.shape[0]}"
-    return f"block {sizes} {what.activation or ('relu' if what.up.relu else 'none')}{' gated' if what.gated else ''}"
+PARTS = ("attention", "feed", "kv_fill")
+_SUBLAYERS = frozenset(("attend", "feed", "fill"))
 
 
-def fastest(blocks: Sequence[FusableBlock], rows: int) -> str:
-    """How one pass over the blocks (some of them, if they are large) takes least time at this number of rows."""
-    what = blocks[0].sublayers()
-    assert what is not None, "asked only for blocks the kernels can compute"
-    size = sum(m.weight.numel() * 4 for m in (what.qkv, what.out, what.up, what.down))
-    some = blocks[: max(2, min(len(blocks), _MEASURED_BYTES // size + 1))]
-    capacities = [0] * (1 + max(block.index for block in some))
-    for block in some:
-        capacities[block.index] = _MEASURED_KEYS
-    cache = KVCache(capacities, rows, what.kv_heads, what.head_dim, torch.float32, torch.device("cpu"), True)
-    x = torch.randn(rows, 1, what.qkv.weight.shape[1])
-    # The panels come first: they serve every number of rows.
-    panels = {n: size for m in (what.qkv, what.out, what.up, what.down) for n, size in m.copy("panel", rows).items()}
-    before, kinds = copies.held(), _KINDS if copies.fit(panels) else _KINDS[:1]
-    times: dict[str, float] = {}
-    for kind in kinds:
-        for block in some:
-            block.use(kind, rows)
-        times[kind] = min(_pass_seconds(some, x, cache) for _ in range(8))
-    best = min(times, key=lambda kind: times[kind])
-    if best == "native":  # the copies of the weights made for torch's calls serve nobody now
-        copies.restore(before | panels)
-        for block in some:
-            for m in block.maps():
-                m.forget(rows)
-    return best
+@functools.lru_cache(maxsize=4096)
+def _codes(operations: Operations) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Layers [N] of a plan's operations, and what each does."""
+    what = [native.ATTEND * attends + native.FEED * feeds for _, attends, feeds in operations]
+    return np.array([layer for layer, _, _ in operations]), np.array(what)
 
 
-def _pass_seconds(blocks: Sequence[FusableBlock], x: torch.Tensor, cache: KVCache) -> float:
-    for block in blocks:
-        cache.lengths[block.index] = _MEASURED_KEYS - 1
-    context = Context(torch.full((x.shape[0], 1), _MEASURED_KEYS - 1), furthest=_MEASURED_KEYS - 1)
-    start = time.perf_counter()
-    for block in blocks:  # past whatever watches the block: this is no step of a generation
-        FusableBlock.feed(block, FusableBlock.attend(block, x, cache, context), x)
-    return time.perf_counter() - start
+def _described(what: Sublayers) -> native.Sublayers:
+    maps = (m.panels() for m in (what.qkv, what.out, what.up, what.down))
+    norms = (
+        native.Norm(n.weight.data_ptr(), native.pointer(n.bias), n.eps, native.NORMS[n.kind])
+        for n in (what.attention_norm, what.feed_norm)
+    )
+    rotary = 0 if what.rotary is None else what.rotary.size
+    activation = native.ACTIVATIONS["relu" if what.up.relu else what.activation]
+    sizes = (what.heads, what.kv_heads, what.head_dim, rotary, activation, what.gated, what.side_by_side)
+    return native.Sublayers(*maps, *norms, *sizes, what.scale)
+
+
+def _mask(context: Context) -> tuple[int | None, int, int]:
+    """Where the mask lies, and elements between its rows and its columns; `context` keeps what that points to."""
+    if context.mask is None:
+        return None, 0, 0
+    mask = context.cache.get("native mask")
+    if mask is None:
+        mask = context.cache["native mask"] = context.mask.contiguous()
+    row = mask.stride(0) if mask.shape[0] > 1 else 0
+    return mask.data_ptr(), row, mask.stride(2) if mask.shape[2] > 1 else 0

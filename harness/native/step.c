@@ -1,36 +1,18 @@
-/* One decode step's sublayers on a CPU, float32, one or a few columns per row: what `Block.attend` and `Block.feed` compute, in one
- * call each instead of some fifteen, on weights stored in panels. Every row is summed in the same order however many rows there are, so a
- * row's numbers do not depend on its batch. Called through ctypes (native.py) with pointers that it has checked.
+/* A decode step's blocks on a CPU, float32, one or a few columns per row: what `Block.attend` and `Block.feed` compute, a whole plan in one
+ * call, on weights stored in panels. A row's numbers do not depend on its batch (maps.h). Called through ctypes (__init__.py) with pointers
+ * that it has checked.
  */
 #include <math.h>
-#include <omp.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
+#include <time.h>
 
-#define LANES 16
+#include "maps.h"
+
 #define TOGETHER 256 /* elements of a position that are read together */
-#define PANEL 32 /* columns of a panel: weights are stored [ceil(N / PANEL)][K][PANEL] */
-#ifdef __AVX512F__
-#define TILE 12 /* rows whose sums fit into the registers */
-#else
-#define TILE 3
-#endif
+#define ALONE 2048   /* elements up to which every thread norms all rows for itself instead of waiting for the others */
 
-typedef float vf __attribute__((vector_size(4 * LANES)));
-typedef float vfu __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef int32_t vi __attribute__((vector_size(4 * LANES)));
-#define INLINE static inline __attribute__((always_inline))
-
-enum { NONE, RELU, SILU, GELU, GELU_TANH };
 enum { LAYER_NORM, RMS_NORM };
-
-typedef struct {
-    const float *weight; /* panels */
-    const float *bias;   /* [n] or NULL */
-    int64_t n, k;
-} map;
+enum { ATTEND = 1, FEED = 2, FILL = 4 };
 
 typedef struct {
     const float *weight, *bias; /* bias may be NULL */
@@ -42,159 +24,9 @@ typedef struct {
     map qkv, out, up, down;
     norm attention_norm, feed_norm;
     int32_t heads, kv_heads, head_dim, rotary; /* rotary: elements of a head that are turned */
-    int32_t activation, gated;
+    int32_t activation, gated, side_by_side;   /* side_by_side: the feed-forward sublayer reads the block's input */
     float scale;
 } block;
-
-INLINE vf load(const float *p) { return *(const vfu *)p; }
-INLINE void store(float *p, vf v) { *(vfu *)p = v; }
-INLINE vf splat(float x) { return x - (vf){}; }
-
-/* a where the lanes of `when` are set, else b. */
-INLINE vf pick(vi when, vf a, vf b) { return (vf)((when & (vi)a) | (~when & (vi)b)); }
-
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
-#endif
-
-/* Sums of neighbours: groups of 1, 2, 4 or 8 lanes of a and b in turn. Four levels of it add up sixteen vectors at once. */
-INLINE vf join1(vf a, vf b) {
-    return SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30) +
-           SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-}
-INLINE vf join2(vf a, vf b) {
-    return SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-           SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-}
-INLINE vf join4(vf a, vf b) {
-    return SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27) +
-           SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-}
-INLINE vf join8(vf a, vf b) {
-    return SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-           SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-}
-
-/* Lane i of the result is the sum of v[i]. */
-INLINE vf sums16(const vf v[16]) {
-    vf w[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) w[i] = join1(v[2 * i], v[2 * i + 1]);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) w[i] = join2(w[2 * i], w[2 * i + 1]);
-    return join8(join4(w[0], w[1]), join4(w[2], w[3]));
-}
-
-INLINE float sum(vf v) {
-    v = join1(v, v);
-    v = join2(v, v);
-    v = join4(v, v);
-    return join8(v, v)[0];
-}
-
-/* exp, to 2 units in the last place: 2^n times a polynomial (Cephes expf). */
-INLINE vf vexp(vf x) {
-    x = pick(x < -87.3f, splat(-87.3f), x);
-    x = pick(x > 88.0f, splat(88.0f), x);
-    vf magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    vf n = x * 1.44269504088896341f + magic - magic;
-    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vf p = splat(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    vi power = (__builtin_convertvector(n, vi) + 127) << 23;
-    vf scale;
-    memcpy(&scale, &power, sizeof scale);
-    return p * scale;
-}
-
-INLINE vf vtanh(vf x) { return 1.0f - 2.0f / (vexp(2.0f * x) + 1.0f); }
-
-/* erf to 1.5e-7 (Abramowitz and Stegun 7.1.26). */
-INLINE vf verf(vf x) {
-    vf a = pick(x < 0.0f, -x, x);
-    vf t = 1.0f / (1.0f + 0.3275911f * a);
-    vf p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    vf y = 1.0f - p * vexp(-a * a);
-    return pick(x < 0.0f, -y, y);
-}
-
-INLINE vf activate(vf x, int kind) {
-    switch (kind) {
-    case RELU: return pick(x > 0.0f, x, splat(0));
-    case SILU: return x / (1.0f + vexp(-x));
-    case GELU: return 0.5f * x * (1.0f + verf(x * 0.70710678118654752f));
-    case GELU_TANH: return 0.5f * x * (1.0f + vtanh(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    default: return x;
-    }
-}
-
-/* `rows` (a constant where it is called) rows of x [., k] times one panel [k][PANEL], into sums. */
-INLINE void tile_sums(int rows, const float *x, size_t k, const float *panel, vf sums[][2]) {
-    vf a[TILE], b[TILE];
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) a[r] = b[r] = splat(0);
-    for (size_t i = 0; i < k; i++) {
-        vf p = load(panel + i * PANEL), q = load(panel + i * PANEL + LANES);
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            float s = x[r * k + i];
-            a[r] += s * p;
-            b[r] += s * q;
-        }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) sums[r][0] = a[r], sums[r][1] = b[r];
-}
-
-static void sums_of(int rows, const float *x, size_t k, const float *panel, vf sums[][2]) {
-    switch (rows) {
-#define CASE(r) case r: tile_sums(r, x, k, panel, sums); break;
-    CASE(1) CASE(2) CASE(3)
-#if TILE > 3
-    CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
-#endif
-    }
-}
-
-/* y [rows, n] = activation(x [rows, k] W^T + bias) + residual [rows, n]; the calling team's threads share the work, and nobody waits. */
-static void apply(const map *m, int64_t rows, const float *x, const float *residual, float *y, int kind) {
-    int64_t panels = (m->n + PANEL - 1) / PANEL, tiles = (rows + TILE - 1) / TILE, tasks = panels * tiles;
-    int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-    for (int64_t task = tasks * me / team; task < tasks * (me + 1) / team; task++) {
-        int64_t panel = task / tiles, tile = task % tiles;
-        int64_t first = rows * tile / tiles, count = rows * (tile + 1) / tiles - first, column = panel * PANEL;
-        vf sums[TILE][2];
-        sums_of((int)count, x + first * m->k, m->k, m->weight + panel * m->k * PANEL, sums);
-        for (int half = 0; half < 2; half++) {
-            int64_t at = column + half * LANES, width = m->n - at;
-            if (width <= 0) break;
-            for (int64_t r = 0; r < count; r++) {
-                vf v = sums[r][half];
-                float *to = y + (first + r) * m->n + at;
-                const float *more = residual ? residual + (first + r) * m->n + at : NULL;
-                if (width >= LANES) {
-                    if (m->bias) v += load(m->bias + at);
-                    v = activate(v, kind);
-                    if (more) v += load(more);
-                    store(to, v);
-                } else { /* the last columns of a width that is no multiple of LANES */
-                    float part[LANES] = {0};
-                    if (m->bias) memcpy(part, m->bias + at, width * sizeof(float));
-                    v = activate(v + load(part), kind);
-                    store(part, v);
-                    for (int64_t i = 0; i < width; i++) to[i] = part[i] + (more ? more[i] : 0);
-                }
-            }
-        }
-    }
-}
 
 static void normalise(const norm *n, int64_t width, const float *x, float *y) {
     vf total = splat(0);
@@ -246,17 +78,17 @@ INLINE float dot(const float *a, const float *b, int size) {
     return sum(total) + rest;
 }
 
-/* Scores of one query at sixteen keys. */
-INLINE void score16(const float *q, const float *keys, int64_t stride, int size, float scale, float *scores) {
+/* Scores of one query at LANES keys. */
+INLINE void score_some(const float *q, const float *keys, int64_t stride, int size, float scale, float *scores) {
     vf products[LANES], query = load(q);
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i < LANES; i++) products[i] = query * load(keys + i * stride);
     for (int at = LANES; at < size; at += LANES) {
         query = load(q + at);
-#pragma GCC unroll 16
+    UNROLL
         for (int i = 0; i < LANES; i++) products[i] += query * load(keys + i * stride + at);
     }
-    store(scores, sums16(products) * scale);
+    store(scores, sums_of_each(products) * scale);
 }
 
 /* exp(scores - the largest) in place, zero where a mask hides a key and up to the next multiple of LANES; returns 1 / their sum. */
@@ -294,14 +126,24 @@ INLINE void mix(const float *weights, const float *values, int64_t stride, int c
         for (int s = 0; s < count; s++) y[i] += weights[s] * values[s * stride + i];
 }
 
-/* Attention of one row: `heads` key heads side by side, `group` queries on each, over `held` keys `stride` elements apart. Sixteen
- * keys at a time for all heads, so that the cache is read in the order it lies in. scores [heads * group][span] is room to work in. */
+/* Ask for `size` elements at each of LANES positions `stride` elements apart, for soon. */
+INLINE void fetch(const float *from, int64_t stride, int64_t count, int64_t size) {
+    for (int64_t s = 0; s < count && s < LANES; s++)
+        for (int64_t at = 0; at < size; at += LINE / (int64_t)sizeof(float)) __builtin_prefetch(from + s * stride + at, 0, 3);
+}
+
+/* Attention of one row: `heads` key heads side by side, `group` queries on each, over `held` keys `stride` elements apart. LANES keys at a
+ * time for all heads, so that the cache is read in the order it lies in, and what comes next is on its way: a processor does not guess such
+ * steps. `after` is where the next row's keys lie, or NULL. scores [heads * group][span] is room to work in. */
 static void attend_row(const float *q, const float *keys, const float *values, int64_t stride, int64_t held, int size, int heads,
-                       int group, float scale, const uint8_t *mask, float *scores, int64_t span, float *y) {
-    int64_t whole = size % LANES ? 0 : held / LANES * LANES;
-    for (int64_t s = 0; s < whole; s += LANES)
+                       int group, float scale, const uint8_t *mask, float *scores, int64_t span, const float *after, float *y) {
+    int64_t whole = size % LANES ? 0 : held / LANES * LANES, part = (int64_t)heads * size;
+    for (int64_t s = 0; s < whole; s += LANES) {
+        fetch(keys + (s + LANES) * stride, stride, held - s - LANES, part);
+        if (s + 2 * LANES > whole) fetch(values, stride, held, part);
         for (int h = 0; h < heads * group; h++)
-            score16(q + h * size, keys + s * stride + h / group * size, stride, size, scale, scores + h * span + s);
+            score_some(q + h * size, keys + s * stride + h / group * size, stride, size, scale, scores + h * span + s);
+    }
     for (int64_t s = whole; s < held; s++)
         for (int h = 0; h < heads * group; h++)
             scores[h * span + s] = dot(q + h * size, keys + s * stride + h / group * size, size) * scale;
@@ -310,6 +152,8 @@ static void attend_row(const float *q, const float *keys, const float *values, i
     for (int h = 0; h < heads * group; h++) shares[h] = weigh(scores + h * span, held, mask);
     for (int64_t s = 0; s < held; s += LANES) {
         int count = held - s < LANES ? (int)(held - s) : LANES;
+        fetch(values + (s + LANES) * stride, stride, held - s - LANES, part);
+        if (after && s + LANES >= held) fetch(after, stride, LANES, part);
         for (int h = 0; h < heads * group; h++)
             mix(scores + h * span + s, values + s * stride + h / group * size, stride, count, size, y + h * size);
     }
@@ -351,98 +195,166 @@ static void remember(const block *b, const target *t, int64_t row, int64_t colum
     memcpy(t->values + at, v, heads * size * sizeof(float));
 }
 
-/* Attention sublayer: x [rows, count, D] to out, over the keys up to and with its own columns. mask hides some of them, `mask_row`
- * elements between rows and `mask_column` between columns, or is NULL for a single column. Returns 0, or 1 without memory. */
-int attend(const block *b, int64_t rows, const float *x, float *out, const target *t, const uint8_t *mask, int64_t mask_row,
-           int64_t mask_column, int threads) {
+/* One block of a plan: which of ATTEND, FEED and FILL (keys and values alone) it does. */
+typedef struct {
+    const block *block;
+    target target;
+    int64_t what;
+} operation;
+
+/* Who works: the team's threads, each with its number. */
+typedef struct {
+    int64_t team, me;
+} worker;
+
+/* Norm of rows x [rows, width], for all threads: into `all`, who wait for each other, or, where that costs more, each into its own room. */
+static const float *normed_rows(const norm *n, int64_t rows, int64_t width, const float *x, float *all, float *own) {
+    if (rows * width <= ALONE) {
+        for (int64_t r = 0; r < rows; r++) normalise(n, width, x + r * width, own + r * width);
+        return own;
+    }
+    normalise_rows(n, rows, width, x, all);
+#pragma omp barrier
+    return all;
+}
+
+/* What a plan needs to work in, for the largest of its blocks. */
+typedef struct {
+    float *entry, *normed, *own, *wide, *inner, *scores;
+    int64_t span;
+} rooms;
+
+static void attend_block(const operation *o, int64_t rows, float *x, const rooms *room, const uint8_t *mask, int64_t mask_row,
+                         int64_t mask_column, worker w) {
+    const block *b = o->block;
+    const target *t = &o->target;
     int size = b->head_dim, group = b->heads / b->kv_heads;
-    int64_t width = b->qkv.k, fused = b->qkv.n, inner = (int64_t)b->heads * size, stride = (int64_t)b->kv_heads * size;
-    int64_t furthest = t->column, all = rows * t->count;
-    for (int64_t r = 0; t->columns && r < rows; r++) furthest = t->columns[r] > furthest ? t->columns[r] : furthest;
-    int64_t span = (furthest + t->count + LANES - 1) / LANES * LANES;
-    float *normed = reserve(all * (width + fused + inner) + threads * span * b->heads);
-    if (!normed) return 1;
-    float *qkv = normed + all * width, *mixed = qkv + all * fused, *scores = mixed + all * inner;
-#pragma omp parallel num_threads(threads)
-    {
-        normalise_rows(&b->attention_norm, all, width, x, normed);
+    int64_t fused = b->qkv.n, inner = (int64_t)b->heads * size, stride = (int64_t)b->kv_heads * size, all = rows * t->count;
+    float *qkv = room->wide, *mixed = room->inner, *scores = room->scores + w.me * room->span * b->heads;
+    apply(&b->qkv, all, normed_rows(&b->attention_norm, all, b->qkv.k, x, room->normed, room->own), NULL, qkv, NONE);
 #pragma omp barrier
-        apply(&b->qkv, all, normed, NULL, qkv, NONE);
-#pragma omp barrier
-        /* Contiguous (row, key head) pairs for each thread, heads of one row together as far as the first-level cache goes. */
-        int64_t tasks = rows * b->kv_heads, team = omp_get_num_threads(), me = omp_get_thread_num(), end = tasks * (me + 1) / team;
-        int64_t together = TOGETHER / size > 0 ? TOGETHER / size : 1;
-        for (int64_t task = tasks * me / team, heads; task < end; task += heads) {
-            int64_t row = task / b->kv_heads, head = task % b->kv_heads;
-            heads = b->kv_heads - head < end - task ? b->kv_heads - head : end - task;
-            heads = heads < together ? heads : together;
-            for (int64_t c = 0; c < t->count; c++) {
-                float *k = qkv + (row * t->count + c) * fused + inner + head * size;
-                remember(b, t, row, c, head, heads, k, k + stride);
-            }
-            int64_t first = (t->places ? t->places[row] : row) * t->capacity * stride + head * size;
-            for (int64_t c = 0; c < t->count; c++) {
-                int64_t at = row * t->count + c;
-                float *q = qkv + at * fused + head * group * size;
-                for (int64_t h = 0; b->rotary && h < heads * group; h++)
-                    turn(q + h * size, b->rotary, t->cosines + at * b->rotary, t->sines + at * b->rotary);
-                attend_row(q, t->keys + first, t->values + first, stride, column_of(t, row) + t->count, size, (int)heads, group,
-                           b->scale, mask ? mask + row * mask_row + c * mask_column : NULL, scores + me * span * b->heads, span,
-                           mixed + at * inner + head * group * size);
-            }
+    /* Contiguous (row, key head) pairs for each thread, heads of one row together as far as the first-level cache goes. */
+    int64_t tasks = rows * b->kv_heads, end = tasks * (w.me + 1) / w.team, together = TOGETHER / size > 0 ? TOGETHER / size : 1;
+    for (int64_t task = tasks * w.me / w.team, heads; task < end; task += heads) {
+        int64_t row = task / b->kv_heads, head = task % b->kv_heads;
+        heads = b->kv_heads - head < end - task ? b->kv_heads - head : end - task;
+        heads = heads < together ? heads : together;
+        for (int64_t c = 0; c < t->count; c++) {
+            float *k = qkv + (row * t->count + c) * fused + inner + head * size;
+            remember(b, t, row, c, head, heads, k, k + stride);
         }
-#pragma omp barrier
-        apply(&b->out, all, mixed, x, out, NONE);
+        int64_t first = (t->places ? t->places[row] : row) * t->capacity * stride + head * size;
+        const float *after = task + heads < end && !t->places ? t->keys + first + t->capacity * stride : NULL;
+        for (int64_t c = 0; c < t->count; c++) {
+            int64_t at = row * t->count + c;
+            float *q = qkv + at * fused + head * group * size;
+            for (int64_t h = 0; b->rotary && h < heads * group; h++)
+                turn(q + h * size, b->rotary, t->cosines + at * b->rotary, t->sines + at * b->rotary);
+            attend_row(q, t->keys + first, t->values + first, stride, column_of(t, row) + t->count, size, (int)heads, group, b->scale,
+                       mask ? mask + row * mask_row + c * mask_column : NULL, scores, room->span, after,
+                       mixed + at * inner + head * group * size);
+        }
     }
-    return 0;
+#pragma omp barrier
+    apply(&b->out, all, mixed, x, x, NONE);
+#pragma omp barrier
 }
 
-/* The keys and values alone that the attention sublayer would write for x [rows, count, D]; (heads * d) must be whole panels. */
-int fill(const block *b, int64_t rows, const float *x, const target *t, int threads) {
-    int64_t width = b->qkv.k, inner = (int64_t)b->heads * b->head_dim, stride = (int64_t)b->kv_heads * b->head_dim;
+/* The keys and values alone that the attention sublayer would write; (heads * d) must be whole panels. */
+static void fill_block(const operation *o, int64_t rows, const float *x, const rooms *room, worker w) {
+    const block *b = o->block;
+    const target *t = &o->target;
+    int64_t width = b->qkv.k, inner = (int64_t)b->heads * b->head_dim, stride = (int64_t)b->kv_heads * b->head_dim, all = rows * t->count;
     map kv = {b->qkv.weight + inner * width, b->qkv.bias ? b->qkv.bias + inner : NULL, 2 * stride, width};
-    int64_t all = rows * t->count;
-    float *normed = reserve(all * (width + 2 * stride));
-    if (!normed) return 1;
-    float *made = normed + all * width;
-#pragma omp parallel num_threads(threads)
-    {
-        normalise_rows(&b->attention_norm, all, width, x, normed);
+    float *made = room->wide;
+    apply(&kv, all, normed_rows(&b->attention_norm, all, width, x, room->normed, room->own), NULL, made, NONE);
 #pragma omp barrier
-        apply(&kv, all, normed, NULL, made, NONE);
+    for (int64_t at = all * w.me / w.team; at < all * (w.me + 1) / w.team; at++)
+        remember(b, t, at / t->count, at % t->count, 0, b->kv_heads, made + at * 2 * stride, made + at * 2 * stride + stride);
 #pragma omp barrier
-        int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-        for (int64_t at = all * me / team; at < all * (me + 1) / team; at++)
-            remember(b, t, at / t->count, at % t->count, 0, b->kv_heads, made + at * 2 * stride, made + at * 2 * stride + stride);
-    }
-    return 0;
 }
 
-/* Feed-forward sublayer on entry [rows, D], added to x [rows, D], to out [rows, D]. Returns 0, or 1 without memory. */
-int feed(const block *b, int64_t rows, const float *x, const float *entry, float *out, int threads) {
-    int64_t width = b->up.k, wide = b->up.n, inner = b->down.k;
-    float *normed = reserve(rows * (width + wide + inner));
-    if (!normed) return 1;
-    float *up = normed + rows * width, *hidden = b->gated ? up + rows * wide : up;
+/* Feed-forward sublayer on entry [all, D], added to x [all, D]. */
+static void feed_block(const block *b, int64_t all, float *x, const float *entry, const rooms *room, worker w) {
+    int64_t wide = b->up.n, inner = b->down.k;
+    float *up = room->wide, *hidden = b->gated ? room->inner : up;
+    apply(&b->up, all, normed_rows(&b->feed_norm, all, b->up.k, entry, room->normed, room->own), NULL, up, b->gated ? NONE : b->activation);
+#pragma omp barrier
+    if (b->gated) {
+        int64_t lanes = (inner + LANES - 1) / LANES;
+        for (int64_t task = all * lanes * w.me / w.team; task < all * lanes * (w.me + 1) / w.team; task++) {
+            int64_t row = task / lanes, at = task % lanes * LANES, count = inner - at < LANES ? inner - at : LANES;
+            float gate[LANES] = {0}, times[LANES] = {0};
+            memcpy(gate, up + row * wide + at, count * sizeof(float));
+            memcpy(times, up + row * wide + inner + at, count * sizeof(float));
+            store(gate, activate(load(gate), b->activation) * load(times));
+            memcpy(hidden + row * inner + at, gate, count * sizeof(float));
+        }
+#pragma omp barrier
+    }
+    apply(&b->down, all, hidden, x, x, NONE);
+#pragma omp barrier
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+static int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* A plan's blocks in turn: x [rows, count, D] to out, which may be x; `given` is what the feed-forward sublayer of a block that runs its
+ * sublayers side by side reads where it is all that is asked for, else NULL. mask hides keys, `mask_row` elements between rows and `mask_column`
+ * between columns, or is NULL for a single column. Where `spent` [operations][3] is given, the seconds of each block's attention, feeding
+ * and filling are added to it. Returns 0, or 1 without memory. */
+int run(const operation *operations, int64_t count, int64_t rows, const float *x, float *out, const float *given, const uint8_t *mask,
+        int64_t mask_row, int64_t mask_column, int threads, double *spent) {
+    if (!count) return 0;
+    int64_t width = operations->block->qkv.k, all = rows * operations->target.count, wide = 0, inner = 0, heads = 0, span = 0;
+    int keep = 0;
+    for (int64_t i = 0; i < count; i++) {
+        const block *b = operations[i].block;
+        const target *t = &operations[i].target;
+        int64_t furthest = t->column;
+        for (int64_t r = 0; t->columns && r < rows; r++) furthest = largest(furthest, t->columns[r]);
+        span = largest(span, (furthest + t->count + LANES - 1) / LANES * LANES);
+        wide = largest(wide, largest(b->qkv.n, b->up.n));
+        inner = largest(inner, largest((int64_t)b->heads * b->head_dim, b->down.k));
+        heads = largest(heads, b->heads);
+        keep |= b->side_by_side;
+    }
+    int64_t small = all * width <= ALONE ? all * width : 0;
+    float *found = reserve(all * (width * (keep ? 2 : 1) + wide + inner) + threads * (span * heads + small));
+    if (!found) return 1;
+    float *scores = found + all * (width * (keep ? 2 : 1) + wide + inner);
+    if (out != x) memcpy(out, x, all * width * sizeof(float));
 #pragma omp parallel num_threads(threads)
     {
-        normalise_rows(&b->feed_norm, rows, width, entry, normed);
-#pragma omp barrier
-        apply(&b->up, rows, normed, NULL, up, b->gated ? NONE : b->activation);
-#pragma omp barrier
-        if (b->gated) {
-            int64_t team = omp_get_num_threads(), me = omp_get_thread_num(), lanes = (inner + LANES - 1) / LANES;
-            for (int64_t task = rows * lanes * me / team; task < rows * lanes * (me + 1) / team; task++) {
-                int64_t row = task / lanes, at = task % lanes * LANES, count = inner - at < LANES ? inner - at : LANES;
-                float gate[LANES] = {0}, times[LANES] = {0};
-                memcpy(gate, up + row * wide + at, count * sizeof(float));
-                memcpy(times, up + row * wide + inner + at, count * sizeof(float));
-                store(gate, activate(load(gate), b->activation) * load(times));
-                memcpy(hidden + row * inner + at, gate, count * sizeof(float));
+        worker w = {omp_get_num_threads(), omp_get_thread_num()};
+        rooms room = {keep ? found + all * (width + wide + inner) : NULL, found, scores + threads * span * heads + w.me * small,
+                      found + all * width, found + all * (width + wide), scores, span};
+        double last = spent && !w.me ? now() : 0;
+        for (int64_t i = 0; i < count; i++) {
+            const operation *o = operations + i;
+            const float *entry = given && o->block->side_by_side ? given : out;
+            if (o->block->side_by_side && (o->what & ATTEND) && (o->what & FEED)) {
+                entry = room.entry;
+                for (int64_t r = all * w.me / w.team; r < all * (w.me + 1) / w.team; r++)
+                    memcpy(room.entry + r * width, out + r * width, width * sizeof(float));
             }
-#pragma omp barrier
+            for (int part = 0; part < 3; part++) {
+                if (!(o->what & 1 << part)) continue;
+                if (part == 0) attend_block(o, rows, out, &room, mask, mask_row, mask_column, w);
+                if (part == 1) feed_block(o->block, all, out, entry, &room, w);
+                if (part == 2) fill_block(o, rows, out, &room, w);
+                if (spent && !w.me) {
+                    double at = now();
+                    spent[3 * i + part] += at - last;
+                    last = at;
+                }
+            }
         }
-        apply(&b->down, rows, hidden, x, out, NONE);
     }
     return 0;
 }
@@ -454,4 +366,28 @@ int linear(const map *m, int64_t rows, const float *x, const float *residual, fl
     return 0;
 }
 
+/* What every thread reads of its part of `bytes` at `from`, `times` over; for the rate at which the cores can. */
+float read_all(const char *from, int64_t bytes, int64_t times, int threads) {
+    float total = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+    {
+        int64_t team = omp_get_num_threads(), part = bytes / team / (16 * LINE) * (16 * LINE), lanes = LINE / sizeof(float);
+        const float *mine = (const float *)(from + omp_get_thread_num() * part), *end = mine + part / sizeof(float);
+        vf a[4 * LINE / sizeof(vf)];
+        memset(a, 0, sizeof a);
+        for (int64_t i = 0; i < times; i++) {
+            for (const float *at = mine; at < end; at += 4 * lanes) {
+                __builtin_prefetch(at + 32 * lanes, 0, 3);
+                UNROLL
+                for (size_t j = 0; j < 4 * LINE / sizeof(vf); j++) a[j] += load(at + j * LANES);
+            }
+            __asm__ volatile("" ::: "memory");
+        }
+        for (size_t j = 0; j < 4 * LINE / sizeof(vf); j++) total += sum(a[j]);
+    }
+    return total;
+}
+
 int panel_columns(void) { return PANEL; }
+
+const char *isa(void) { return ISA; }

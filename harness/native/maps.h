@@ -1,0 +1,122 @@
+/* Linear maps on weights stored in panels, for one row or thousands. Every sum runs over k in the same order whatever the number of
+ * rows, panels or threads, so a row's numbers do not depend on its batch. */
+#ifndef MAPS_H
+#define MAPS_H
+#include "vectors.h"
+#include <omp.h>
+
+#define ROWS_TOGETHER 96 /* rows that stay in the second-level cache while all panels pass by */
+
+typedef struct {
+    const float *weight; /* panels */
+    const float *bias;   /* [n] or NULL */
+    int64_t n, k;
+} map;
+
+/* `rows` rows of x [., k] times `wide` panels, both constants where it is called; sums [rows][wide][VECTORS]. Meanwhile `step` bytes
+ * of what comes next are fetched from `ahead` for each k, so that memory works while the sums are made. */
+INLINE void tile(int rows, int wide, const float *x, size_t k, const float *panel, const char *ahead, size_t step, vf *sums) {
+    vf a[TILE * 4 * VECTORS];
+    size_t next = k * PANEL;
+    UNROLL
+    for (int i = 0; i < rows * wide * VECTORS; i++) a[i] = splat(0);
+    for (size_t i = 0; i < k; i++) {
+        __builtin_prefetch(ahead + i * step, 0, 2);
+        if (sizeof(float) * PANEL * wide > LINE && step > LINE) __builtin_prefetch(ahead + i * step + LINE, 0, 2);
+        if (wide > 1) { /* few rows: their broadcasts stay, panels pass by */
+            vf s[TILE];
+            UNROLL
+            for (int r = 0; r < rows; r++) s[r] = splat(x[r * k + i]);
+            UNROLL
+            for (int p = 0; p < wide; p++) {
+                UNROLL
+                for (int v = 0; v < VECTORS; v++) {
+                    vf w = load(panel + p * next + i * PANEL + v * LANES);
+                    if (rows > 1) KEEP(w);
+                    UNROLL
+                    for (int r = 0; r < rows; r++) a[(r * wide + p) * VECTORS + v] += s[r] * w;
+                }
+            }
+        } else { /* the panel's vectors stay, broadcasts pass by */
+            vf w[VECTORS];
+            UNROLL
+            for (int v = 0; v < VECTORS; v++) {
+                w[v] = load(panel + i * PANEL + v * LANES);
+                KEEP(w[v]);
+            }
+            UNROLL
+            for (int r = 0; r < rows; r++) {
+                float s = x[r * k + i];
+                UNROLL
+                for (int v = 0; v < VECTORS; v++) a[r * VECTORS + v] += s * w[v];
+                __asm__ volatile(""); /* the next row's broadcast not before: it would take a register from the sums */
+            }
+        }
+    }
+    UNROLL
+    for (int i = 0; i < rows * wide * VECTORS; i++) sums[i] = a[i];
+}
+
+static __attribute__((noinline)) void tile_of(int rows, int wide, const float *x, size_t k, const float *panel, const char *ahead,
+                                              size_t step, vf *sums) {
+    switch (rows * 8 + wide) {
+#define CASE(r, w) case r * 8 + w: tile(r, w, x, k, panel, ahead, step, sums); break;
+    CASE(1, 1) CASE(1, 2) CASE(2, 1) CASE(2, 2) CASE(3, 1) CASE(3, 2) CASE(4, 1) CASE(5, 1) CASE(6, 1)
+#if WIDE(1) > 2
+    CASE(1, 4)
+#endif
+#if TILE > 6
+    CASE(2, 4) CASE(3, 4) CASE(4, 2) CASE(5, 2) CASE(6, 2) CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1) CASE(11, 1) CASE(12, 1)
+#endif
+#undef CASE
+    }
+}
+
+/* Write activation(sums + bias) + residual of one vector of columns, `width` of which there are. */
+INLINE void finish(vf v, const float *bias, const float *more, float *to, int64_t width, int kind) {
+    if (width >= LANES) {
+        if (bias) v += load(bias);
+        v = activate(v, kind);
+        if (more) v += load(more);
+        store(to, v);
+    } else { /* the last columns of a width that is no multiple of LANES */
+        float part[LANES] = {0};
+        if (bias) memcpy(part, bias, width * sizeof(float));
+        v = activate(v + load(part), kind);
+        store(part, v);
+        for (int64_t i = 0; i < width; i++) to[i] = part[i] + (more ? more[i] : 0);
+    }
+}
+
+/* y [rows, n] = activation(x [rows, k] W^T + bias) + residual [rows, n], which may be y. The calling team's threads share the panels,
+ * and nobody waits. */
+static void apply(const map *m, int64_t rows, const float *x, const float *residual, float *y, int kind) {
+    int64_t panels = (m->n + PANEL - 1) / PANEL, team = omp_get_num_threads(), me = omp_get_thread_num();
+    int64_t first = panels * me / team, end = panels * (me + 1) / team, blocks = (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER;
+    size_t size = m->k * PANEL;
+    vf sums[TILE * 4 * VECTORS];
+    for (int64_t block = 0; block < blocks; block++) {
+        int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row, tiles = (count + TILE - 1) / TILE;
+        for (int64_t panel = first, wide; panel < end; panel += wide) {
+            wide = tiles == 1 ? WIDE(count) : 1;
+            while (panel + wide > end) wide /= 2;
+            const float *weight = m->weight + panel * size;
+            /* The last panel fetches its own end again instead of what lies behind the weights. */
+            const char *ahead = (const char *)(weight + (panel + 2 * wide <= panels ? wide : 0) * size);
+            size_t step = sizeof(float) * PANEL * wide / tiles;
+            for (int64_t t = 0; t < tiles; t++) {
+                int64_t at = row + count * t / tiles, some = row + count * (t + 1) / tiles - at;
+                tile_of((int)some, (int)wide, x + at * m->k, m->k, weight, ahead + t * m->k * step, step, sums);
+                for (int64_t r = 0; r < some; r++) {
+                    for (int64_t v = 0; v < wide * VECTORS; v++) {
+                        int64_t column = panel * PANEL + v * LANES, place = (at + r) * m->n + column;
+                        if (column >= m->n) break;
+                        finish(sums[r * wide * VECTORS + v], m->bias ? m->bias + column : NULL, residual ? residual + place : NULL,
+                               y + place, m->n - column, kind);
+                    }
+                }
+            }
+        }
+    }
+}
+#endif
