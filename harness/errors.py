@@ -12,7 +12,7 @@ class CellFailed(RuntimeError):
 
     Args:
         message: the line.
-        reason: one word or two of `harness.executor.REASONS`, for programs.
+        reason: one word or two of `harness.run.executors.local.REASONS`, for programs.
         log: the last lines the worker process printed.
         arm: label of the arm that ran when the worker died, if that is known.
     """

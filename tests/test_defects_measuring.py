@@ -12,15 +12,18 @@ import pytest
 import torch
 
 import methods
-from harness import measures, prompts, runner, speed
-from harness.config import Suite
-from harness.engine import generate
+from harness.decode.engine import generate
+from harness.decode.forced import score
+from harness.decode.sampling import GREEDY, Sampling
+from harness.measure import quality as runner
+from harness.measure import speed
 from harness.models.decoder import Decoder
-from harness.sampling import GREEDY, Sampling
-from harness.scoring import score
+from harness.records import measures
+from harness.suites.suite import Suite
+from harness.tasks import prompts
 from tests.conftest import ragged_prompts
-from tests.test_summary import SKIP, full_speed, rows
-from tests.test_summary import speed as cell
+from tests.records.test_summary import SKIP, full_speed, rows
+from tests.records.test_summary import speed as cell
 
 
 def tiny(checkpoint: Path, **changes: Any) -> Suite:
@@ -141,7 +144,7 @@ def test_10_prompts_are_real_unless_there_is_no_task(checkpoint: Path) -> None:
     """Defect 10, second half: on random tokens an exit by confidence says nothing."""
     suite = tiny(checkpoint)
     decoder = runner.load(suite, str(checkpoint))
-    from harness.worker import speed_batch, timed_examples
+    from harness.measure.setup import speed_batch, timed_examples
 
     examples = timed_examples(suite, decoder, None)
     batch = speed_batch(suite, decoder, examples, 2, 0)
@@ -185,7 +188,7 @@ def test_every_arm_has_a_breakdown_in_its_cell(timed: dict[str, Any]) -> None:
 
 def test_prompts_are_drawn_alike_in_every_process_and_known_by_their_hash(checkpoint: Path) -> None:
     suite = tiny(checkpoint)
-    from harness.worker import speed_batch, timed_examples
+    from harness.measure.setup import speed_batch, timed_examples
 
     decoder = runner.load(suite, str(checkpoint))
     hashes = [

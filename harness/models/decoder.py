@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from harness.cache import KVCache, Memory, RowsOfCache
 from harness.errors import BadInput
-from harness.models import kernels
+from harness.models.cache import KVCache, Memory, RowsOfCache
+from harness.models.kernels import layouts
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Block(ABC):
         self.index = index
 
     @abstractmethod
-    def maps(self) -> Sequence[kernels.Linear]:
+    def maps(self) -> Sequence[layouts.Linear]:
         """The linear maps of this block."""
 
     @abstractmethod
@@ -151,7 +151,7 @@ class Decoder(ABC):
     blocks: Sequence[Block] = field(init=False)
     geometry: Geometry = field(init=False)
     static_steps: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
-    """Buffers and graphs of `harness.replay`, which hold on to the weights as they are."""
+    """Buffers and graphs of `harness.decode.static`, which hold on to the weights as they are."""
     needs_key_positions: bool = field(init=False, default=False)
     """Attention depends on the distance between positions, so the cache keeps them; set by `build`."""
 
@@ -218,7 +218,7 @@ class Decoder(ABC):
         """Final norm and output projection: [..., D] to logits [..., V]."""
 
     @abstractmethod
-    def refresh_ends(self) -> Sequence[kernels.Linear]:
+    def refresh_ends(self) -> Sequence[layouts.Linear]:
         """Read the weights around the blocks again; returns the linear maps among them."""
 
     def refresh(self) -> None:
@@ -226,7 +226,7 @@ class Decoder(ABC):
         self.static_steps.clear()
         for block in self.blocks:
             block.refresh()
-        kernels.group([*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()])
+        layouts.group([*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()])
 
     def new_cache(self, batch_size: int, capacities: Sequence[int]) -> KVCache:
         """An empty cache of `batch_size` rows with room for `capacities[l]` positions in block l."""

@@ -1,6 +1,6 @@
 """Whole sublayers of a decode step as one compiled kernel each, where that is faster than torch's calls.
 
-A block that says what it computes (`FusableBlock.sublayers`) is run by `harness.native` when every row has one token or a few,
+A block that says what it computes (`FusableBlock.sublayers`) is run by `kernels.native` when every row has one token or a few,
 in single precision on a CPU. Whether it is for a number of rows is measured once, like the layouts of the linear maps, and is
 as much a condition of the run. Prompts (but short ones), scoring and training use torch's calls; tests hold the two to the
 same numbers.
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from harness import native
-from harness.cache import Column, KVCache, Memory, RowsOfCache
-from harness.models import copies, kernels
+from harness.models.cache import Column, KVCache, Memory, RowsOfCache
 from harness.models.decoder import Block, Context
+from harness.models.kernels import copies, native
+from harness.models.kernels import layouts as kernels
 from harness.models.rotary import Rotary
 
 _MEASURED_BYTES = 64 << 20

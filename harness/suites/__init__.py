@@ -1,1 +1,1 @@
-"""The suites that come with the project, one YAML file each; `harness.config` reads them."""
+"""The suites that come with the project, one YAML file each; `harness.suites.suite` reads them."""
