@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.run.executors.local import Outcome
+from harness.run.executors.base import Outcome
 from harness.suites.suite import Suite
 
 Json = dict[str, Any]

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from harness import errors
 from harness.errors import CellFailed
 from harness.records import compare, gates
 from harness.records.folder import load_run
 from harness.run import sweep
-from harness.run.executors import local as executor
 from tests.fakes import FakeExecutor, suite
 
 HERE = Path(__file__).resolve().parent
@@ -121,7 +121,7 @@ def test_5_a_failure_never_carries_numbers_of_another_measurement(tmp_path: Path
 
     def exhausted(function: str, arguments: tuple[Any, ...]) -> None:
         if function == "peak_memory" and arguments[1]["label"] == "Skip":
-            raise CellFailed("CUDA out of memory", executor.OUT_OF_MEMORY)
+            raise CellFailed("CUDA out of memory", errors.OUT_OF_MEMORY)
 
     sweep.run_suite(suite(batch_sizes=[2]), tmp_path, workers=FakeExecutor(exhausted))
     cell = next(c for c in load_run(tmp_path).cells if c["kind"] == "memory" and c["arm"]["label"] == "Skip")
@@ -187,7 +187,7 @@ def test_14_a_failed_repeat_is_no_fast_one(tmp_path: Path) -> None:
 
     def late(function: str, arguments: tuple[Any, ...]) -> None:
         if function == "speed" and arguments[3] == 0:
-            raise CellFailed("hung past its time limit", executor.TIMED_OUT, [], "Skip")
+            raise CellFailed("hung past its time limit", errors.TIMED_OUT, [], "Skip")
 
     sweep.run_suite(
         suite(batch_sizes=[1]), tmp_path, workers=FakeExecutor(lambda f, a: late(f, a) if len(a[1]) == 3 else None)

@@ -15,8 +15,7 @@ import methods
 from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
-from harness.measure import quality as runner
-from harness.measure import speed
+from harness.measure import jobs, setup, speed
 from harness.models.decoder import Decoder
 from harness.records import measures
 from harness.suites.suite import Suite
@@ -40,7 +39,7 @@ def timed(checkpoint: Path) -> dict[str, Any]:
     """One real speed process, and every generation it ran."""
     suite = tiny(checkpoint)
     arms = [{"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": str(checkpoint)} for e in suite.methods]
-    prepared = runner.prepare(suite, arms, None)
+    prepared = jobs.prepare(suite, arms, None)
     ran: list[tuple[str, tuple[int, ...]]] = []
     inner = speed._Bench._measure
 
@@ -143,7 +142,7 @@ def test_10_tokens_per_second_are_tokens_per_second() -> None:
 def test_10_prompts_are_real_unless_there_is_no_task(checkpoint: Path) -> None:
     """Defect 10, second half: on random tokens an exit by confidence says nothing."""
     suite = tiny(checkpoint)
-    decoder = runner.load(suite, str(checkpoint))
+    decoder = setup.load(suite, str(checkpoint))
     from harness.measure.setup import speed_batch, timed_examples
 
     examples = timed_examples(suite, decoder, None)
@@ -190,7 +189,7 @@ def test_prompts_are_drawn_alike_in_every_process_and_known_by_their_hash(checkp
     suite = tiny(checkpoint)
     from harness.measure.setup import speed_batch, timed_examples
 
-    decoder = runner.load(suite, str(checkpoint))
+    decoder = setup.load(suite, str(checkpoint))
     hashes = [
         [speed_batch(suite, decoder, timed_examples(suite, decoder, None), 2, s).hash for s in range(2)]
         for _ in range(2)

@@ -40,8 +40,7 @@ def run(
     import methods
     from harness import tasks
     from harness.records import gates
-    from harness.run import sweep
-    from harness.run.executors import local as executors
+    from harness.run import executors, sweep
     from harness.suites import suite as config
     from reports import write_report
 

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch.nn import functional as F
 
+from harness.decode.forced_memory import ForcedMemory
 from harness.decode.prompt_pass import Forced, Through, at_last, kept, ran
-from harness.models.cache import ForcedMemory
 from harness.models.decoder import Block, Context, Decoder
 from harness.plan import LayerPlan
 

@@ -8,7 +8,8 @@ from functools import partial
 
 import torch
 
-from harness.models.cache import ForcedMemory, Memory
+from harness.decode.forced_memory import ForcedMemory
+from harness.models.cache import Memory
 from harness.models.decoder import Block, Context, Decoder
 from harness.plan import LayerPlan
 

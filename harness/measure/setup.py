@@ -21,7 +21,7 @@ from harness.tasks.prompts import speed_batch as draw_batch
 
 Arm = Mapping[str, Any]
 Prepared = Mapping[str, Any]
-"""What `quality.prepare` returned: `arms`, `expected_tokens` by task, `kernels`."""
+"""What `prepare.prepare` returned: `arms`, `expected_tokens` by task, `kernels`."""
 Expected = Mapping[str, int | Mapping[str, int]]
 """Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
 
@@ -90,3 +90,10 @@ def speed_batch(suite: Suite, decoder: Decoder, examples: Sequence[Example], siz
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device."""
     return Batch(batch.ids.to(device), None if batch.mask is None else batch.mask.to(device))
+
+
+def lm_eval_cells() -> Any:
+    """Imported on use: lm-eval takes seconds, and most suites have none of its tasks."""
+    from harness.tasks.lm_eval import cell as module
+
+    return module

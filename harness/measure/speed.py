@@ -16,14 +16,14 @@ import methods
 from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
-from harness.errors import BadInput
+from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
 from harness.measure import conditions as evidence
 from harness.measure.probes import breakdown, flops, latency, layers
+from harness.measure.running import say_arm
 from harness.measure.setup import Arm, Prepared, begin, load, speed_batch, timed_examples, timed_expected
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import layouts
-from harness.run.executors.local import BAD_INPUT, one_line, reason_of, say_arm
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.prompts import Batch
 

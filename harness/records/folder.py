@@ -43,6 +43,8 @@ _OURS = {
     "figures",
     "tables",
 }
+LOCK = ".lock"
+"""Held by the process that writes into the folder."""
 _CELL_FILES = ("json", "json.gz")
 FOREIGN = "is not known"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")

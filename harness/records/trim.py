@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import write_atomically
-from harness.run.resume import LOCK
+from harness.records.folder import LOCK
 
 LIST = "LEFT_OUT.txt"
 _OWNED = ("prompt", "references", "token_ids")

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.records.folder import RunStore
+from harness.records.folder import LOCK, RunStore
 from harness.suites.suite import Suite
 
 Json = dict[str, Any]
-
-LOCK = ".lock"
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 Jobs: one `prepare`, which checks everything before anything is measured; then, per task, the quality of each arm; per batch
 size and process, the speed of all arms interleaved; per batch size and arm, the memory and the energy of that arm alone. Every
-job runs in a process of its own (`harness.run.executors.local`), and the bar is drawn between jobs only: nothing prints while one
+job runs in a process of its own (`harness.run.executors`), and the bar is drawn between jobs only: nothing prints while one
 measures. A job that fails, or whose process dies, becomes a failed cell and the rest goes on; an arm that ran out of memory
 is not tried at larger batch sizes. Jobs that do not need each other run side by side where the executor has several slots.
 """
@@ -23,13 +23,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from harness.errors import BadInput, CellFailed
+from harness.errors import EXCEPTION, NOT_TRIED, OUT_OF_MEMORY, BadInput, CellFailed, failure
 from harness.machine import environment
 from harness.records import gates, published, summary
 from harness.records.folder import RunStore
 from harness.run import resume as resuming
-from harness.run.executors import local as executor
-from harness.run.executors.local import Executor, Outcome
+from harness.run.executors import local
+from harness.run.executors.base import Executor, Outcome
 from harness.suites.suite import BASELINE, Suite
 
 Json = dict[str, Any]
@@ -68,7 +68,7 @@ def run_suite(
     published.select(suite.published)  # refused before anything is measured
     store = RunStore(out, resume=resume)
     with resuming.lock(store.path):
-        workers = workers or executor.LocalExecutor()
+        workers = workers or local.LocalExecutor()
         try:
             return _run(suite, store, data, command, workers)
         finally:
@@ -98,7 +98,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "finished": None,
         "command": list(command),
     }
-    record = resuming.go_on(store, record, suite, here=isinstance(workers, executor.LocalExecutor))
+    record = resuming.go_on(store, record, suite, here=isinstance(workers, local.LocalExecutor))
     store.write_run(record)
     failed = jobs.run(record)
     store.write_samples()
@@ -199,7 +199,7 @@ class _Jobs:
                 raise
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """What `harness.measure.quality.<function>` returned in a fresh process; see `harness.run.executors.local.Executor`."""
+        """What `harness.measure.jobs.<function>` returned in a fresh process; see `harness.run.executors.base.Executor`."""
         return self._watched(function, *arguments).value
 
     def _watched(self, function: str, *arguments: Any) -> Outcome:
@@ -213,7 +213,7 @@ class _Jobs:
             reference = self._tokens(baseline, entry.name)
             if reference is None:
                 why = f"the baseline {baseline['label']!r} has no outputs to compare with"
-                self._fail("quality", cell, arm, fields, CellFailed(why, executor.NOT_TRIED))
+                self._fail("quality", cell, arm, fields, CellFailed(why, NOT_TRIED))
                 return
         if arm["exact"] and arm["method"] != BASELINE:
             same = [a for a in arms if a["method"] == BASELINE and a["checkpoint"] == arm["checkpoint"]]
@@ -249,7 +249,7 @@ class _Jobs:
         smaller = self._exhausted.get(arm["label"])
         if smaller is None or smaller >= batch:
             return None
-        return CellFailed(f"not tried: it ran out of memory at batch size {smaller}", executor.NOT_TRIED)
+        return CellFailed(f"not tried: it ran out of memory at batch size {smaller}", NOT_TRIED)
 
     def _speed_part(self, batch: int, process: int, arms: Sequence[Json], prepared: Json) -> None:
         """One process's share of the speed cells of one batch size, kept until all shares are there.
@@ -294,8 +294,8 @@ class _Jobs:
 
     def _fail(self, kind: str, cell: str, arm: Json, fields: Json, error: BadInput | CellFailed) -> None:
         """Write the record of a failure, and remember the arm if its memory ran out."""
-        record = executor.failure(error)
-        if record["reason"] == executor.OUT_OF_MEMORY and (batch := fields.get("batch_size")):
+        record = failure(error)
+        if record["reason"] == OUT_OF_MEMORY and (batch := fields.get("batch_size")):
             self._exhausted[arm["label"]] = min(batch, self._exhausted.get(arm["label"], batch))
         self._write(kind, cell, arm, {**fields, "failure": record}, str(error))
         print(f"{cell}: failed: {error}", file=sys.stderr)
@@ -340,7 +340,7 @@ def join_shares(arm: Json, batch: int, shares: Sequence[Json]) -> tuple[str, Jso
     if bad or not shares:
         said = bad[0].get("failure") or {} if bad else {}
         error = bad[0]["error"] if bad else "no process measured it"
-        return cell, fields, CellFailed(error, said.get("reason", executor.EXCEPTION), said.get("log_tail", ()))
+        return cell, fields, CellFailed(error, said.get("reason", EXCEPTION), said.get("log_tail", ()))
     if apart := _differing([share["conditions"] for share in good]):
         return cell, fields, CellFailed(f"its processes ran under different conditions: {apart}")
     return cell, fields, None if fields["finite"] else CellFailed("logits are not finite")
@@ -357,7 +357,7 @@ def _differing(conditions: Sequence[Mapping[str, Any]]) -> str:
 
 def _lost(error: BadInput | CellFailed) -> Json:
     """A process's share of an arm that could not be measured."""
-    return {"status": "failed", "error": str(error), "failure": executor.failure(error), "runs": []}
+    return {"status": "failed", "error": str(error), "failure": failure(error), "runs": []}
 
 
 def cell_id(kind: str, label: str, what: str) -> str:

@@ -34,8 +34,9 @@ from harness.method import Moment, TrainingPlan
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress
-from harness.train.batches import ForcedModel, Pair, Pairs, collate
+from harness.train.batches import Pair, Pairs, collate
 from harness.train.recipes import Recipe, StageSettings
+from harness.train.stage_model import ForcedModel
 
 __all__ = ["ForcedModel", "Pair", "Pairs", "collate", "save", "train"]
 

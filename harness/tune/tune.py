@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from harness.cli.listing import Rows
 from harness.errors import BadInput
 from harness.machine import environment
 from harness.stats import intervals as stats
@@ -283,10 +282,12 @@ def _text(interval: stats.Interval, digits: int) -> str:
     return f"{value} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.known else value
 
 
-def table(record: Json) -> Rows:
+def table(record: Json) -> list[tuple[str, ...]]:
     """The trace of an artefact as rows of text, the first one the header."""
     metric = record["goal"]["metric"]
-    rows: Rows = [("setting", metric, "loss [95 %]", "layers", "layer ratio", "speed-up [95 %]", "out because")]
+    rows: list[tuple[str, ...]] = [
+        ("setting", metric, "loss [95 %]", "layers", "layer ratio", "speed-up [95 %]", "out because")
+    ]
     for one in record["trace"]:
         rows.append(
             (

@@ -15,7 +15,8 @@ from harness.decode.prompt_pass import Forced, Through, at_once, start
 from harness.method import Method, Schedule
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
-from harness.train.batches import ForcedModel, Pair, collate
+from harness.train.batches import Pair, collate
+from harness.train.stage_model import ForcedModel
 from tests.conftest import tiny
 
 DEPTH = 4

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from harness.decode.engine import Decoding, generate
 from harness.decode.forced import force, score
+from harness.decode.forced_memory import ForcedMemory
 from harness.errors import BadInput
 from harness.measure.probes import flops
 from harness.method import Method, Schedule
-from harness.models.cache import ForcedMemory
 from harness.models.decoder import Context, Decoder
 from harness.models.families.bloom import slopes
 from harness.models.kernels import layouts

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness import errors
 from harness.errors import BadInput, CellFailed
-from harness.run.executors import local as executor
+from harness.run import executors
+from harness.run.executors import local
 from harness.run.executors.local import LocalExecutor
 
 HERE = "tests.workers"
@@ -44,7 +46,7 @@ def test_bad_input_stays_bad_input(workers: LocalExecutor) -> None:
 
 def test_an_exception_is_one_line_and_the_log_has_the_rest(workers: LocalExecutor) -> None:
     error = failed(workers, "fail")
-    assert str(error) == "RuntimeError: the matrix is not square" and error.reason == executor.EXCEPTION
+    assert str(error) == "RuntimeError: the matrix is not square" and error.reason == errors.EXCEPTION
     assert {"first line of the log", "second line"} <= set(error.log)
     assert any("in fail" in line for line in error.log), "the traceback names the place"
 
@@ -52,7 +54,7 @@ def test_an_exception_is_one_line_and_the_log_has_the_rest(workers: LocalExecuto
 def test_a_killed_worker_is_named_with_the_arm_it_ran(workers: LocalExecutor) -> None:
     """Defect 5: a failure is a record, never the previous result; and one arm's death is not another's."""
     error = failed(workers, "kill_itself", "CALM 0.9")
-    assert error.reason == executor.KILLED and error.arm == "CALM 0.9"
+    assert error.reason == errors.KILLED and error.arm == "CALM 0.9"
     assert "signal 9" in str(error) and "CALM 0.9" in str(error) and error.log == ["loading"]
 
 
@@ -60,8 +62,8 @@ def test_a_kill_by_the_systems_memory_killer_is_out_of_memory(
     workers: LocalExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter((4, 5))
-    monkeypatch.setattr(executor, "_oom_kills", lambda: next(counts))
-    assert failed(workers, "kill_itself", "x").reason == executor.OUT_OF_MEMORY
+    monkeypatch.setattr(local, "_oom_kills", lambda: next(counts))
+    assert failed(workers, "kill_itself", "x").reason == errors.OUT_OF_MEMORY
 
 
 def test_a_silent_exit_is_a_failure(workers: LocalExecutor) -> None:
@@ -70,16 +72,16 @@ def test_a_silent_exit_is_a_failure(workers: LocalExecutor) -> None:
 
 
 def test_memory_that_runs_out_is_told_from_other_errors(workers: LocalExecutor) -> None:
-    assert failed(workers, "exhaust").reason == executor.OUT_OF_MEMORY
-    assert failed(workers, "exhaust_python").reason == executor.OUT_OF_MEMORY
-    assert executor.reason_of("CUDA out of memory. Tried to allocate 2.00 GiB") == executor.OUT_OF_MEMORY
-    assert executor.reason_of("shape '[3]' is invalid") == executor.EXCEPTION
+    assert failed(workers, "exhaust").reason == errors.OUT_OF_MEMORY
+    assert failed(workers, "exhaust_python").reason == errors.OUT_OF_MEMORY
+    assert errors.reason_of("CUDA out of memory. Tried to allocate 2.00 GiB") == errors.OUT_OF_MEMORY
+    assert errors.reason_of("shape '[3]' is invalid") == errors.EXCEPTION
 
 
 def test_a_hung_worker_is_killed_at_its_limit_and_says_where_it_hung(workers: LocalExecutor, tmp_path: Path) -> None:
     began = time.monotonic()
     error = failed(workers, "hang", str(tmp_path / "pid"), limit_s=3.0)
-    assert error.reason == executor.TIMED_OUT and "3 s" in str(error) and error.arm == "Slow"
+    assert error.reason == errors.TIMED_OUT and "3 s" in str(error) and error.arm == "Slow"
     assert time.monotonic() - began < 60
     assert any("stuck_here" in line for line in error.log), "the stack is in the log"
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
@@ -126,4 +128,4 @@ def wait(condition: object, seconds: float) -> bool:
 
 def test_unknown_executor_is_bad_input() -> None:
     with pytest.raises(BadInput, match="executor: 'slurm' is not known; give local or ray"):
-        executor.create("slurm")
+        executors.create("slurm")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from harness import errors
 from harness.errors import BadInput, CellFailed
 from harness.records.folder import load_run
-from harness.run import sweep
-from harness.run.executors import local as executor
+from harness.run import executors, sweep
 from harness.suites.suite import load_suite
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -43,7 +43,7 @@ def test_without_a_cluster_it_says_how_to_start_one(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(ray, "init", none)
     with pytest.raises(BadInput, match="no Ray cluster here.*ray start --head"):
-        executor.create("ray")
+        executors.create("ray")
 
 
 def test_a_job_reserves_the_slot_and_the_gpu_of_its_suite() -> None:
@@ -113,4 +113,4 @@ def test_failures_are_those_of_the_local_executor(cluster: Any) -> None:
         workers.call("tests.workers:refuse")
     with pytest.raises(CellFailed) as caught:
         workers.call("tests.workers:kill_itself", "CALM 0.9")
-    assert caught.value.reason == executor.KILLED and caught.value.arm == "CALM 0.9" and caught.value.log == ["loading"]
+    assert caught.value.reason == errors.KILLED and caught.value.arm == "CALM 0.9" and caught.value.log == ["loading"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness import errors
 from harness.cli import main as cli
 from harness.errors import BadInput, CellFailed
 from harness.machine import environment
@@ -20,7 +21,7 @@ from harness.records import gates
 from harness.records.folder import load_run
 from harness.run import resume as resuming
 from harness.run import sweep
-from harness.run.executors import local as executor
+from harness.run.executors import local
 from tests.fakes import FakeExecutor, suite
 
 CELLS = 3 * (1 + 3 + 3)
@@ -56,7 +57,7 @@ def test_an_arm_that_kills_its_worker_fails_alone(
 
     def dies(function: str, arguments: tuple[Any, ...]) -> None:
         if function == "speed" and arguments[2] == 2 and any(a["label"] == "Skip" for a in arguments[1]):
-            raise CellFailed("the worker process died (signal 11)", executor.KILLED, ["last line"], "Skip")
+            raise CellFailed("the worker process died (signal 11)", errors.KILLED, ["last line"], "Skip")
 
     assert run(tmp_path, FakeExecutor(dies, slots)) == 1
     found = cells(tmp_path)
@@ -75,16 +76,16 @@ def test_an_arm_that_kills_its_worker_fails_alone(
 def test_larger_batches_of_an_arm_without_memory_are_not_tried(tmp_path: Path) -> None:
     def exhausted(function: str, arguments: tuple[Any, ...]) -> None:
         if function == "speed" and arguments[2] >= 2 and any(a["label"] == "Skip" for a in arguments[1]):
-            raise CellFailed("the worker was killed because memory ran out", executor.OUT_OF_MEMORY, [], "Skip")
+            raise CellFailed("the worker was killed because memory ran out", errors.OUT_OF_MEMORY, [], "Skip")
 
     fake = FakeExecutor(exhausted)
     assert run(tmp_path, fake) == 3
     found = cells(tmp_path)
     assert fake.batches("Skip") == [1, 1, 2, 2], "tried once by each process at 2, never at 4"
-    assert found["speed", "Skip", 2]["failure"]["reason"] == executor.OUT_OF_MEMORY
+    assert found["speed", "Skip", 2]["failure"]["reason"] == errors.OUT_OF_MEMORY
     for kind in ("speed", "memory"):
         cell = found[kind, "Skip", 4]
-        assert cell["failure"]["reason"] == executor.NOT_TRIED
+        assert cell["failure"]["reason"] == errors.NOT_TRIED
         assert cell["error"] == "not tried: it ran out of memory at batch size 2"
     assert found["memory", "Skip", 2]["status"] == "ok", "alone it may fit where it did not beside others"
     assert found["speed", "full", 4]["status"] == found["speed", "Draft", 4]["status"] == "ok"
@@ -93,12 +94,12 @@ def test_larger_batches_of_an_arm_without_memory_are_not_tried(tmp_path: Path) -
 def test_a_share_that_nobody_is_guilty_of_fails_all_its_arms(tmp_path: Path) -> None:
     def late(function: str, arguments: tuple[Any, ...]) -> None:
         if function == "speed" and arguments[2] == 4 and arguments[3] == 1:
-            raise CellFailed("hung past its time limit", executor.TIMED_OUT)
+            raise CellFailed("hung past its time limit", errors.TIMED_OUT)
 
     assert run(tmp_path, FakeExecutor(late)) == 3
     for label in ("full", "Skip", "Draft"):
         cell = cells(tmp_path)["speed", label, 4]
-        assert cell["failure"]["reason"] == executor.TIMED_OUT and len(cell["runs"]) == 5, (
+        assert cell["failure"]["reason"] == errors.TIMED_OUT and len(cell["runs"]) == 5, (
             "the other process's runs are kept"
         )
 
@@ -183,11 +184,11 @@ def test_two_runs_may_not_write_to_one_folder(tmp_path: Path) -> None:
 def test_resume_refuses_another_machine_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path, FakeExecutor()) == 0
     record = load_run(tmp_path).run
-    local = FakeExecutor()
-    monkeypatch.setattr(executor, "LocalExecutor", FakeExecutor)
+    workers = FakeExecutor()
+    monkeypatch.setattr(local, "LocalExecutor", FakeExecutor)
     monkeypatch.setattr(environment, "cpu_model", lambda: "Another CPU")
     with pytest.raises(BadInput, match='environment.cpu is ".*" there and "Another CPU" now'):
-        run(tmp_path, local, resume=True)
+        run(tmp_path, workers, resume=True)
     assert load_run(tmp_path).run == record
 
 
@@ -289,4 +290,4 @@ def test_failed_cells_name_their_reason_from_the_list(tmp_path: Path) -> None:
     assert run(tmp_path, FakeExecutor(wrong)) == 3
     for cell in cells(tmp_path).values():
         if cell["kind"] == "quality":
-            assert cell["failure"]["reason"] in executor.REASONS and re.match(r"(task|the baseline)", cell["error"])
+            assert cell["failure"]["reason"] in errors.REASONS and re.match(r"(task|the baseline)", cell["error"])

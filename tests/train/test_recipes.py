@@ -17,8 +17,9 @@ from harness.method import Moment
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import recipes
-from harness.train.batches import ForcedModel, Pair, collate
+from harness.train.batches import Pair, collate
 from harness.train.recipes import LoraSettings
+from harness.train.stage_model import ForcedModel
 from harness.train.train import train
 from tests.conftest import FAMILY_SETTINGS, tiny
 

@@ -14,7 +14,9 @@ from harness.errors import BadInput
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress, recipes
-from harness.train.train import ForcedModel, Pair, collate, train
+from harness.train.batches import Pair, collate
+from harness.train.stage_model import ForcedModel
+from harness.train.train import train
 from tests.conftest import tiny_recipe
 
 PAIRS = [Pair([5, 6, 7, 8], [[9, 10, 1], [11, 12, 13, 14, 1]]), Pair([15, 16], [[17, 1]])]

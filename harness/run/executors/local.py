@@ -18,52 +18,18 @@ import sys
 import tempfile
 import threading
 import traceback
-from dataclasses import dataclass
 from multiprocessing import connection as channels
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from harness.errors import BadInput, CellFailed
+from harness.errors import EXCEPTION, KILLED, OUT_OF_MEMORY, TIMED_OUT, BadInput, CellFailed, one_line, reason_of
 from harness.machine.monitor import Monitor
-
-OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST = (
-    "out of memory", "killed", "timed out", "exception", "bad input", "node lost",
-)  # fmt: skip
-NOT_TRIED = "not tried"
-REASONS = (OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST, NOT_TRIED)
-"""Why a cell failed, as its record says under `failure.reason`."""
+from harness.measure.running import said
+from harness.run.executors.base import Outcome
 
 LOG_LINES = 30
 _LOG_BYTES = 16_384
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a job returned, and what the machine did meanwhile (`harness.machine.monitor.Monitor`)."""
-
-    value: Any
-    machine: dict[str, Any]
-
-
-class Executor(Protocol):
-    """Where jobs run. `slots` jobs may be asked for at once, from as many threads."""
-
-    slots: int
-
-    def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
-        """Run `harness.measure.quality.<function>` (or `module:function`) in a fresh process.
-
-        Raises:
-            BadInput: the function did.
-            CellFailed: it raised anything else, its process died, or it took longer than `limit_s` seconds.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give up what is held; idempotent."""
-        ...
 
 
 class LocalExecutor:
@@ -73,10 +39,10 @@ class LocalExecutor:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["harness.measure.quality", "transformers.modeling_utils"])
+        self._context.set_forkserver_preload(["harness.measure.jobs", "transformers.modeling_utils"])
 
     def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
-        """See `Executor`."""
+        """See `harness.run.executors.base.Executor`."""
         descriptor, name = tempfile.mkstemp(prefix="depthbench-", suffix=".log")
         os.close(descriptor)
         log = Path(name)
@@ -121,29 +87,6 @@ class LocalExecutor:
         return Outcome(value["result"], monitor.record(value["cpu_s"]))
 
 
-def reason_of(error: BaseException | str) -> str:
-    """`out of memory` for what torch, CUDA and Python raise or say when memory runs out; else `exception`."""
-    if isinstance(error, MemoryError):
-        return OUT_OF_MEMORY
-    text = str(error).lower()
-    # torch.OutOfMemoryError by name: this module must not import torch.
-    named = not isinstance(error, str) and type(error).__name__ == "OutOfMemoryError"
-    return OUT_OF_MEMORY if named or any(words in text for words in _MEMORY_WORDS) else EXCEPTION
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line of at most some 300 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-_ARM = "[depthbench] running "
-
-
-def say_arm(label: str) -> None:
-    """Called in a worker that runs several arms: `label` is what runs from now on, should the process die."""
-    os.write(2, f"{_ARM}{label}\n".encode())
-
-
 def read_tail(log: Path) -> tuple[list[str], str | None]:
     """The last lines of a worker's log, and the arm that ran last, if the worker said so."""
     try:
@@ -152,15 +95,8 @@ def read_tail(log: Path) -> tuple[list[str], str | None]:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return [], None
-    arms = [line.removeprefix(_ARM) for line in lines if line.startswith(_ARM)]
-    return [line for line in lines if not line.startswith(_ARM)][-LOG_LINES:], arms[-1] if arms else None
-
-
-def failure(error: BadInput | CellFailed) -> dict[str, Any]:
-    """The record of a failure as a cell keeps it: `reason` (one of REASONS) and `log_tail` (lines, newest last)."""
-    if isinstance(error, CellFailed):
-        return {"reason": error.reason, "log_tail": error.log}
-    return {"reason": BAD_INPUT, "log_tail": []}
+    rest, arm = said(lines)
+    return rest[-LOG_LINES:], arm
 
 
 def _died(code: int, late: bool, limit_s: float | None, oom: bool, tail: list[str], arm: str | None) -> CellFailed:
@@ -200,12 +136,12 @@ def _oom_kills() -> int:
 
 
 def _work(connection: Connection, log: str, function: str, arguments: tuple[Any, ...]) -> None:
-    """Body of a worker process: run one function of `harness.measure.quality`, send what it returned or why it failed."""
+    """Body of a worker process: run one function of `harness.measure.jobs`, send what it returned or why it failed."""
     _begin(log)
     message: tuple[str, Any]
     try:
         module, _, name = function.rpartition(":")
-        result = getattr(importlib.import_module(module or "harness.measure.quality"), name)(*arguments)
+        result = getattr(importlib.import_module(module or "harness.measure.jobs"), name)(*arguments)
         message = ("ok", {"result": result, "cpu_s": _cpu_seconds()})
     except BadInput as error:
         message = ("bad", str(error))
@@ -245,21 +181,3 @@ def _end_with(driver: Any) -> None:
 def _cpu_seconds() -> float:
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
-
-
-NAMES = ("local", "ray")
-
-
-def create(name: str) -> Executor:
-    """The executor of a name in `NAMES`.
-
-    Raises:
-        BadInput: no such executor, or what it needs is not installed or not there.
-    """
-    if name == "local":
-        return LocalExecutor()
-    if name == "ray":
-        from harness.run.executors.ray import RayExecutor
-
-        return RayExecutor()
-    raise BadInput(f"executor: {name!r} is not known; give {' or '.join(NAMES)}")

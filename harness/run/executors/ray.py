@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput, CellFailed
+from harness.errors import EXCEPTION, NODE_LOST, BadInput, CellFailed
 from harness.machine import environment
-from harness.run.executors.local import EXCEPTION, NODE_LOST, LocalExecutor, Outcome
+from harness.run.executors.base import Outcome
+from harness.run.executors.local import LocalExecutor
 
 SLOT = "timing_slot"
 START = f"ray start --head --resources='{{\"{SLOT}\": 1}}'"
@@ -63,7 +64,7 @@ class RayExecutor:
             raise
 
     def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
-        """See `harness.run.executors.local.Executor`; a job whose node is lost is started again, ATTEMPTS times in all."""
+        """See `harness.run.executors.base.Executor`; a job whose node is lost is started again, ATTEMPTS times in all."""
         here = {name: os.environ.get(name) for name in environment.THREAD_VARIABLES if name != "CUDA_VISIBLE_DEVICES"}
         task = self._ray.remote(**_needs(arguments))(_job)
         why = ""

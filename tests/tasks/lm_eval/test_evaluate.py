@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput
-from harness.measure import quality as runner
+from harness.measure import jobs
 from harness.models.kernels import layouts
 from harness.records import summary
 from harness.run import sweep
@@ -229,7 +229,7 @@ def test_a_suite_mixes_tasks_and_reports_them_together(
     """Jobs run in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
     from reports import write_report
 
-    monkeypatch.setattr(sweep._Jobs, "call", lambda self, function, *rest: getattr(runner, function)(*rest))
+    monkeypatch.setattr(sweep._Jobs, "call", lambda self, function, *rest: getattr(jobs, function)(*rest))
     monkeypatch.setattr(layouts, "install", lambda choices: None)
     tasks, data = tiny_tasks
     out = tmp_path / "run"
@@ -260,9 +260,9 @@ def test_suites_check_lm_eval_tasks_first(checkpoint: Path, tiny_tasks: tuple[Pa
     arms = [{"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}]
     wrong = suite(tasks, checkpoint, tasks=["restaurants", "lm_eval:helaswag"])
     with pytest.raises(BadInput, match="did you mean hellaswag"):
-        runner.prepare(wrong, arms, data)
+        jobs.prepare(wrong, arms, data)
     timed = suite(tasks, checkpoint, tasks=[{"name": "lm_eval:tiny_choice", "include_path": str(tasks)}])
-    assert runner.prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
+    assert jobs.prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
     file = tmp_path / "s.yaml"
     text = "model: m\nmethods: [full]\nbatch_sizes: [1]\ntasks: [{name: e2e, num_fewshot: 3}]\n"
     file.write_text(text)
