@@ -1,0 +1,1 @@
+"""transformers weights to a `Decoder` whose blocks run one by one."""
