@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.engine import generate
-    from harness.models import load_model
-    from harness.scoring import score
+    from harness.decode.engine import generate
+    from harness.decode.forced import score
+    from harness.models.load import load_model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "generate", "load_model", "score"]
 
-_WHERE = {"generate": "harness.engine", "load_model": "harness.models", "score": "harness.scoring"}
+_WHERE = {"generate": "harness.decode.engine", "load_model": "harness.models.load", "score": "harness.decode.forced"}
 
 
 def __getattr__(name: str) -> Any:

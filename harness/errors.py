@@ -1,6 +1,16 @@
-"""The two errors a user of depthbench can meet: bad input (exit status 2) and a cell that failed (exit status 1)."""
+"""The two errors a user of depthbench can meet: bad input (exit status 2), a cell that failed (exit status 1), and why it did."""
 
 from collections.abc import Sequence
+from typing import Any
+
+OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST = (
+    "out of memory", "killed", "timed out", "exception", "bad input", "node lost",
+)  # fmt: skip
+NOT_TRIED = "not tried"
+REASONS = (OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST, NOT_TRIED)
+"""Why a cell failed, as its record says under `failure.reason`."""
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 
 
 class BadInput(ValueError):
@@ -12,7 +22,7 @@ class CellFailed(RuntimeError):
 
     Args:
         message: the line.
-        reason: one word or two of `harness.executor.REASONS`, for programs.
+        reason: one word or two of `REASONS`, for programs.
         log: the last lines the worker process printed.
         arm: label of the arm that ran when the worker died, if that is known.
     """
@@ -22,3 +32,25 @@ class CellFailed(RuntimeError):
     ) -> None:
         super().__init__(message)
         self.reason, self.log, self.arm = reason, list(log), arm
+
+
+def reason_of(error: BaseException | str) -> str:
+    """`out of memory` for what torch, CUDA and Python raise or say when memory runs out; else `exception`."""
+    if isinstance(error, MemoryError):
+        return OUT_OF_MEMORY
+    text = str(error).lower()
+    # torch.OutOfMemoryError by name: this module must not import torch.
+    named = not isinstance(error, str) and type(error).__name__ == "OutOfMemoryError"
+    return OUT_OF_MEMORY if named or any(words in text for words in _MEMORY_WORDS) else EXCEPTION
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as one line of at most some 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def failure(error: BadInput | CellFailed) -> dict[str, Any]:
+    """The record of a failure as a cell keeps it: `reason` (one of REASONS) and `log_tail` (lines, newest last)."""
+    if isinstance(error, CellFailed):
+        return {"reason": error.reason, "log_tail": error.log}
+    return {"reason": BAD_INPUT, "log_tail": []}

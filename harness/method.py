@@ -25,7 +25,7 @@ from harness.errors import BadInput
 from harness.plan import LayerPlan, Step
 
 if TYPE_CHECKING:
-    from harness.training_pass import TrainingPass
+    from harness.train.training_pass import TrainingPass
 
 
 @dataclass(frozen=True)

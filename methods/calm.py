@@ -43,7 +43,7 @@ from harness.errors import BadInput
 from harness.method import Exit, ExitState, TrainingPlan, TrainingStage
 
 if TYPE_CHECKING:
-    from harness.training_pass import TrainingPass
+    from harness.train.training_pass import TrainingPass
 
 _PROBE = "calm_probe"
 

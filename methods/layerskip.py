@@ -39,7 +39,7 @@ from harness.method import Draft, Moment, TrainingPlan, TrainingStage
 from harness.plan import LayerPlan
 
 if TYPE_CHECKING:
-    from harness.training_pass import TrainingPass
+    from harness.train.training_pass import TrainingPass
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from harness.models.decoder import Decoder
-from harness.recipes import Recipe
-from harness.tiny import (
+from harness.models.tiny import (
     CONTRACT,
     EOS,
     FAMILY_SETTINGS,
@@ -21,7 +20,8 @@ from harness.tiny import (
     tiny,
     tiny_opt,
 )
-from harness.train import train
+from harness.train.recipes import Recipe
+from harness.train.train import train
 
 __all__ = [
     "CONTRACT", "EOS", "FAMILY_SETTINGS", "GATED", "MODELS", "TINY", "VOCABULARY", "ragged_prompts", "tiny", "tiny_opt",

@@ -1,7 +1,7 @@
 """An executor that answers at once with cells of the right shape.
 
-What the sweep does with answers and failures is tested with it in milliseconds; what real workers do, in test_sweep.py and
-test_executor.py.
+What the sweep does with answers and failures is tested with it in milliseconds; what real workers do, in run/test_sweep.py and
+run/test_local.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config import Suite
-from harness.executor import Outcome
+from harness.run.executors.base import Outcome
+from harness.suites.suite import Suite
 
 Json = dict[str, Any]
 Hook = Callable[[str, tuple[Any, ...]], None]

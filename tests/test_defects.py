@@ -12,40 +12,46 @@ from typing import Any
 
 import pytest
 
-from harness import compare, executor, gates, sweep
+from harness import errors
 from harness.errors import CellFailed
-from harness.store import load_run
+from harness.records import compare, gates
+from harness.records.folder import load_run
+from harness.run import sweep
 from tests.fakes import FakeExecutor, suite
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 
 WHERE = {
-    1: ("likelihoods of the full model whatever the method", "defects_measuring:1_likelihoods", "tasks/lm_eval:a_hard_skip"),
+    1: ("likelihoods of the full model whatever the method", "defects_measuring:1_likelihoods",
+         "tasks/lm_eval/bridge:a_hard_skip"),
     2: ("broken JSON, dropped empty outputs, misnamed metrics, sampling", "defects:2_result_files",
         "defects_measuring:2_decoding_is_greedy", "tasks/metrics:a_metric_is_named"),
-    3: ("a slow baseline makes every ratio worthless", "defects:3_the_baseline", "baseline:engines_take_turns"),
+    3: ("a slow baseline makes every ratio worthless", "defects:3_the_baseline", "peers/decoding:engines_take_turns"),
     4: ("stop texts missed, token counts differ", "defects:4_token_counts", "defects_measuring:4_a_stop_text"),
-    5: ("a failure with the numbers of another measurement", "defects:5_a_failure", "executor:a_killed_worker",
-        "sweep_failures:an_arm_that_kills_its_worker"),
+    5: ("a failure with the numbers of another measurement", "defects:5_a_failure", "run/local:a_killed_worker",
+        "run/sweep_failures:an_arm_that_kills_its_worker"),
     6: ("tokens counted differently for the arms", "defects_measuring:6_tokens_of_all_arms"),
-    7: ("a mean of rates for a speed-up", "defects_measuring:7_the_speed_up", "stats:ratio_is_of_totals"),
+    7: ("a mean of rates for a speed-up", "defects_measuring:7_the_speed_up", "stats/intervals:ratio_is_of_totals"),
     8: ("prompts that depend on the arm", "defects:8_prompts_do_not"),
     9: ("shapes first met inside the timed region", "defects_measuring:9_every_shape", "defects_measuring:9_timed_generations"),
     10: ("wrong units, memory of another phase, random prompts", "defects_measuring:10_tokens_per_second",
-         "defects_measuring:10_prompts_are_real", "sweep:memory_comes_from_a_process"),
-    11: ("one timestamp taken for one token", "latency:a_steps_record"),
+         "defects_measuring:10_prompts_are_real", "run/sweep:memory_comes_from_a_process"),
+    11: ("one timestamp taken for one token", "measure/latency:a_steps_record"),
     12: ("unreachable resume, attention changed by the method", "defects:12_resume", "defects:12_a_change_of_attention"),
-    13: ("a cache without method and weights in its key", "defects:13_results_belong", "evidence:the_digest_of_weights",
-         "sweep:other_weights_may_not"),
-    14: ("first token in the time between tokens, timeouts mixed in", "latency:a_steps_record", "defects:14_a_failed_repeat"),
+    13: ("a cache without method and weights in its key", "defects:13_results_belong",
+         "measure/conditions:the_digest_of_weights",
+         "run/sweep:other_weights_may_not"),
+    14: ("first token in the time between tokens, timeouts mixed in", "measure/latency:a_steps_record",
+         "defects:14_a_failed_repeat"),
     15: ("the first row's exit for all, printing while timed", "defects_measuring:15_rows_of_a_batch",
-         "latency:nothing_prints", "latency:the_check_for_printing"),
-    16: ("clocks and synchronisation per module, total time as latency", "latency:a_steps_record",
-         "latency:the_model_itself_is_left", "defects_measuring:16_time_per_token"),
+         "measure/latency:nothing_prints", "measure/latency:the_check_for_printing"),
+    16: ("clocks and synchronisation per module, total time as latency", "measure/latency:a_steps_record",
+         "measure/latency:the_model_itself_is_left", "defects_measuring:16_time_per_token"),
     17: ("better guessed from a column's name, a page that fetches", "defects:17_which_way",
-         "reports/reports_html:nothing_is_fetched"),
-    18: ("a FLOP counter that counts nothing", "contract:flop_check_would_notice", "check:flops_that_are_not_counted"),
+         "reports/write/html:nothing_is_fetched"),
+    18: ("a FLOP counter that counts nothing", "methods/contract:flop_check_would_notice",
+         "run/contract:flops_that_are_not_counted"),
 }  # fmt: skip
 """Number -> what was wrong, and the tests: file and the beginning of a test's name."""
 
@@ -115,7 +121,7 @@ def test_5_a_failure_never_carries_numbers_of_another_measurement(tmp_path: Path
 
     def exhausted(function: str, arguments: tuple[Any, ...]) -> None:
         if function == "peak_memory" and arguments[1]["label"] == "Skip":
-            raise CellFailed("CUDA out of memory", executor.OUT_OF_MEMORY)
+            raise CellFailed("CUDA out of memory", errors.OUT_OF_MEMORY)
 
     sweep.run_suite(suite(batch_sizes=[2]), tmp_path, workers=FakeExecutor(exhausted))
     cell = next(c for c in load_run(tmp_path).cells if c["kind"] == "memory" and c["arm"]["label"] == "Skip")
@@ -147,8 +153,8 @@ def test_12_resume_is_reachable_and_keeps_what_is_there(tmp_path: Path) -> None:
 
 def test_12_a_change_of_attention_between_arms_is_refused_with_its_name(tmp_path: Path) -> None:
     """Defect 12, second half: choosing a method silently changed the attention backend, and costs were compared all the same."""
-    from reports.facts import gather
-    from reports.load import load
+    from reports.facts.facts import gather
+    from reports.facts.load import load
 
     class Eager(FakeExecutor):
         def _share(self, arm: Any, *arguments: Any) -> Any:
@@ -181,7 +187,7 @@ def test_14_a_failed_repeat_is_no_fast_one(tmp_path: Path) -> None:
 
     def late(function: str, arguments: tuple[Any, ...]) -> None:
         if function == "speed" and arguments[3] == 0:
-            raise CellFailed("hung past its time limit", executor.TIMED_OUT, [], "Skip")
+            raise CellFailed("hung past its time limit", errors.TIMED_OUT, [], "Skip")
 
     sweep.run_suite(
         suite(batch_sizes=[1]), tmp_path, workers=FakeExecutor(lambda f, a: late(f, a) if len(a[1]) == 3 else None)
@@ -192,7 +198,7 @@ def test_14_a_failed_repeat_is_no_fast_one(tmp_path: Path) -> None:
 
 def test_17_which_way_is_better_is_said_and_not_guessed_from_a_name() -> None:
     """Defect 17: lower was better for columns named P99 or Median."""
-    from harness.stats import Interval
+    from harness.stats.intervals import Interval
 
     up = Interval(1.2, 1.1, 1.3, 30)
     assert compare.ratio_verdict(up, 0.05) == "faster"

@@ -12,15 +12,17 @@ import pytest
 import torch
 
 import methods
-from harness import measures, prompts, runner, speed
-from harness.config import Suite
-from harness.engine import generate
+from harness.decode.engine import generate
+from harness.decode.forced import score
+from harness.decode.sampling import GREEDY, Sampling
+from harness.measure import jobs, setup, speed
 from harness.models.decoder import Decoder
-from harness.sampling import GREEDY, Sampling
-from harness.scoring import score
+from harness.records import measures
+from harness.suites.suite import Suite
+from harness.tasks import prompts
 from tests.conftest import ragged_prompts
-from tests.test_summary import SKIP, full_speed, rows
-from tests.test_summary import speed as cell
+from tests.records.test_summary import SKIP, full_speed, rows
+from tests.records.test_summary import speed as cell
 
 
 def tiny(checkpoint: Path, **changes: Any) -> Suite:
@@ -37,7 +39,7 @@ def timed(checkpoint: Path) -> dict[str, Any]:
     """One real speed process, and every generation it ran."""
     suite = tiny(checkpoint)
     arms = [{"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": str(checkpoint)} for e in suite.methods]
-    prepared = runner.prepare(suite, arms, None)
+    prepared = jobs.prepare(suite, arms, None)
     ran: list[tuple[str, tuple[int, ...]]] = []
     inner = speed._Bench._measure
 
@@ -140,8 +142,8 @@ def test_10_tokens_per_second_are_tokens_per_second() -> None:
 def test_10_prompts_are_real_unless_there_is_no_task(checkpoint: Path) -> None:
     """Defect 10, second half: on random tokens an exit by confidence says nothing."""
     suite = tiny(checkpoint)
-    decoder = runner.load(suite, str(checkpoint))
-    from harness.worker import speed_batch, timed_examples
+    decoder = setup.load(suite, str(checkpoint))
+    from harness.measure.setup import speed_batch, timed_examples
 
     examples = timed_examples(suite, decoder, None)
     batch = speed_batch(suite, decoder, examples, 2, 0)
@@ -185,9 +187,9 @@ def test_every_arm_has_a_breakdown_in_its_cell(timed: dict[str, Any]) -> None:
 
 def test_prompts_are_drawn_alike_in_every_process_and_known_by_their_hash(checkpoint: Path) -> None:
     suite = tiny(checkpoint)
-    from harness.worker import speed_batch, timed_examples
+    from harness.measure.setup import speed_batch, timed_examples
 
-    decoder = runner.load(suite, str(checkpoint))
+    decoder = setup.load(suite, str(checkpoint))
     hashes = [
         [speed_batch(suite, decoder, timed_examples(suite, decoder, None), 2, s).hash for s in range(2)]
         for _ in range(2)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from harness.errors import BadInput
-from harness.executor import say_arm
+from harness.measure.running import say_arm
 
 
 def answer(value: object) -> object:

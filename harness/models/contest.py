@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import torch
 
-from harness import native
-from harness.models import kernels
 from harness.models.decoder import Context, Decoder
-from harness.native.check import best_in_turns
+from harness.models.kernels import linear as kernels
+from harness.models.kernels import native
+from harness.models.kernels.native.check import best_in_turns
 
 _KEYS = 64
 """Keys that are held when the step is run."""

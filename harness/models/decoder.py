@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from harness.cache import KVCache, Memory, RowsOfCache
 from harness.errors import BadInput
-from harness.models import kernels
+from harness.models.cache import KVCache, Memory, RowsOfCache
+from harness.models.kernels import linear
 
 Operations = Sequence[tuple[int, bool, bool]]
 """Blocks of a plan in turn: which, and whether its attention and its feed-forward sublayer run."""
@@ -103,7 +103,7 @@ class Block(ABC):
         self.index = index
 
     @abstractmethod
-    def maps(self) -> Sequence[kernels.Linear]:
+    def maps(self) -> Sequence[linear.Linear]:
         """The linear maps of this block."""
 
     @abstractmethod
@@ -166,7 +166,7 @@ class Decoder(ABC):
     blocks: Sequence[Block] = field(init=False)
     geometry: Geometry = field(init=False)
     static_steps: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
-    """Buffers and graphs of `harness.replay`, which hold on to the weights as they are."""
+    """Buffers and graphs of `harness.decode.static`, which hold on to the weights as they are."""
     needs_key_positions: bool = field(init=False, default=False)
     """Attention depends on the distance between positions, so the cache keeps them; set by `build`."""
 
@@ -233,7 +233,7 @@ class Decoder(ABC):
         """Final norm and output projection: [..., D] to logits [..., V]."""
 
     @abstractmethod
-    def refresh_ends(self) -> Sequence[kernels.Linear]:
+    def refresh_ends(self) -> Sequence[linear.Linear]:
         """Read the weights around the blocks again; returns the linear maps among them."""
 
     def refresh(self) -> None:
@@ -242,7 +242,7 @@ class Decoder(ABC):
         for block in self.blocks:
             block.refresh()
         maps = [*(m for block in self.blocks for m in block.maps()), *self.refresh_ends()]
-        group = kernels.Group(self.kind, maps)
+        group = linear.Group(self.kind, maps)
         for m in maps:
             m.group = group
 

@@ -1,6 +1,6 @@
 """A decode step's blocks in one call of the compiled kernels.
 
-Blocks that say what they compute (`FusableBlock.sublayers`) are run by `harness.native` when every row has one token or a few, in
+Blocks that say what they compute (`FusableBlock.sublayers`) are run by `kernels.native` when every row has one token or a few, in
 single precision on a CPU, unless torch's calls were found to be faster at that number of rows (kernels.py). Attention over prompts
 (but short ones), scoring and training use torch's calls; tests hold the two to the same numbers.
 """
@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import native
-from harness.cache import KVCache, Memory, RowsOfCache
-from harness.models import kernels
+from harness.models.cache import KVCache, Memory, RowsOfCache
 from harness.models.decoder import Block, Context, Operations
+from harness.models.kernels import linear as kernels
+from harness.models.kernels import native
 from harness.models.rotary import Rotary
 
 MAX_COLUMNS = 16

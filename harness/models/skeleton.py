@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from harness.errors import BadInput
-from harness.models import bundled_folder, family
 from harness.models.decoder import Decoder, Geometry
+from harness.models.load import bundled_folder, family
 from harness.models.shapes import PREFIX, SHAPES, is_random
 
 

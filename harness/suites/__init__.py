@@ -1,1 +1,1 @@
-"""The suites that come with the project, one YAML file each; `harness.config` reads them."""
+"""What a user may write: suites and their entries, checked on reading; the suites that come with the project, a YAML file each."""

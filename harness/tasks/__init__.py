@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
-    from harness.entries import TaskEntry
+    from harness.suites.entries import TaskEntry
     from harness.tasks.base import Task
 
 TASKS = {
@@ -48,7 +48,7 @@ def of(entry: TaskEntry, data: Path | None = None) -> Task:
         BadInput: as `create`.
     """
     if entry.is_lm_eval:
-        from harness.tasks.lm_eval_suite import LmEvalTask
+        from harness.tasks.lm_eval.cell import LmEvalTask
 
         return LmEvalTask(entry, data)
     return create(entry.name, data)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reports import load, render, view, write_report
+from reports import write_report
+from reports.facts import load
+from reports.view import view
+from reports.write import html
 from tests.reports.synthetic import ARMS, write_run
 
 
@@ -36,4 +39,4 @@ def small_run(tmp_path: Path) -> Path:
 
 def html_of(*folders: Path) -> str:
     """The page alone, without the files beside it."""
-    return render.html(view.build(load.load(folders)))
+    return html.html(view.build(load.load(folders)))

@@ -11,8 +11,8 @@ import pytest
 
 from harness import tasks
 from harness.errors import BadInput
-from harness.prompts import fit
 from harness.tasks.base import Example
+from harness.tasks.prompts import fit
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 

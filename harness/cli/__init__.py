@@ -1,0 +1,1 @@
+"""The verbs of `depthbench`, one file a group, without logic."""

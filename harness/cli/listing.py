@@ -1,0 +1,174 @@
+"""What `depthbench list` and the end of `depthbench run` print, as rows of text; the first row is the header."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+
+Rows = list[tuple[str, ...]]
+
+
+def rows(what: str) -> Rows:
+    """Rows about `methods`, `models`, `suites`, `tasks` or `recipes`; BadInput for anything else."""
+    makers = {"methods": _methods, "models": _models, "suites": _suites, "tasks": _tasks, "recipes": _recipes}
+    if what not in makers:
+        raise BadInput(f"list: nothing called {what!r}; give one of {', '.join(makers)}")
+    return makers[what]()
+
+
+def _methods() -> Rows:
+    import dataclasses
+
+    import methods
+
+    table: Rows = [("name", "family", "exact", "trained", "parameters", "paper")]
+    for name in methods.names():
+        cls = methods.get(name)
+        fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(cls))
+        table.append((name, cls.family, _yes(cls.exact), _yes(cls.needs_training), fields, cls.paper))
+    return table
+
+
+def _models() -> Rows:
+    from harness.models.load import ASSETS, FAMILIES, bundled, read_card
+
+    table: Rows = [("name", "trained for", "data")]
+    for name in bundled():
+        card = read_card(ASSETS / name)
+        table.append((name, str(card.get("trained_for", "")), ", ".join(card.get("data", []))))
+    table.append(("a local folder or hub id", f"architectures: {', '.join(sorted(FAMILIES))}", ""))
+    return table
+
+
+def _suites() -> Rows:
+    from harness.suites.suite import load_suite, suite_names
+
+    loaded = [load_suite(name) for name in suite_names()]
+    return [("name", "what"), *((s.name, " ".join((s.title or s.description).split())) for s in loaded)]
+
+
+def _tasks() -> Rows:
+    import importlib
+
+    from harness.tasks import TASKS
+
+    table: Rows = [("name", "what", "source")]
+    for name, place in TASKS.items():
+        module, _, attribute = place.partition(":")
+        cls = getattr(importlib.import_module(module), attribute)
+        table.append((name, cls.description, cls.source))
+    table.append(("lm_eval:<task>", "any task of lm-eval; `lm-eval ls tasks` lists them", "as lm-eval says"))
+    return table
+
+
+def _recipes() -> Rows:
+    from harness.train import recipes
+
+    return [("name", "what"), *((name, recipes.load_recipe(name).description) for name in recipes.names())]
+
+
+_SCORES = 4
+"""Scores that fit a line beside the rest."""
+
+
+def summary_rows(folder: Path) -> Rows:
+    """The main numbers of a run's summary.csv, rounded: decode time, speed-up with its interval, layers, a few scores.
+
+    Differences to the full model stay in the file; of many scores the first of every task is shown, so that a line fits a terminal.
+    """
+    with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    scores = [key for key in (records[0] if records else ()) if "/" in key and f"{key}_low" in records[0]]
+    scores = [key for key in scores if not key.endswith(("/agreement", "_diff"))]
+    if len(scores) > _SCORES:
+        scores = list({key.rpartition("/")[0]: key for key in reversed(scores)}.values())[::-1]
+    one = len({key.rpartition("/")[0] for key in scores}) == 1
+    names = [key.rpartition("/")[2] if one else key.removeprefix("lm_eval:").replace("/", " ") for key in scores]
+    head = ("label", "batch", "ms/token", "speed-up [95 %]", "layers", *(n.replace("_", " ") for n in names), "verdict")
+    table: Rows = [head]
+    for record in records:
+        table.append(
+            (
+                record["label"],
+                record["batch_size"],
+                _rounded(record["tpot_ms"], 2),
+                _with_interval(record, "speedup", 2),
+                _rounded(record["layers_per_token"], 1),
+                *(_rounded(record[key], 1) for key in scores),
+                record.get("verdict") or record["status"],
+            )
+        )
+    return table
+
+
+def _rounded(text: str, digits: int) -> str:
+    return f"{float(text):.{digits}f}" if text else ""
+
+
+def _with_interval(record: dict[str, str], key: str, digits: int) -> str:
+    value, low, high = (_rounded(record.get(name) or "", digits) for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{value} [{low}, {high}]" if low and high else value
+
+
+def checks(results: Iterable[Any]) -> tuple[Rows, list[str]]:
+    """Results of `harness.run.contract.check` as one row per check over all models, and a line for each that failed."""
+    found: dict[str, list[Any]] = {}
+    for result in results:
+        found.setdefault(result.check, []).append(result)
+    table: Rows = [("what must hold", "models", "result")]
+    failed = []
+    for name, those in found.items():
+        wrong = [result for result in those if result.error]
+        failed += [f"{name} ({result.model}): {result.error}" for result in wrong]
+        asked = [result.model for result in those if result.error is not None]
+        said = "does not apply" if not asked else f"failed on {len(wrong)}" if wrong else "passed"
+        table.append((name, ", ".join(asked), said))
+    return table, failed
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas, or BadInput that names the option."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"{name}: {text!r} is not a list of whole numbers; write e.g. 1,8,32") from None
+
+
+def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
+    """Measure with `harness.peers.decoding`, keep the record in `out`; the table to print, and what was left out and why."""
+    import json
+
+    from harness.files import write_atomically
+    from harness.peers import decoding as comparison
+
+    if out is not None and out.exists():
+        raise BadInput(f"out: {out} is there already; name another file")
+    record = comparison.measure(comparison.Settings(**settings))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, [json.dumps(record, indent=1) + "\n"])
+    return comparison.table(record), record["problems"]
+
+
+def scoring_speed(out: Path | None, data: Path | None, **settings: Any) -> Rows:
+    """Measure with `harness.peers.scoring`, keep the record in `out`; the table to print."""
+    import json
+
+    from harness.files import write_atomically
+    from harness.peers import scoring as comparison
+
+    if out is not None and out.exists():
+        raise BadInput(f"out: {out} is there already; name another file")
+    record = comparison.measure(comparison.Settings(**settings), data)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, [json.dumps(record, indent=1) + "\n"])
+    return comparison.table(record)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,188 @@
+"""Verbs around one model: its text, its scores, and how fast it is beside other engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.app import Data, Device, Dtype, MethodSpec, Model, app, print_table
+
+
+@app.command()
+def generate(
+    prompt: Annotated[list[str], typer.Argument(help="Prompts; `\\n` stands for a line feed.")],
+    model: Model = "opt-e2e-mini/full",
+    method: MethodSpec = "full",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens per prompt at most.")] = 64,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Continue prompts under a method; prints the text and the layers each token ran."""
+    from harness.cli import texts
+
+    for result in texts.generate_texts(
+        model, method, [p.replace("\\n", "\n") for p in prompt], max_new_tokens, device, dtype
+    ):
+        typer.echo(result)
+
+
+@app.command()
+def score(
+    prompt: Annotated[str, typer.Argument(help="Prompt; `\\n` stands for a line feed.")],
+    continuation: Annotated[str, typer.Argument(help="Text whose log-likelihood is wanted.")],
+    model: Model = "opt-e2e-mini/full",
+    method: MethodSpec = "full",
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Log-likelihood of a continuation, every token scored as the method would have computed it."""
+    from harness.cli import texts
+
+    typer.echo(
+        texts.score_text(model, method, prompt.replace("\\n", "\n"), continuation.replace("\\n", "\n"), device, dtype)
+    )
+
+
+@app.command()
+def baseline(
+    model: Model = "opt-e2e-mini/full",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, e.g. 1,8,32.")] = "1,8,32",
+    engines: Annotated[
+        str, typer.Option("--engines", help="Engines to compare, this one among them.")
+    ] = "depthbench,transformers,transformers-static,ctranslate2",
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Tokens of every prompt.")] = 32,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens generated per row.")] = 64,
+    repeats: Annotated[int, typer.Option("--repeats", help="Turns of every engine.")] = 7,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads; default: one per physical core.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record, raw seconds included.")] = None,
+) -> None:
+    """Compare the full model's speed here with the engines a user could pick instead: same weights, prompts and threads."""
+    from harness.cli import listing
+
+    table, problems = listing.baseline(
+        out,
+        model=model,
+        batch_sizes=listing.numbers("batch", batch),
+        engines=tuple(engines.split(",")),
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+        dtype=dtype,
+    )
+    print_table(table, left=("engine",))
+    for problem in problems:
+        typer.echo(f"left out: {problem}", err=True)
+
+
+@app.command("lm-eval")
+def lm_eval(
+    tasks: Annotated[
+        str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")
+    ],
+    model: Model = "opt-e2e-mini/full",
+    method: MethodSpec = "full",
+    data: Data = None,
+    with_full: Annotated[
+        bool, typer.Option("--with-full", help="Evaluate the full model too, and give the paired difference per task.")
+    ] = False,
+    limit: Annotated[
+        str | None, typer.Option("--limit", "-L", help="Documents per task; below 1 a share of them.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Examples in the prompt.")
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", "--batch_size", "-b", help="Rows at once, or auto.")
+    ] = "16",
+    max_batch_size: Annotated[
+        int | None, typer.Option("--max-batch-size", "--max_batch_size", min=1, help="What auto starts from.")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", "--apply_chat_template", help="Write prompts as chats.")
+    ] = False,
+    fewshot_as_multiturn: Annotated[
+        bool,
+        typer.Option(
+            "--fewshot-as-multiturn/--no-fewshot-as-multiturn", "--fewshot_as_multiturn", help="Examples as turns."
+        ),
+    ] = True,
+    system_instruction: Annotated[
+        str | None, typer.Option("--system-instruction", "--system_instruction", help="Put before the prompt.")
+    ] = None,
+    include_path: Annotated[
+        str | None, typer.Option("--include-path", "--include_path", help="Folder with more task files.")
+    ] = None,
+    gen_kwargs: Annotated[
+        str | None, typer.Option("--gen-kwargs", "--gen_kwargs", help="Generation settings, e.g. max_gen_toks=64.")
+    ] = None,
+    use_cache: Annotated[
+        str | None, typer.Option("--use-cache", "--use_cache", "-c", help="Keep answers in files that begin so.")
+    ] = None,
+    output_path: Annotated[
+        Path | None, typer.Option("--output-path", "--output_path", "-o", help="Folder or .json file for results.")
+    ] = None,
+    log_samples: Annotated[
+        bool, typer.Option("--log-samples", "--log_samples", "-s", help="Also write every sample, with its depths.")
+    ] = False,
+    predict_only: Annotated[
+        bool, typer.Option("--predict-only", "--predict_only", "-x", help="Compute no metrics.")
+    ] = False,
+    seed: Annotated[
+        str, typer.Option("--seed", help="python,numpy,torch,fewshot; one number for all.")
+    ] = "0,1234,1234,1234",
+    expected_tokens: Annotated[
+        int | None,
+        typer.Option("--expected-tokens", min=1, help="Length schedules plan for; default: the task's median."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Run lm-eval tasks, every request answered as the method computes it; options as in lm-eval."""
+    from harness.cli import lm_eval as lm_eval_command
+
+    settings = {key: value for key, value in locals().items() if key != "lm_eval_command"}
+    for part in lm_eval_command.run(**settings):
+        print_table(part, left=("task", "metric")) if isinstance(part, list) else typer.echo(part)
+
+
+@app.command("scoring-speed")
+def scoring_speed(
+    model: Model = "opt-e2e-mini/skipdecode",
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", help="Methods beside full; may be repeated. Default: SkipDecode 2x, 3x, 5x."),
+    ] = None,
+    tasks: Annotated[str, typer.Option("--tasks", help="lm-eval tasks to compare with its own backend on.")] = "",
+    data: Data = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Documents per task.")] = 200,
+    batch: Annotated[int, typer.Option("--batch", help="Rows scored together.")] = 16,
+    sequences: Annotated[int, typer.Option("--sequences", help="Random sequences for `score`; 0 for none.")] = 1000,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of each sequence.")] = 64,
+    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Of them, tokens of the prompt.")] = 8,
+    decode_batch: Annotated[int, typer.Option("--decode-batch", help="Rows decoded together, step by step.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", help="Turns of every arm.")] = 5,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record, raw seconds included.")] = None,
+) -> None:
+    """Compare scoring: full, methods, step-by-step decoding, and lm-eval's own backend on the same requests."""
+    from harness.cli import listing
+
+    settings = dict(model=model, batch_size=batch, sequences=sequences, tokens=tokens, prompt_tokens=prompt_tokens)
+    settings |= dict(
+        limit=limit, decode_batch=decode_batch, repeats=repeats, threads=threads, device=device, dtype=dtype
+    )
+    settings["tasks"] = tuple(filter(None, tasks.split(",")))
+    if method:
+        settings["methods"] = tuple(method)
+    print_table(listing.scoring_speed(out, data, **settings), left=("what", "arm"))

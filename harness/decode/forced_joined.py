@@ -1,0 +1,98 @@
+"""Prompts and continuations as one causal pass whose columns become fewer where blocks are skipped: one way of `force`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch.nn import functional as F
+
+from harness.decode.forced_memory import ForcedMemory
+from harness.decode.prompt_pass import Forced, Through, at_last, kept, ran
+from harness.models.decoder import Block, Context, Decoder
+from harness.plan import LayerPlan
+
+
+def prefixes(plans: Sequence[LayerPlan], depth: int) -> list[tuple[int, int]] | None:
+    """For each block the leading steps that run its attention and its feed; None unless all steps that run one are leading."""
+    counts = []
+    for layer in range(depth):
+        pair = []
+        for runs in ([p.attention[layer] for p in plans], [p.feed[layer] for p in plans]):
+            count = sum(runs)
+            if not all(runs[:count]):
+                return None
+            pair.append(count)
+        counts.append((pair[0], pair[1]))
+    return counts
+
+
+def run_joined(
+    decoder: Decoder,
+    prompts: torch.Tensor,
+    targets: torch.Tensor,
+    token_counts: tuple[torch.Tensor | None, torch.Tensor | None],
+    plans: Sequence[LayerPlan],
+    counts: Sequence[tuple[int, int]],
+    dropped: torch.Tensor | None,
+    through: Through,
+) -> Forced:
+    """Prompts and continuations as one sequence per row, one causal pass over it.
+
+    A sublayer runs on the prompt and the leading columns of the continuation that run it. What padding computes is never seen: a
+    real query looks back only, and every column before it ran each block that it runs.
+    """
+    device = targets.device
+    n, t = targets.shape
+    width = prompts.shape[1]
+    before, after = (
+        [most] * n if given is None else given.tolist() for most, given in zip((width, t), token_counts, strict=True)
+    )
+    total = max(b + a for b, a in zip(before, after, strict=True))
+    lengths = torch.tensor(before, device=device)
+    level = min(before) == width
+    columns = torch.arange(total, device=device)
+    ids = F.pad(prompts, (0, total - width)) if total >= width else prompts[:, :total]
+    if t:
+        place = columns - lengths.unsqueeze(1)
+        ids = torch.where(place >= 0, targets.gather(1, place.clamp(0, t - 1)), ids)
+    positions = columns.clamp_max(decoder.geometry.max_positions - 1).expand(n, total)
+    memory = ForcedMemory(decoder.depth)
+    contexts: dict[int, tuple[Context, torch.Tensor | None]] = {}
+
+    def scope(count: int) -> tuple[int, Context, torch.Tensor | None]:
+        """Columns to compute where the first `count` steps run, their context, and which of them count (None: all)."""
+        reach = total if count >= t else max(b + min(count, a) for b, a in zip(before, after, strict=True))
+        if count not in contexts:
+            counting = None if level or count >= t else (columns[:reach] < (lengths + count).unsqueeze(1)).unsqueeze(2)
+            contexts[count] = Context(positions[:, :reach], causal=True), counting
+        return reach, *contexts[count]
+
+    def merged(new: torch.Tensor, old: torch.Tensor, counting: torch.Tensor | None) -> torch.Tensor:
+        reach = new.shape[1]
+        if counting is not None:
+            new = torch.where(counting, new, old[:, :reach])
+        return new if reach == total else torch.cat((new, old[:, reach:]), dim=1)
+
+    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
+        attends, feeds = counts[block.index]
+        reach, context, counting = scope(attends)
+        part = entry[:, :reach].contiguous()
+        y = block.attend(part, memory, context)
+        if attends == feeds:
+            return merged(block.feed(y, part), entry, counting)
+        y = merged(y, entry, counting)
+        reach, _, counting = scope(feeds)
+        return merged(block.feed(y[:, :reach].contiguous(), entry[:, :reach]), y, counting)
+
+    x = decoder.embed(ids, positions)
+    for block in decoder.blocks:
+        x = kept(x, through(partial(whole, block=block), x), dropped, block.index)
+    after_prompt = (lengths.unsqueeze(1) + torch.arange(t, device=device)).clamp_max(total - 1)
+    return Forced(
+        x[:, :width],
+        at_last(x, lengths),
+        x.gather(1, after_prompt.unsqueeze(2).expand(-1, -1, x.shape[2])),
+        ran(plans, decoder.depth, n),
+    )

@@ -1,0 +1,72 @@
+"""Keys and values of a teacher-forced pass, differentiable: those of the prompts, and those of continuations joined to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+class ForcedMemory:
+    """Keys and values as a function: nothing is written in place, so gradients flow. One pass of prompts, then continuations."""
+
+    def __init__(self, depth: int) -> None:
+        self._prompt: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * depth
+        self._positions: torch.Tensor | None = None
+
+    def continued(self, owners: torch.Tensor | None) -> ContinuedMemory:
+        """The memory of rows that continue these prompts: row n the prompt row `owners[n]`, or row n if there are no owners.
+
+        Another object, so that a block may be computed again later (gradient checkpointing) on either side.
+        """
+        assert self._positions is not None, "prompts run before their continuations"
+        return ContinuedMemory(tuple(self._prompt), self._positions, owners)
+
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Memory.extend`; the prompt's keys and values are kept."""
+        self._prompt[layer] = keys, values
+        self._positions = positions
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def key_positions(self, layer: int) -> torch.Tensor:
+        """See `Memory.key_positions`; the keys just extended are the ones asked about."""
+        assert self._positions is not None, "nothing is held yet"
+        return self._positions
+
+
+class ContinuedMemory:
+    """Keys and values of continuations: a prompt's are only joined to theirs, so any number of passes may follow one prompt."""
+
+    def __init__(
+        self,
+        prompt: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
+        prompt_positions: torch.Tensor,
+        owners: torch.Tensor | None,
+    ) -> None:
+        self._prompt, self._prompt_positions, self._owners = prompt, prompt_positions, owners
+        self._positions: torch.Tensor | None = None
+
+    def _of_rows(self, part: torch.Tensor) -> torch.Tensor:
+        if self._owners is None:
+            return part
+        if part.shape[0] == 1:
+            return part.expand(len(self._owners), *part.shape[1:])
+        return part.index_select(0, self._owners)
+
+    def extend(
+        self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Memory.extend`."""
+        prompt = self._prompt[layer]
+        assert prompt is not None, "prompts run before their continuations"
+        keys = torch.cat((self._of_rows(prompt[0]), keys), dim=1)
+        values = torch.cat((self._of_rows(prompt[1]), values), dim=1)
+        self._positions = torch.cat((self._of_rows(self._prompt_positions), positions), dim=1)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def key_positions(self, layer: int) -> torch.Tensor:
+        """See `Memory.key_positions`; the keys just extended are the ones asked about."""
+        assert self._positions is not None, "nothing is held yet"
+        return self._positions

@@ -1,0 +1,98 @@
+"""What is measured of one arm alone in its process: memory and energy."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import methods
+from harness.decode.engine import generate
+from harness.machine import nvml
+from harness.measure import conditions as evidence
+from harness.measure.probes import energy, memory
+from harness.measure.setup import (
+    Arm,
+    Expected,
+    Prepared,
+    begin,
+    load,
+    speed_batch,
+    timed_examples,
+    timed_expected,
+)
+from harness.method import Method
+from harness.models.decoder import Decoder
+from harness.models.kernels import linear
+from harness.suites.suite import Suite
+from harness.tasks.prompts import Batch
+
+
+def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> dict[str, Any]:
+    """Peak memory of one arm alone in this process: a fixed-length generation after one that warmed everything up."""
+    expected = begin(suite, prepared)
+    decoder = load(suite, arm["checkpoint"])
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
+    # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
+    conditions = _conditions(suite, decoder, batch, batch_size, expected)
+    method = methods.create(arm["spec"])
+    loaded = memory.resident_bytes()
+    _fixed_length(suite, decoder, method, batch, expected)
+    # What was needed once only (buffers of the libraries, chosen kernels) is no part of the steady state.
+    gc.collect()
+    memory.reset_peaks(decoder.device)
+    _fixed_length(suite, decoder, method, batch, expected)
+    return {
+        "conditions": conditions,
+        "batch_size": batch_size,
+        "baseline_rss_bytes": loaded,
+        "weights_bytes": decoder.weight_bytes,
+        **memory.read_peaks(decoder.device),
+    }
+
+
+def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> dict[str, Any]:
+    """Energy of one arm alone in this process: fixed-length generations over a window of seconds; see `probes.energy`."""
+    expected = begin(suite, prepared)
+    decoder = load(suite, arm["checkpoint"])
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
+    conditions = _conditions(suite, decoder, batch, batch_size, expected)
+    method = methods.create(arm["spec"])
+    _fixed_length(suite, decoder, method, batch, expected)
+    gpu = nvml.gpu(decoder.device)
+    found = energy.measure(
+        lambda: _fixed_length(suite, decoder, method, batch, expected),
+        energy.counters(decoder.device),
+        decoder.device,
+        suite.energy_window_s,
+        power_w=None if gpu is None else gpu.power_w,
+    )
+    return {"conditions": conditions, "batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
+
+
+def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected) -> dict[str, Any]:
+    """What an arm that is measured alone may not change."""
+    return {
+        **evidence.conditions(suite, decoder),
+        "batch_size": batch_size,
+        "new_tokens": suite.new_tokens,
+        "prompts_hash": batch.hash,
+        "kernels": linear.digest(),
+        "end_of_sequence": "ignored",
+        "expected_tokens": timed_expected(suite, expected),
+    }
+
+
+def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, expected: Expected) -> int:
+    """One generation as it is timed; returns the tokens it yielded, the ones from prefill included."""
+    out = generate(
+        decoder,
+        method,
+        batch.ids,
+        batch.mask,
+        max_new_tokens=suite.new_tokens,
+        stop_at_eos=False,
+        expected_tokens=timed_expected(suite, expected),
+        compact_exits=suite.compact_exits,
+    )
+    return out.tokens.numel()

@@ -1,0 +1,129 @@
+"""What is checked and chosen once, before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import methods
+from harness.decode.engine import generate
+from harness.errors import BadInput
+from harness.measure import conditions as evidence
+from harness.measure.probes import energy
+from harness.measure.setup import (
+    Arm,
+    lm_eval_cells,
+    load,
+    set_threads,
+    speed_batch,
+    task_examples,
+    timed_examples,
+    timed_expected,
+)
+from harness.method import Method
+from harness.models.decoder import Decoder
+from harness.models.kernels import linear
+from harness.suites.suite import BASELINE, Suite
+from harness.tasks.prompts import expected_tokens
+
+
+def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, Any]:
+    """Check every arm, task and length before anything is measured.
+
+    Returns:
+        `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
+        `kernels`: the layout of the weights chosen for each shape and number of rows; `energy_counters`: names of those that
+        can be read here.
+
+    Raises:
+        BadInput: something does not fit; the message names it.
+    """
+    set_threads(suite)
+    decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
+    expected: dict[str, int | dict[str, int]] = {}
+    first = next(iter(decoders.values()))
+    for index, entry in enumerate(suite.tasks):
+        given = entry.expected_tokens or suite.expected_tokens
+        if entry.is_lm_eval:
+            planned = lm_eval_cells().check(entry, first, data)
+            expected[entry.name] = given or planned
+            if index:  # contexts that do not fit are cut and counted, and only the first task is timed
+                continue
+        task, examples, _ = task_examples(suite, index, first, data)
+        if not entry.is_lm_eval:
+            task.chosen_metrics(entry.metrics)
+            expected[entry.name] = given or expected_tokens(task, first.tokenizer)
+        longest = max(map(len, first.tokenizer([e.prompt for e in examples]).input_ids))
+        room = first.geometry.max_positions
+        for key, new in (
+            ("new_tokens", suite.new_tokens),
+            ("max_new_tokens", suite.max_new_tokens or task.max_new_tokens),
+        ):
+            if entry.is_lm_eval and key == "max_new_tokens":
+                continue
+            width = suite.prompt_tokens or longest if key == "new_tokens" else longest
+            if width + new - 1 > room:
+                raise BadInput(
+                    f"{key}: {new} after prompts of up to {width} tokens (task {entry.name}) needs {width + new - 1} positions, "
+                    f"{first.name} has {room}; give at most {max(room - width + 1, 0)}"
+                )
+    needed = (suite.prompt_tokens or 0) + suite.new_tokens - 1
+    if not suite.tasks and needed > first.geometry.max_positions:
+        raise BadInput(
+            f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
+            f"{first.name} has {first.geometry.max_positions}"
+        )
+    digests = {name: evidence.weights_digest(decoder) for name, decoder in decoders.items()}
+    for name in decoders:
+        for index in range(1, len(suite.tasks)) if "{task}" in name else ():
+            _check_alike(name, load(suite, name, index), first)
+    described = []
+    for arm in arms:
+        decoder = decoders[arm["checkpoint"]]
+        _check_alike(arm["label"], decoder, first)
+        method = methods.create(arm["spec"]).resolve(decoder.depth, decoder.extras)
+        settings = method.settings(decoder.depth, timed_expected(suite, expected))
+        described.append(
+            {
+                **arm,
+                "params": settings,
+                "family": method.family,
+                "exact": method.exact,
+                "title": method.title,
+                "paper": method.paper,
+                "skipped_kv": method.skipped_kv,
+                "trained": _trained(method, decoder),
+                "weights": digests[arm["checkpoint"]],
+            }
+        )
+    _choose_kernels(suite, first, data)
+    meters = [meter.name for meter in energy.counters(first.device)]
+    return {"arms": described, "expected_tokens": expected, "kernels": linear.table(), "energy_counters": meters}
+
+
+def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
+    """BadInput unless both have the same sizes and the same tokenizer."""
+    if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
+        raise BadInput(
+            f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "
+            "one suite compares weights of one shape"
+        )
+
+
+def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
+    """Run two tokens at every batch size, so that the layouts of the weights are chosen once for all processes of the run."""
+    full = methods.create(BASELINE)
+    examples = timed_examples(suite, decoder, data)
+    for size in (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes:
+        batch = speed_batch(suite, decoder, examples, size, 0)
+        generate(decoder, full, batch.ids, batch.mask, max_new_tokens=2, stop_at_eos=False)
+
+
+def _trained(method: Method, decoder: Decoder) -> str:
+    """How the weights relate to the method: a schedule on weights that never saw it is another experiment."""
+    if not method.needs_training:
+        return "not needed"
+    if str(decoder.card.get("trained_for", "")).partition("(")[0] == method.name:
+        return "trained"
+    return "schedule only" if method.family == "schedule" else "untrained"

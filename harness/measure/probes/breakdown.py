@@ -1,0 +1,160 @@
+"""Where the time of a decode step goes, for any method: an instrumented generation, apart from those that are timed.
+
+The engine knows no clocks. Here it is given a decoder, a method and a sampling whose functions are wrapped: copies of the real
+objects whose calls run the real code between two readings of a clock, the device synchronised before each. Only the
+outermost wrapped call counts, so the vocabulary projection inside an exit test belongs to the test. The synchronisation costs
+time of its own, and where steps are replayed as graphs they are called part by part here: parts are read beside each other,
+and speed is never read from here.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from harness.decode.engine import Decoding, Output
+from harness.decode.sampling import GREEDY, Sampling
+from harness.measure.probes.latency import Clock, synchronise
+from harness.method import Method
+from harness.models.decoder import Block, Decoder
+
+PARTS = ("embed", "attention", "feed", "head", "exit_tests", "kv_fill", "sampling", "host")
+"""`attention` and `feed` are the blocks; `exit_tests` all that a method decides while a step runs, what it projects for that
+included; `kv_fill` K and V that a block writes without running; `host` the rest: bookkeeping, choosing rows, waiting."""
+
+T = TypeVar("T")
+
+# What a method is asked before a step runs: a plan costs no more than reading a table and belongs to the host.
+_PLANNING = {"plan", "layers", "draft_plan", "tests"}
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Times of one instrumented generation.
+
+    Attributes:
+        step_s: each decode step.
+        step_tokens: tokens each step yielded over the batch.
+        parts_s: seconds of every part of PARTS, by step; they add up to `step_s`.
+    """
+
+    step_s: list[float]
+    step_tokens: list[int]
+    parts_s: dict[str, list[float]]
+
+
+def measure(
+    make: Callable[[Decoder, Method, Sampling], Decoding],
+    decoder: Decoder,
+    method: Method,
+    sampling: Sampling = GREEDY,
+    clock: Clock = time.perf_counter,
+) -> tuple[Breakdown, Output]:
+    """Run one instrumented generation.
+
+    Args:
+        make: makes the generation from the decoder, method and sampling it is given, which are the wrapped ones.
+        decoder: the model.
+        method: from `methods.create`.
+        sampling: how tokens are chosen.
+        clock: seconds, rising.
+    """
+    watch = _Stopwatch(clock, synchronise(decoder.device))
+    decoding = make(
+        _decoder(watch, decoder), _method(watch, method), _shadowed(sampling, pick=watch.of("sampling", sampling.pick))
+    )
+    decoding.prefill()
+    step_s: list[float] = []
+    step_tokens: list[int] = []
+    parts: dict[str, list[float]] = {part: [] for part in PARTS}
+    watch.wait()
+    while not decoding.done:
+        watch.seconds = dict.fromkeys(PARTS, 0.0)
+        began = clock()
+        step_tokens.append(decoding.step())
+        watch.wait()
+        took = clock() - began
+        watch.seconds["host"] = max(took - sum(watch.seconds.values()), 0.0)
+        step_s.append(took)
+        for part, seconds in watch.seconds.items():
+            parts[part].append(seconds)
+    return Breakdown(step_s, step_tokens, parts), decoding.output()
+
+
+class _Stopwatch:
+    """Seconds spent in wrapped functions, by part."""
+
+    def __init__(self, clock: Clock, wait: Callable[[], None]) -> None:
+        self.clock, self.wait = clock, wait
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._inside = False
+
+    def add(self, part: str, seconds: float) -> None:
+        """Count seconds that whoever ran a part measured itself."""
+        if not self._inside:
+            self.seconds[part] += seconds
+
+    def of(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its time added to `part` unless it is called inside another wrapped one."""
+
+        @functools.wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            if self._inside:
+                return function(*arguments, **named)
+            self.wait()
+            self._inside = True
+            began = self.clock()
+            try:
+                result = function(*arguments, **named)
+                self.wait()
+                return result
+            finally:
+                self.seconds[part] += self.clock() - began
+                self._inside = False
+
+        return timed
+
+
+def _shadowed(thing: T, **functions: Callable[..., Any]) -> T:
+    """A shallow copy of an object, frozen or not, some of whose methods are replaced."""
+    copied = copy.copy(thing)
+    for name, function in functions.items():
+        object.__setattr__(copied, name, function)
+    return copied
+
+
+def _decoder(watch: _Stopwatch, decoder: Decoder) -> Decoder:
+    copied = _shadowed(decoder, embed=watch.of("embed", decoder.embed), head=watch.of("head", decoder.head))
+    copied.blocks = [_block(watch, block) for block in decoder.blocks]
+    return copied
+
+
+def _block(watch: _Stopwatch, block: Block) -> Block:
+    return _shadowed(
+        block,
+        attend=watch.of("attention", block.attend),
+        feed=watch.of("feed", block.feed),
+        fill=watch.of("kv_fill", block.fill),
+        watch=watch.add,  # where several blocks run in one call
+    )
+
+
+def _method(watch: _Stopwatch, method: Method) -> Method:
+    """The method with everything timed that is asked of it while a step runs, whatever its family calls that."""
+    asked = [
+        name
+        for name in dir(type(method))
+        if not (name.startswith("_") or hasattr(Method, name) or name in _PLANNING)
+        and callable(getattr(type(method), name))
+        and not isinstance(getattr(type(method), name), type)
+    ]
+    functions = {name: watch.of("exit_tests", getattr(method, name)) for name in asked}
+
+    def resolve(*arguments: Any) -> Method:
+        return _method(watch, method.resolve(*arguments))
+
+    return _shadowed(method, **functions, resolve=resolve)

@@ -1,0 +1,157 @@
+"""Energy of generating: counters read around windows of seconds, the idle machine measured apart.
+
+Counters: NVML's total energy of a CUDA device, and the processor packages' RAPL counters where the system lets one read
+them (often root alone may). They move every 1 to 100 ms and on some devices sample a part of the time only, so a window is
+seconds long and holds whole generations, prefill included, the device synchronised at both ends. Everything the device
+or package does is counted: nothing else may run on it. What cannot be read is None, and a counter that did not move over a
+window, or ran backwards without a known range, is no measurement.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.machine import nvml
+from harness.measure.probes.latency import Clock, synchronise
+
+RAPL = Path("/sys/class/powercap")
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A counter of energy that only rises.
+
+    Attributes:
+        name: `gpu`, or the RAPL domain, e.g. `package-0`.
+        scope: `gpu` or `cpu`; counters of one scope are added up.
+        read: the count; None where it cannot be read.
+        unit_j: joules of one count.
+        range: count at which it starts again from 0; None: it does not.
+    """
+
+    name: str
+    scope: str
+    read: Callable[[], int | None]
+    unit_j: float
+    range: int | None = None
+
+    def joules(self, before: int | None, after: int | None) -> float | None:
+        """Energy between two readings; None unless it is positive."""
+        if before is None or after is None:
+            return None
+        moved = after - before
+        if moved < 0 and self.range is not None:
+            moved += self.range
+        return moved * self.unit_j if moved > 0 else None
+
+
+def counters(device: torch.device, folder: Path = RAPL, library: Any = None, uuid: str | None = None) -> list[Counter]:
+    """The counters that can be read here: the device's own, and those of the processor packages."""
+    found = []
+    gpu = nvml.gpu(device, library, uuid)
+    if gpu is not None and gpu.energy_mj() is not None:
+        found.append(Counter("gpu", "gpu", gpu.energy_mj, 1e-3))
+    for domain in sorted(folder.glob("intel-rapl:*")):
+        name = _text(domain / "name")
+        # Subdomains (cores, memory controller) are parts of a package or lie beside it; packages are what adds up.
+        if name and name.startswith("package") and _number(domain / "energy_uj") is not None:
+            read = partial(_number, domain / "energy_uj")
+            found.append(Counter(name, "cpu", read, 1e-6, _number(domain / "max_energy_range_uj")))
+    return found
+
+
+def measure(
+    run: Callable[[], int],
+    meters: Sequence[Counter],
+    device: torch.device,
+    window_s: float,
+    *,
+    power_w: Callable[[], float | None] | None = None,
+    clock: Clock = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, Any]:
+    """Measure the idle machine for one window, then generations repeated over another.
+
+    Args:
+        run: one generation; returns the tokens it yielded, the ones from prefill included.
+        meters: from `counters`.
+        device: that generates.
+        window_s: seconds of each window at least; the second one ends with the generation that passes it.
+        power_w: a second reading of the power, taken after every generation.
+        clock: seconds, rising.
+        sleep: waits so many seconds.
+
+    Returns:
+        `window_s`, `idle_window_s`, `generations`, `tokens`; `counters`: for each its joules in both windows;
+        `energy_j_per_token` of the scope that generates, `energy_above_idle_j_per_token`, `cpu_energy_j_per_token`,
+        `idle_w`, `mean_power_w` by the counter and `sampled_power_w` by the second reading.
+    """
+    wait = synchronise(device)
+    wait()
+    began, before = clock(), [meter.read() for meter in meters]
+    sleep(window_s)
+    idle_after, idle_s = [meter.read() for meter in meters], clock() - began
+    generations = tokens = 0
+    sampled: list[float] = []
+    wait()
+    began, start = clock(), [meter.read() for meter in meters]
+    while clock() - began < window_s:
+        tokens += run()
+        generations += 1
+        if power_w is not None and (watts := power_w()) is not None:
+            sampled.append(watts)
+    wait()
+    end, active_s = [meter.read() for meter in meters], clock() - began
+    readings = [
+        {
+            "name": meter.name,
+            "scope": meter.scope,
+            "idle_j": meter.joules(before[i], idle_after[i]),
+            "active_j": meter.joules(start[i], end[i]),
+        }
+        for i, meter in enumerate(meters)
+    ]
+    own = "gpu" if device.type == "cuda" else "cpu"
+    active, idle = _total(readings, own, "active_j"), _total(readings, own, "idle_j")
+    processor = _total(readings, "cpu", "active_j")
+    idle_w = None if idle is None else idle / idle_s
+    return {
+        "window_s": active_s,
+        "idle_window_s": idle_s,
+        "generations": generations,
+        "tokens": tokens,
+        "counters": readings,
+        "energy_j_per_token": None if active is None else active / tokens,
+        "energy_above_idle_j_per_token": None
+        if active is None or idle_w is None
+        else (active - idle_w * active_s) / tokens,
+        "cpu_energy_j_per_token": None if processor is None else processor / tokens,
+        "idle_w": idle_w,
+        "mean_power_w": None if active is None else active / active_s,
+        "sampled_power_w": sum(sampled) / len(sampled) if sampled else None,
+    }
+
+
+def _total(readings: Sequence[dict[str, Any]], scope: str, key: str) -> float | None:
+    """Sum over the counters of a scope; None if there is none, or one of them did not tell."""
+    values = [reading[key] for reading in readings if reading["scope"] == scope]
+    return sum(values) if values and all(value is not None for value in values) else None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _text(path)
+    return int(text) if text and text.isdigit() else None

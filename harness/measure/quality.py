@@ -1,0 +1,156 @@
+"""Outputs and scores of one arm on one task."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import methods
+from harness.decode.engine import generate
+from harness.measure import conditions as evidence
+from harness.measure.probes import latency, layers
+from harness.measure.setup import (
+    Arm,
+    Prepared,
+    begin,
+    lm_eval_cells,
+    load,
+    task_examples,
+    to_device,
+)
+from harness.models.decoder import Decoder
+from harness.models.kernels import linear
+from harness.suites.suite import Suite
+from harness.tasks.metrics import agreement_statistics
+from harness.tasks.prompts import pad_left
+
+
+def quality(
+    suite: Suite,
+    arm: Arm,
+    task_index: int,
+    prepared: Prepared,
+    data: Path | None,
+    reference: Mapping[str, Sequence[int]] | None,
+    lossless: Mapping[str, Sequence[int]] | None = None,
+    decoder: Decoder | None = None,
+) -> dict[str, Any]:
+    """Outputs and scores of one arm on one task, each row to its natural end.
+
+    Args:
+        suite: the run's settings.
+        arm: what is scored.
+        task_index: place in `suite.tasks`.
+        prepared: what `prepare` found.
+        data: local data folder.
+        reference: the baseline arm's tokens by example id, for the agreement; None for the baseline itself.
+        lossless: for an exact arm, the tokens that the full model gave on the same checkpoint, by example id.
+        decoder: the arm's checkpoint where it is loaded already.
+    """
+    expected = begin(suite, prepared)
+    decoder = decoder or load(suite, arm["checkpoint"], task_index)
+    choices = linear.digest()  # before the arm runs, as in peak_memory
+    entry = suite.tasks[task_index]
+    planned = expected[entry.name]
+    if entry.is_lm_eval:
+        conditions = {**evidence.conditions(suite, decoder), "task": entry.name, "kernels": choices}
+        conditions["batch_size"] = suite.quality_batch_size
+        return lm_eval_cells().cell(  # type: ignore[no-any-return]
+            entry, decoder, arm["spec"], suite.quality_batch_size, planned, data, reference, lossless, conditions
+        )
+    assert isinstance(planned, int)
+    task, examples, shortened = task_examples(suite, task_index, decoder, data)
+    limit = suite.max_new_tokens or task.max_new_tokens
+    prompts = decoder.tokenizer([e.prompt for e in examples]).input_ids
+    order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
+    method = methods.create(arm["spec"])
+    rows: dict[int, dict[str, Any]] = {}
+    traces = []
+    batches: list[dict[str, Any]] = []
+    wait = latency.synchronise(decoder.device)
+    for start in range(0, len(order), suite.quality_batch_size):
+        chosen = order[start : start + suite.quality_batch_size]
+        batch = to_device(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
+        if not batches:  # the first request of a process pays for what is made once
+            generate(decoder, method, batch.ids, batch.mask, max_new_tokens=2, expected_tokens=planned)
+        wait()
+        began = time.perf_counter()
+        out = generate(
+            decoder,
+            method,
+            batch.ids,
+            batch.mask,
+            max_new_tokens=limit,
+            expected_tokens=planned,
+            compact_exits=suite.compact_exits,
+        )
+        wait()
+        seconds = time.perf_counter() - began
+        tokens, lengths = out.tokens.tolist(), out.lengths.tolist()
+        batches.append({"rows": len(chosen), "seconds": seconds, "tokens": sum(lengths)})
+        traces.append((out.trace, out.lengths))
+        ran = out.trace.layers.sum(2)
+        for row, index in enumerate(chosen):
+            ids = tokens[row][: lengths[row]]
+            decoded = ran[row, 1 : lengths[row]]
+            rows[index] = {
+                "id": examples[index].id,
+                "tokens": lengths[row],
+                "ended": ids[-1] in decoder.eos_token_ids,
+                "layers_per_token": float(decoded.double().mean()) if len(decoded) else None,
+                "token_ids": ids,
+            }
+    texts = [
+        decoder.tokenizer.decode(rows[i]["token_ids"], skip_special_tokens=True).strip() for i in range(len(examples))
+    ]
+    wanted = task.chosen_metrics(entry.metrics)
+    skipped = {m.name: reason for m in wanted if (reason := m.unavailable()) is not None}
+    metrics = [m for m in wanted if m.name not in skipped]
+    scored = {m.name: m.examples(texts, examples) for m in metrics}
+    for index, example in enumerate(examples):
+        found = rows[index]
+        other = found["token_ids"] if reference is None else reference[example.id]
+        found.update(prompt=example.prompt, output=texts[index], references=list(example.references))
+        found["stats"] = {name: values[index] for name, values in scored.items()}
+        found["stats"]["agreement"] = agreement_statistics(found["token_ids"], list(other))
+    counted = layers.count(traces)
+    parted = {}
+    if lossless is not None:
+        names = [example.id for example in examples]
+        ours = {name: rows[i]["token_ids"] for i, name in enumerate(names)}
+        found = evidence.scored_divergences(decoder, dict(zip(names, prompts, strict=True)), lossless, ours)
+        parted = {"divergences": found}
+    return {
+        **parted,
+        "task": entry.name,
+        "split": entry.split,
+        "checkpoint": decoder.name,
+        "batch_size": suite.quality_batch_size,
+        "max_new_tokens": limit,
+        "examples": [rows[i] for i in range(len(examples))],
+        "metrics": [m.name for m in metrics],
+        "metric_signatures": {m.name: m.signature() for m in metrics},
+        "metrics_skipped": skipped,
+        "prompts_shortened": shortened,
+        "layers_per_token": counted.per_token,
+        "layers_by_position": counted.by_position,
+        "depth": decoder.depth,
+        "tokens": sum(row["tokens"] for row in rows.values()),
+        "unfinished": sum(not row["ended"] for row in rows.values()),
+        "batches": batches,
+        "seconds": sum(each["seconds"] for each in batches),
+        "conditions": {
+            **evidence.conditions(suite, decoder),
+            "task": entry.name,
+            "split": entry.split,
+            "examples": len(examples),
+            "batch_size": suite.quality_batch_size,
+            "max_new_tokens": limit,
+            "expected_tokens": planned,
+            "end_of_sequence": "natural",
+            "kernels": choices,
+            "prompts_hash": evidence.token_hash(prompts),
+        },
+    }

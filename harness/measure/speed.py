@@ -1,0 +1,277 @@
+"""Timing in one worker process: all arms at one batch size, interleaved on the same prompts."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import methods
+from harness.decode.engine import Decoding, Output
+from harness.decode.forced import score
+from harness.decode.sampling import GREEDY, Sampling
+from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
+from harness.measure import conditions as evidence
+from harness.measure.probes import breakdown, flops, latency, layers
+from harness.measure.running import say_arm
+from harness.measure.setup import Arm, Prepared, begin, load, speed_batch, timed_examples, timed_expected
+from harness.method import Method
+from harness.models.decoder import Decoder
+from harness.models.kernels import linear
+from harness.suites.suite import BASELINE, Suite
+from harness.tasks.prompts import Batch
+
+
+def speed(
+    suite: Suite, arms: Sequence[Arm], batch_size: int, process: int, prepared: Prepared, data: Path | None
+) -> dict[str, dict[str, Any]]:
+    """All arms at one batch size, interleaved on the same prompts; fixed length, the end token ignored.
+
+    Returns a payload for every arm's label: `status`, and the fields of a speed cell with this process's runs.
+    """
+    expected = begin(suite, prepared)
+    decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
+    base = decoders[arms[0]["checkpoint"]]
+    examples = timed_examples(suite, base, data)
+    tokens = timed_expected(suite, expected)
+    batches = [speed_batch(suite, base, examples, batch_size, s) for s in range(suite.prompt_sets)]
+    conditions = {
+        **evidence.conditions(suite, base),
+        "batch_size": batch_size,
+        "new_tokens": suite.new_tokens,
+        "prompts_hash": hashlib.sha256("".join(b.hash for b in batches).encode()).hexdigest()[:16],
+        "kernels": linear.digest(),
+        "end_of_sequence": "ignored",
+        "expected_tokens": tokens,
+    }
+    bench = _Bench(suite, decoders, batches, tokens)
+    bench.timed_ids = [evidence.timed_ids(suite, examples, batch_size, s) for s in range(suite.prompt_sets)]
+    states = {arm["label"]: bench.start(arm) for arm in arms}
+    alive = [arm for arm in arms if states[arm["label"]]["status"] == "ok"]
+    base_arm = next((arm for arm in alive if arm["method"] == BASELINE), arms[0])
+    gc.collect()
+    gc.disable()
+    try:
+        for repeat in range(suite.repeats):
+            order = alive if repeat % 2 == 0 else alive[::-1]
+            number = repeat % len(batches)
+            for place, arm in enumerate(order):
+                if states[arm["label"]]["status"] == "ok":  # one that failed in an earlier repeat stays out
+                    bench.repeat(arm, states[arm["label"]], process, repeat, place, number)
+            bench.instrument(base_arm, states[base_arm["label"]], process, number)
+            gc.collect()
+        # The other arms' instrumented pass comes after everything that is timed.
+        for arm in alive:
+            if arm is not base_arm:
+                bench.instrument(arm, states[arm["label"]], process, 0)
+    finally:
+        gc.enable()
+    alive = [arm for arm in alive if states[arm["label"]]["status"] == "ok"]
+    full = next((states[a["label"]] for a in alive if a["method"] == BASELINE), None)
+    for arm in arms:
+        state = states[arm["label"]]
+        state.update(conditions=conditions, batch_size=batch_size, new_tokens=suite.new_tokens)
+        state.update(prompt_tokens=max(b.ids.shape[1] for b in batches), prompts_hash=conditions["prompts_hash"])
+        if state["status"] == "ok":
+            state.update(_ideal(full, state))
+    _compare_exact(arms, states)
+    return {label: {k: v for k, v in state.items() if k != "tokens"} for label, state in states.items()}
+
+
+class _Bench:
+    """The arms of one speed process on their decoders and prompts."""
+
+    def __init__(self, suite: Suite, decoders: Mapping[str, Decoder], batches: Sequence[Batch], expected: int) -> None:
+        self.suite, self.decoders, self.batches, self.expected = suite, decoders, batches, expected
+        self.timed_ids: list[list[str] | None] = [None] * len(batches)
+
+    def _decoding(
+        self, number: int, decoder: Decoder, method: Method, sampling: Sampling = GREEDY, static: bool | None = None
+    ) -> Decoding:
+        """A generation of one prompt set at fixed length."""
+        batch = self.batches[number]
+        return Decoding(
+            decoder,
+            method,
+            batch.ids,
+            batch.mask,
+            max_new_tokens=self.suite.new_tokens,
+            stop_at_eos=False,
+            expected_tokens=self.expected,
+            sampling=sampling,
+            compact_exits=self.suite.compact_exits,
+            static=static,
+        )
+
+    def _make(self, arm: Arm, number: int) -> Decoding:
+        return self._decoding(number, self.decoders[arm["checkpoint"]], methods.create(arm["spec"]))
+
+    def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
+        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        return latency.measure(lambda: self._decoding(number, decoder, method), decoder.device)
+
+    def instrument(self, arm: Arm, state: dict[str, Any], process: int, number: int) -> None:
+        """One generation with a clock around every part; its times are kept apart from the timed ones."""
+        if state["status"] != "ok":
+            return
+        say_arm(arm["label"])
+        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        try:
+            found, output = breakdown.measure(partial(self._decoding, number, static=False), decoder, method)
+        except (RuntimeError, BadInput) as error:
+            state.update(_failed(error))
+            return
+        if not torch.equal(output.tokens, state["tokens"][number]):
+            state["repeatable"] = False
+        state["breakdown"].append(
+            {
+                "process": process,
+                "prompt_set": number,
+                "step_s": [round(s, 9) for s in found.step_s],
+                "step_tokens": found.step_tokens,
+                "parts_s": {part: [round(s, 9) for s in seconds] for part, seconds in found.parts_s.items()},
+            }
+        )
+
+    def start(self, arm: Arm) -> dict[str, Any]:
+        """Warm up on every prompt set with the real shapes, and count what the trace says."""
+        decoder = self.decoders[arm["checkpoint"]]
+        say_arm(arm["label"])
+        try:
+            for _ in range(self.suite.warmup):
+                outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
+            seen = [evidence.observe(self._make(arm, number)) for number in range(len(self.batches))]
+        except (RuntimeError, BadInput) as error:
+            return {**_failed(error), "runs": []}
+        counted = layers.count([(o.trace, o.lengths) for o in outputs])
+        size = decoder.dtype.itemsize
+        sums = [flops.count(o.trace, decoder.geometry, size) for o in outputs]
+        tokens = sum(s.tokens for s in sums)
+        return {
+            "status": "ok",
+            "error": None,
+            "depth": decoder.depth,
+            "runs": [],
+            "breakdown": [],
+            "layers_by_position": counted.by_position,
+            "layers_per_token": counted.per_token,
+            "computed_layers_per_token": counted.computed_per_token,
+            "serial_layers_per_token": counted.serial_per_token,
+            "serial_attention_per_token": counted.serial_attention_per_token,
+            "serial_feed_per_token": counted.serial_feed_per_token,
+            "heads_per_token": counted.heads_per_token,
+            "flops_per_token": sum(s.decode for s in sums) / tokens,
+            "exit_test_flops_per_token": sum(s.exit_tests for s in sums) / tokens,
+            "fill_flops_per_token": sum(s.fill for s in sums) / tokens,
+            "head_flops_per_token": sum(s.head for s in sums) / tokens,
+            "prefill_flops": sums[0].prefill,
+            "weight_bytes_per_token": sum(s.weight_bytes for s in sums) / tokens,
+            "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
+            "kv_written_bytes": max(o.kv_written_bytes for o in outputs),
+            "tokens_hash": hashlib.sha256(b"".join(o.tokens.cpu().numpy().tobytes() for o in outputs)).hexdigest()[:16],
+            "finite": self._finite(arm, outputs[0]) and all(finite for _, finite in seen),
+            "repeatable": all(o.tokens.tolist() == w["tokens"] for o, (w, _) in zip(outputs, seen, strict=True)),
+            "outputs": [{"examples": ids, **what} for ids, (what, _) in zip(self.timed_ids, seen, strict=True)],
+            "device_uuid": evidence.device_uuid(decoder.device),
+            "prompts_seen": [],
+            "tokens": [output.tokens for output in outputs],
+        }
+
+    def _finite(self, arm: Arm, output: Output) -> bool:
+        """Whether the parallel pass over the first row's prompt and tokens gives finite logits throughout."""
+        batch = self.batches[0]
+        prompt = batch.ids[0] if batch.mask is None else batch.ids[0][batch.mask[0].bool()]
+        ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)
+        decoder = self.decoders[arm["checkpoint"]]
+        logits = score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
+        return bool(logits.isfinite().all())
+
+    def repeat(self, arm: Arm, state: dict[str, Any], process: int, repeat: int, place: int, number: int) -> None:
+        """One timed generation of one arm."""
+        say_arm(arm["label"])
+        try:
+            timing, output = self._measure(arm, number)
+        except (RuntimeError, BadInput) as error:
+            state.update(_failed(error))
+            return
+        if not torch.equal(output.tokens, state["tokens"][number]):
+            state["repeatable"] = False
+        if len(state["prompts_seen"]) == number:  # after the arm ran: a method that writes into its prompts would show
+            state["prompts_seen"].append(self.batches[number].hash)
+        state["runs"].append(
+            {
+                "process": process,
+                "repeat": repeat,
+                "order": place,
+                "prompt_set": number,
+                "ttft_s": timing.ttft_s,
+                "step_s": timing.step_s,
+                "step_tokens": timing.step_tokens,
+            }
+        )
+
+
+def _failed(error: Exception) -> dict[str, Any]:
+    """The fields of an arm that raised; what it held on the device is given back for the arms that follow."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    reason = BAD_INPUT if isinstance(error, BadInput) else reason_of(error)
+    return {"status": "failed", "error": one_line(error), "failure": {"reason": reason, "log_tail": []}}
+
+
+def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The time per token if skipping were free: the full model's own parts, with sublayers in proportion to those a row ran.
+
+    A method that drafts pays embedding, head and the rest of a step once per pass; running its blocks over the several columns
+    of a verification is taken to cost what one column costs.
+    """
+    heads = state["heads_per_token"]
+    if full is None or heads is None or not full["breakdown"]:
+        return {"step_parts_s": None, "ideal_step_s": None, "ideal_full_step_s": None}
+    depth = full["depth"]
+    step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
+    # The instrumented pass has clocks in it, and the machine may run at another pace by then: its parts are taken as shares.
+    pace = step / statistics.median(seconds for each in full["breakdown"] for seconds in each["step_s"])
+    parts = {
+        part: pace * statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
+        for part in ("embed", "attention", "feed", "head", "sampling")
+    }
+    # What the host does between sublayers goes with them: a skipped block needs no call either.
+    rest = parts["sampling"]
+    around = parts["embed"] + parts["head"] + rest
+    blocks_alone = parts["attention"] + parts["feed"]
+    share = max(step - around, 0.0) / blocks_alone if blocks_alone else 0.0
+    attention, feed = share * parts["attention"] / depth, share * parts["feed"] / depth
+    blocks = state["serial_attention_per_token"] * attention + state["serial_feed_per_token"] * feed
+    return {
+        "step_parts_s": {
+            "block": attention + feed,
+            "attention": attention,
+            "feed": feed,
+            "head": parts["head"],
+            "embed": parts["embed"],
+            "rest": rest,
+        },
+        "ideal_step_s": heads * around + blocks,
+        "ideal_full_step_s": around + depth * (attention + feed),
+    }
+
+
+def _compare_exact(arms: Sequence[Arm], states: Mapping[str, dict[str, Any]]) -> None:
+    """For exact methods: tokens that differ from the full model's on the same checkpoint."""
+    full = {
+        a["checkpoint"]: states[a["label"]] for a in arms if a["method"] == BASELINE and "tokens" in states[a["label"]]
+    }
+    for arm in arms:
+        state = states[arm["label"]]
+        if arm["exact"] and "tokens" in state and arm["checkpoint"] in full:
+            theirs, ours = full[arm["checkpoint"]], state
+            pairs = zip(ours["tokens"], theirs["tokens"], strict=True)
+            state["tokens_unlike_full"] = sum(int((a != b).sum()) for a, b in pairs)
+            state["divergences"] = evidence.timed_divergences(theirs["outputs"], ours["outputs"])

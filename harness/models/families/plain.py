@@ -1,0 +1,61 @@
+"""Blocks of GPT-2's kind: layer norms, as many key heads as heads, two matrices with an activation between them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from harness.models.attention import PLAIN, Rule
+from harness.models.decoder import Decoder, layer_norm
+from harness.models.families.blocks import Function, FusedBlock
+from harness.models.fused import Norm
+from harness.models.kernels.linear import Linear
+
+
+class PlainBlock(FusedBlock):
+    """A block of this kind.
+
+    Args:
+        index: 0-based place in the model.
+        module: the layer of the transformers model.
+        heads: attention heads.
+        act: between the matrices.
+        rule: of its attention.
+    """
+
+    def __init__(self, index: int, module: Any, heads: int, act: Function, rule: Rule = PLAIN) -> None:
+        super().__init__(index, module, heads, heads, rule)
+        self._act = act
+
+    def set_norms(self, attention_norm: Any, feed_norm: Any) -> None:
+        """Keep the norms before the sublayers."""
+        self._norms = [Norm(m.weight, m.bias, m.eps, "layer") for m in (attention_norm, feed_norm)]
+        self.attention_norm = partial(layer_norm, module=attention_norm)
+        self.feed_norm = partial(layer_norm, module=feed_norm)
+
+    def by_kind(self, module: Any) -> Linear:
+        """The map of a linear module that holds q, k and v head by head: all q, then all k, then all v."""
+        parts = [p.unflatten(0, (self._heads, 3, -1)).transpose(0, 1).flatten(0, 2) for p in module.parameters()]
+        return Linear(*parts)
+
+    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `FusableBlock.feed_in_calls`."""
+        return self._down(self._act(self._up(self.feed_norm(x))), x)
+
+
+class PlainDecoder(Decoder):
+    """A model of plain blocks; `build` of a family names the norm after them."""
+
+    final_norm: Any
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """See `Decoder.head`."""
+        return self._output(layer_norm(x, self.final_norm))
+
+    def refresh_ends(self) -> tuple[Linear, ...]:
+        """See `Decoder.refresh_ends`."""
+        output = self.source.get_output_embeddings()
+        self._output = Linear(output.weight, output.bias)
+        return (self._output,)

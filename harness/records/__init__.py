@@ -1,0 +1,1 @@
+"""Stored results: writing, reading, summing up, judging, comparing and publishing them. Torch-free."""

@@ -1,0 +1,371 @@
+"""Two runs, cell by cell: how they differ, with an interval, and what that shows. Torch-free.
+
+Compared are the speed-up over the full model (paired inside each run), the time per token, and the scores (paired by example).
+A speed-up or time of run B over that of run A is a ratio of two independent estimates; its interval comes from theirs by the
+method of variance estimates recovery on the log scale (Zou and Donner 2008, Statistics in Medicine 27:1693, section 2).
+
+A verdict needs both: an interval that excludes no change, and a change of at least the practical threshold. `no difference`
+means that the whole interval lies within the threshold; everything else is `ambiguous`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import BadInput
+from harness.records import summary
+from harness.records.folder import Json, Run, load_run
+from harness.stats import intervals
+from harness.stats.intervals import Interval
+
+FASTER, SLOWER, BETTER, WORSE = "faster", "slower", "better", "worse"
+SAME, AMBIGUOUS = "no difference", "ambiguous"
+
+SPEEDUP, TPOT = "speedup", "tpot"
+OWN = {"kernels": "chosen by measuring, anew in every run"}
+"""Conditions that each run settles for itself: they are equal within a run and may differ between two."""
+
+_RULE = re.compile(r"\s*([\w./-]+)\s+(drop|rise)\s*>\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One quantity of one arm in both runs.
+
+    Attributes:
+        label: the arm.
+        where: batch size, or task.
+        metric: speedup, tpot, or `task/metric`.
+        before: value in the first run.
+        after: value in the second one.
+        effect: after over before for speeds and times, after minus before for scores; with its interval.
+        relative: whether `effect` is a ratio.
+        verdict: faster, slower, better, worse, no difference or ambiguous.
+    """
+
+    label: str
+    where: str
+    metric: str
+    before: float
+    after: float
+    effect: Interval
+    relative: bool
+    verdict: str
+
+    @property
+    def name(self) -> str:
+        """Arm, place and metric in words."""
+        return f"{self.label}, {self.where}: {self.metric}"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A cell of the first run that has no like in the second: its kind (speed, quality), arm, batch or task, and why."""
+
+    kind: str
+    label: str
+    where: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every change, what could not be compared and why, and the rules of `--fail-if` that hold, one line each."""
+
+    changes: tuple[Change, ...]
+    refused: tuple[Refusal, ...]
+    broken: tuple[str, ...]
+
+    @property
+    def refusals(self) -> list[str]:
+        """What could not be compared, cells of one reason in one line."""
+        return _grouped(self.refused)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`metric drop > amount`: fails where such a change is shown, by interval and by size."""
+
+    text: str
+    metric: str
+    falls: bool
+    amount: float
+    percent: bool
+
+    def concerns(self, change: Change) -> bool:
+        """Whether the rule speaks of this quantity; `bleu` means that metric on every task."""
+        return self.metric in (change.metric, change.metric.rpartition("/")[2])
+
+    def holds(self, change: Change) -> bool:
+        """Whether the change is larger than the amount and its interval excludes no change."""
+        value, low, high = change.effect.value, change.effect.low, change.effect.high
+        if change.relative:
+            value, low, high = value - 1, low - 1, high - 1
+        elif self.percent:
+            if not change.before:
+                return False
+            value, low, high = (x / abs(change.before) for x in (value, low, high))
+        sign = -1 if self.falls else 1
+        amount = self.amount / 100 if self.percent else self.amount
+        return sign * value > amount and change.effect.known and (high < 0 if self.falls else low > 0)
+
+
+def compare(
+    before: str | Path,
+    after: str | Path,
+    *,
+    threshold: float = 0.05,
+    margin: float = summary.QUALITY_MARGIN,
+    ignore: Sequence[str] = (),
+    fail_if: Sequence[str] = (),
+) -> Comparison:
+    """Compare two run folders.
+
+    Args:
+        before: the run that is compared with.
+        after: the run that is judged.
+        threshold: smallest relative change of speeds and times worth speaking of.
+        margin: the same for scores, in their own points.
+        ignore: names of conditions that may differ.
+        fail_if: rules such as `speedup drop > 5%`.
+
+    Raises:
+        BadInput: a folder holds no run or one of an unknown schema version; a rule cannot be read, or speaks of nothing that
+            both runs measured.
+    """
+    if not 0 < threshold < 1:
+        raise BadInput(f"threshold: {100 * threshold:g} is out of range; more than 0 and less than 100 percent")
+    rules = [_rule(text) for text in fail_if]
+    runs = load_run(before), load_run(after)
+    pairs, refused = _pairs(*runs, ignore)
+    cells = [{(c["arm"]["label"], c["batch_size"]): c for c in _ok(run, "speed")} for run in runs]
+    names = [_full(run) for run in runs]
+    changes: list[Change] = []
+    for ours, theirs in pairs:
+        if ours["kind"] == "speed":
+            fulls = [found.get((name, ours["batch_size"])) for found, name in zip(cells, names, strict=True)]
+            changes += _speeds(ours, theirs, fulls, threshold)
+        else:
+            changes += _scores(ours, theirs, margin)
+    return Comparison(tuple(changes), tuple(refused), tuple(_broken(rules, changes, refused)))
+
+
+def table(compared: Comparison) -> list[tuple[str, ...]]:
+    """The changes as rows of text, the header first."""
+    rows: list[tuple[str, ...]] = [("label", "where", "what", "before", "after", "change [95 %]", "verdict")]
+    for change in compared.changes:
+        digits = 3 if change.relative else 2
+        low, high = (f"{v:.{digits}f}" if math.isfinite(v) else "?" for v in (change.effect.low, change.effect.high))
+        sign = "x " if change.relative else "+" if change.effect.value >= 0 else ""
+        said = f"{sign}{change.effect.value:.{digits}f} [{low}, {high}]"
+        values = (f"{change.before:.4g}", f"{change.after:.4g}")
+        rows.append((change.label, change.where, change.metric, *values, said, change.verdict))
+    return rows
+
+
+def ratio_verdict(effect: Interval, threshold: float, up: str = FASTER, down: str = SLOWER) -> str:
+    """What a ratio after/before shows, 1 being no change; `up` where it is above 1."""
+    edge = 1 + threshold
+    if not effect.known or effect.n < intervals.MIN_PAIRS:
+        return AMBIGUOUS
+    if 1 / edge <= effect.low and effect.high <= edge:
+        return SAME
+    if effect.low > 1 and effect.value >= edge:
+        return up
+    if effect.high < 1 and effect.value <= 1 / edge:
+        return down
+    return AMBIGUOUS
+
+
+def difference_verdict(effect: Interval, margin: float, better: str) -> str:
+    """What a difference after - before of a score shows; `better` is `higher` or `lower`."""
+    if not effect.known or effect.n < intervals.MIN_EXAMPLES:
+        return AMBIGUOUS
+    if -margin <= effect.low and effect.high <= margin:
+        return SAME
+    rises, falls = (BETTER, WORSE) if better == "higher" else (WORSE, BETTER)
+    if effect.low > 0 and effect.value >= margin:
+        return rises
+    if effect.high < 0 and effect.value <= -margin:
+        return falls
+    return AMBIGUOUS
+
+
+def ratio(after: Interval, before: Interval) -> Interval:
+    """The ratio of two independent estimates with its interval; see the module's docstring."""
+    n = min(after.n, before.n)
+    value = after.value / before.value
+    if not (after.known and before.known and min(after.low, before.low) > 0):
+        return Interval(value, math.nan, math.nan, n)
+    a, a_low, a_high = map(math.log, (after.value, after.low, after.high))
+    b, b_low, b_high = map(math.log, (before.value, before.low, before.high))
+    down, up = math.hypot(a - a_low, b_high - b), math.hypot(a_high - a, b - b_low)
+    return Interval(value, math.exp(a - b - down), math.exp(a - b + up), n)
+
+
+def _rule(text: str) -> Rule:
+    found = _RULE.fullmatch(text)
+    if not found:
+        raise BadInput(f'fail-if: {text!r} cannot be read; write e.g. "speedup drop > 5%" or "bleu drop > 1"')
+    metric, way, amount, percent = found.groups()
+    if metric in (SPEEDUP, TPOT) and not percent:
+        raise BadInput(f"fail-if: {text!r}: {metric} is compared as a ratio; give the amount in percent, as in > 5%")
+    return Rule(text.strip(), metric, way == "drop", float(amount), bool(percent))
+
+
+def _broken(rules: Sequence[Rule], changes: Sequence[Change], refused: Sequence[Refusal]) -> list[str]:
+    found = []
+    for rule in rules:
+        mine = [change for change in changes if rule.concerns(change)]
+        kind = "speed" if rule.metric in (SPEEDUP, TPOT) else "quality"
+        lost = [refusal for refusal in refused if refusal.kind == kind]
+        if not mine and not lost:
+            known = ", ".join(dict.fromkeys(change.metric for change in changes)) or "nothing"
+            raise BadInput(f"fail-if: {rule.text!r}: no {rule.metric!r} in both runs; compared are {known}")
+        found += [f"{rule.text}: {change.name} {_said(change)}" for change in mine if rule.holds(change)]
+        # A cell that is gone must not pass as one that did not get worse.
+        found += [f"{rule.text}: cannot be told: {line}" for line in _grouped(lost)]
+    return found
+
+
+def _grouped(refused: Sequence[Refusal]) -> list[str]:
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in refused:
+        groups.setdefault((one.kind, one.where, one.why), []).append(one.label)
+    return [f"{kind}, {where}, {_listed(labels)}: {why}" for (kind, where, why), labels in groups.items()]
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} arms ({labels[0]}, ...)"
+
+
+def _said(change: Change) -> str:
+    return f"{change.before:.4g} to {change.after:.4g}"
+
+
+def _pairs(before: Run, after: Run, ignore: Sequence[str]) -> tuple[list[tuple[Json, Json]], list[Refusal]]:
+    """Cells that both runs measured under the same conditions, and those of the first run that have no partner."""
+    known = {key for run in (before, after) for cell in run.cells for key in cell.get("conditions") or {}}
+    if unknown := sorted(set(ignore) - known):
+        raise BadInput(f"ignore: no condition {unknown[0]!r}; they are {', '.join(sorted(known))}")
+    others = {_key(cell): cell for cell in after.cells}
+    pairs, refused = [], []
+    for cell in sorted(before.cells, key=_order(before)):
+        if cell["kind"] not in ("speed", "quality") or cell["status"] != "ok":
+            continue
+        other = others.get(_key(cell))
+        why = ""
+        if other is None:
+            why = "not in the second run"
+        elif other["status"] != "ok":
+            why = f"failed in the second run ({other.get('error')})"
+        elif apart := _apart(_held(cell, before), _held(other, after), {*ignore, *OWN}):
+            why = f"measured under other conditions: {apart}"
+        if why or other is None:
+            speed = cell["kind"] == "speed"
+            where = f"batch {cell.get('batch_size')}" if speed else f"task {cell.get('task')}"
+            refused.append(Refusal(cell["kind"], cell["arm"]["label"], where, why))
+        else:
+            pairs.append((cell, other))
+    return pairs, refused
+
+
+def _held(cell: Json, run: Run) -> Json:
+    """The conditions of a cell; what an older version kept in run.json alone is taken from there."""
+    environment, suite = run.run.get("environment") or {}, run.run.get("suite") or {}
+    versions, cpu = environment.get("versions") or {}, (environment.get("cpu") or {}).get("model")
+    on_cpu = str(suite.get("device", "cpu")) == "cpu"
+    older = {
+        "cpu": cpu,
+        "device_name": cpu if on_cpu else ((environment.get("gpu") or [{}])[0] or {}).get("name"),
+        "torch": versions.get("torch"),
+        "transformers": versions.get("transformers"),
+        "seed": suite.get("seed"),
+    }
+    return {**{key: value for key, value in older.items() if value is not None}, **(cell.get("conditions") or {})}
+
+
+def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignored: set[str]) -> str:
+    """How two condition records differ, in keys that both recorded; empty if they do not."""
+    keys = [k for k in sorted({*ours} & {*theirs}) if k not in ignored and ours[k] != theirs[k]]
+    return "; ".join(f"{key} {ours[key]!r} and {theirs[key]!r}" for key in keys)
+
+
+def _key(cell: Json) -> tuple[Any, ...]:
+    return cell["kind"], cell["arm"]["label"], cell.get("task") if cell["kind"] == "quality" else cell.get("batch_size")
+
+
+def _order(run: Run) -> Any:
+    rank = {arm.get("label"): i for i, arm in enumerate(run.run.get("arms") or [])}
+    return lambda cell: (
+        cell["kind"] != "speed",
+        cell.get("batch_size") or 0,
+        rank.get(cell["arm"]["label"], len(rank)),
+    )
+
+
+def _ok(run: Run, kind: str) -> list[Json]:
+    return [cell for cell in run.cells if cell["kind"] == kind and cell["status"] == "ok"]
+
+
+def _full(run: Run) -> str | None:
+    arms = run.run.get("arms") or [cell["arm"] for cell in run.cells]
+    return next((str(arm["label"]) for arm in arms if arm.get("method") == "full"), None)
+
+
+def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: float) -> list[Change]:
+    label, where = before["arm"]["label"], f"batch {before['batch_size']}"
+    found = []
+    times = [_time_per_token(cell) for cell in (before, after)]
+    if times[0] and times[1]:
+        effect = ratio(times[1], times[0])
+        verdict = ratio_verdict(effect, threshold, up=SLOWER, down=FASTER)
+        values = (1000 * times[0].value, 1000 * times[1].value)
+        found.append(Change(label, where, TPOT, *values, effect, True, verdict))
+    ups = [
+        summary.speedup(full, cell) if full and full["id"] != cell["id"] else None
+        for full, cell in zip(fulls, (before, after), strict=True)
+    ]
+    if ups[0] and ups[1]:
+        effect = ratio(ups[1], ups[0])
+        verdict = ratio_verdict(effect, threshold)
+        found.append(Change(label, where, SPEEDUP, ups[0].value, ups[1].value, effect, True, verdict))
+    return found
+
+
+def _time_per_token(cell: Json) -> Interval | None:
+    """Decode seconds per token of a row, over processes and repeats."""
+    seconds: dict[Any, list[float]] = {}
+    tokens: dict[Any, list[float]] = {}
+    for run in cell.get("runs") or []:
+        if run.get("step_s") and sum(run.get("step_tokens") or []) > 0:
+            seconds.setdefault(run.get("process"), []).append(math.fsum(run["step_s"]))
+            tokens.setdefault(run.get("process"), []).append(sum(run["step_tokens"]) / cell["batch_size"])
+    return intervals.bootstrap_ratio(list(seconds.values()), list(tokens.values())) if seconds else None
+
+
+def _scores(before: Json, after: Json, margin: float) -> list[Change]:
+    label, task = before["arm"]["label"], str(before["task"])
+    ours, theirs = ({e["id"]: e.get("stats") or {} for e in cell["examples"]} for cell in (before, after))
+    shared = [key for key in ours if key in theirs]
+    found = []
+    for metric in next(iter(ours.values()), {}):
+        how = intervals.reading(metric)
+        rows = [(ours[key].get(metric), theirs[key].get(metric)) for key in shared]
+        if how is None or not rows or any(a is None or b is None or len(a) != len(b) for a, b in rows):
+            continue
+        a, b = (np.asarray([row[side] for row in rows], dtype=np.float64) for side in (0, 1))
+        effect = intervals.paired_difference(b, a, how.combine)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = (float(how.combine(a.sum(0))), float(how.combine(b.sum(0))))
+        if all(map(math.isfinite, values)):
+            verdict = difference_verdict(effect, margin, how.better)
+            found.append(Change(label, f"{len(rows)} examples", f"{task}/{metric}", *values, effect, False, verdict))
+    return found

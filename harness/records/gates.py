@@ -1,0 +1,386 @@
+"""Gates: what must hold before a run's numbers are believed, each passed or failed with its value and its limit. Torch-free.
+
+Computed from the cells alone, so that an old run can be judged again. `gates.json` of a run folder holds the last judgement;
+`load_gates` reads it. A failed gate that counts gives `depthbench run` the exit status 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.records import measures
+from harness.records.folder import SCHEMA_VERSION, Json, Run, RunStore, load_run
+from harness.records.limits import BASELINE, Limits
+
+PASSED, FAILED, NOT_APPLICABLE, NOT_MEASURED = "passed", "failed", "not applicable", "not measured"
+FILE = "gates.json"
+LISTED = 10
+
+TIE = {"float32": 2e-5, "bfloat16": 2.0**-6, "float16": 2.0**-9}
+"""Two best logits that lie closer than this, relative to the largest of the row, are a tie: a few units of the last place of
+the dtype's sums (2e-5 is what float32 keeps after tens of blocks), which another batch size or column count may turn over."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate of a run.
+
+    Attributes:
+        name: what must hold.
+        status: passed, failed, not applicable (nothing it could judge), or not measured.
+        value: the worst value found; None where there is none.
+        limit: the most it may be.
+        unit: what value and limit count.
+        counts: whether failing it gives exit status 1; False: it is shown, and that is all.
+        detail: one sentence: what was compared, and the first things that fell short.
+        cells: ids of the cells that fell short, at most LISTED of them.
+    """
+
+    name: str
+    status: str
+    value: float | None
+    limit: float | None
+    unit: str
+    counts: bool
+    detail: str
+    cells: tuple[str, ...] = ()
+
+    @property
+    def stops(self) -> bool:
+        """Whether the run's exit status is 1 because of it."""
+        return self.counts and self.status == FAILED
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A thing that fell short: where, and what, in a few words."""
+
+    cell: str
+    what: str
+
+
+def evaluate(run: Run) -> tuple[Gate, ...]:
+    """Judge a run by its cells; always the same gates in the same order."""
+    limits = Limits.model_validate((run.run.get("suite") or {}).get("limits") or {})
+    facts = _Facts(run, limits)
+    return tuple(gate(facts) for gate in _GATES)
+
+
+def write_gates(store: RunStore) -> tuple[Gate, ...]:
+    """Judge the run in a folder and keep the judgement in its gates.json."""
+    gates = evaluate(load_run(store.path))
+    record = {"schema_version": SCHEMA_VERSION, "gates": [asdict(gate) for gate in gates]}
+    store.write_text(FILE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    return gates
+
+
+def load_gates(folder: str | Path) -> tuple[Gate, ...]:
+    """The judgement kept in a run folder; made anew from the cells where there is none.
+
+    Raises:
+        BadInput: no run, or a gates.json that cannot be read.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return evaluate(load_run(folder))
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        gates = [Gate(**{**gate, "cells": tuple(gate["cells"])}) for gate in record["gates"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); delete it, it is made again") from None
+    return tuple(gates)
+
+
+def lines(gates: Sequence[Gate]) -> list[str]:
+    """What to print after a run: one line per failed gate, or that all passed."""
+    failed = [gate for gate in gates if gate.status == FAILED]
+    said = [
+        f"gate {'failed' if gate.counts else 'noted'}: {gate.name}: {gate.value:g} {gate.unit}, "
+        f"limit {gate.limit:g} ({gate.detail})"
+        for gate in failed
+    ]
+    judged = sum(gate.status == PASSED for gate in gates)
+    return said or [f"gates: {judged} passed, {len(gates) - judged} not applicable or not measured"]
+
+
+class _Facts:
+    """A run's cells, sorted for the gates."""
+
+    def __init__(self, run: Run, limits: Limits) -> None:
+        self.run, self.limits = run.run, limits
+        self.speed = [c for c in run.cells if c["kind"] == "speed"]
+        self.timed = [c for c in self.speed if c["status"] == "ok"]
+        self.scored = [c for c in run.cells if c["kind"] == "quality" and c["status"] == "ok"]
+        self.measured = [c for c in run.cells if c["kind"] in ("speed", "memory", "energy") and c["status"] == "ok"]
+        suite = run.run.get("suite") or {}
+        self.dtype = str(suite.get("dtype") or "float32")
+        self.cuda = str(suite.get("device") or "cpu").startswith("cuda")
+
+    def tie(self, margin: float | None, scale: float | None) -> bool:
+        """Whether two logits lie too close for the dtype to tell which is larger."""
+        return margin is not None and scale is not None and margin <= TIE.get(self.dtype, 0.0) * max(scale, 1.0)
+
+
+def _counted(
+    name: str, unit: str, checked: int, findings: Sequence[Finding], what: str, *, counts: bool = True
+) -> Gate:
+    """A gate that allows nothing to fall short."""
+    if not checked:
+        return Gate(name, NOT_APPLICABLE, None, 0, unit, counts, f"there is nothing to compare: no {what}")
+    detail = f"{checked} {what} compared"
+    if findings:
+        more = f" and {len(findings) - 3} more" if len(findings) > 3 else ""
+        detail += ": " + "; ".join(f"{f.cell}: {f.what}" for f in findings[:3]) + more
+    return Gate(
+        name, FAILED if findings else PASSED, len(findings), 0, unit, counts, detail, _cells(f.cell for f in findings)
+    )
+
+
+def _cells(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))[:LISTED]
+
+
+def _beside(cells: Iterable[Json]) -> list[tuple[Json, Json]]:
+    """Every cell with the one it stands beside in a table: the full model's of the same kind, batch size and task."""
+    groups: dict[Any, list[Json]] = {}
+    for cell in cells:
+        groups.setdefault((cell["kind"], cell.get("batch_size"), cell.get("task")), []).append(cell)
+    references = (next((c for c in g if c["arm"].get("method") == BASELINE), g[0]) for g in groups.values())
+    return [(cell, first) for first, group in zip(references, groups.values(), strict=True) for cell in group]
+
+
+def _conditions(facts: _Facts) -> Gate:
+    pairs = _beside([*facts.measured, *facts.scored])
+    findings = []
+    for cell, first in pairs:
+        if cell.get("conditions_hash") != first.get("conditions_hash"):
+            ours, theirs = (c.get("conditions") or {} for c in (cell, first))
+            keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
+            apart = "; ".join(f"{key} {ours.get(key)!r}, not {theirs.get(key)!r} as {first['id']}" for key in keys)
+            findings.append(Finding(cell["id"], apart or f"another hash than {first['id']}"))
+    return _counted("conditions identical across arms", "cells", len(pairs), findings, "cells")
+
+
+def _prompts(facts: _Facts) -> Gate:
+    pairs = _beside([*facts.timed, *facts.scored])
+    findings = [
+        Finding(cell["id"], f"has other prompts than {first['id']}")
+        for cell, first in pairs
+        if _prompt_marks(cell) != _prompt_marks(first)
+    ]
+    checked = len(pairs)
+    return _counted("prompts identical across arms", "cells", checked, findings, "timed and scored cells")
+
+
+def _prompt_marks(cell: Json) -> tuple[Any, ...]:
+    conditions = cell.get("conditions") or {}
+    scored = [example.get("id") for example in cell.get("examples") or []]
+    return conditions.get("prompts_hash"), cell.get("prompts_seen"), scored
+
+
+def _token_counts(facts: _Facts) -> Gate:
+    findings, checked = [], 0
+    for cell in facts.timed:
+        batch, new = cell["batch_size"], cell["new_tokens"]
+        for run in cell.get("runs") or []:
+            checked += 1
+            got = batch + sum(run.get("step_tokens") or [])
+            if got != batch * new or len(run.get("step_tokens") or []) != len(run.get("step_s") or []):
+                findings.append(Finding(cell["id"], f"{got} tokens in a repeat instead of {batch * new}"))
+    for cell in facts.scored:
+        limit = cell.get("max_new_tokens")
+        for example in cell.get("examples") or []:
+            checked += 1
+            count, ids, ended = example.get("tokens"), example.get("token_ids"), example.get("ended")
+            if ids is not None and len(ids) != count:
+                findings.append(Finding(cell["id"], f"{example.get('id')}: {len(ids)} tokens kept, {count} counted"))
+            elif limit and ended is False and count != limit:
+                findings.append(
+                    Finding(cell["id"], f"{example.get('id')}: stopped after {count} tokens without an end")
+                )
+            elif limit and (count or 0) > limit:
+                findings.append(Finding(cell["id"], f"{example.get('id')}: {count} tokens, more than {limit}"))
+    return _counted("token counts right", "generations", checked, findings, "repeats and scored generations")
+
+
+def _empty(facts: _Facts) -> Gate:
+    findings, checked = [], 0
+    for cell in facts.scored:
+        for example in cell.get("examples") or []:
+            checked += 1
+            text = example.get("output")
+            if not example.get("tokens") or (text is not None and not text.strip()):
+                findings.append(Finding(cell["id"], f"{example.get('id')} has no text; it is scored as such"))
+    return _counted("no empty generation", "generations", checked, findings, "scored generations")
+
+
+def _finite(facts: _Facts) -> Gate:
+    known = [cell for cell in facts.speed if cell.get("finite") is not None]
+    findings = [Finding(c["id"], "logits that are not finite") for c in known if not c["finite"]]
+    return _counted("finite logits", "cells", len(known), findings, "timed cells")
+
+
+def _lossless(facts: _Facts) -> Gate:
+    name, unit = "lossless methods match the full model", "generations that part and are no tie"
+    findings, ties, checked, unknown = [], 0, 0, 0
+    for cell in (*facts.timed, *facts.scored):
+        arm = cell["arm"]
+        if not arm.get("exact") or arm.get("method") == BASELINE:
+            continue
+        parted = cell.get("divergences")
+        if parted is None:
+            unknown += 1
+            continue
+        checked += 1
+        for found in parted["first"]:
+            where = found.get("example") or f"row {found.get('row')}"
+            margin = found.get("margin")
+            if facts.tie(margin, found.get("scale")):
+                ties += 1
+            else:
+                said = "unknown" if margin is None else f"{margin:.3g}"
+                findings.append(Finding(cell["id"], f"{where} parts at token {found['position']}, margin {said}"))
+        unlisted = parted["count"] - len(parted["first"])
+        findings += [Finding(cell["id"], "parts, not listed")] * unlisted
+    gate = _counted(name, unit, checked, findings, "cells of lossless methods")
+    tied = f"; {ties} parted at a tie of the two best logits" if ties else ""
+    lacking = f"; {unknown} could not be compared (no full model on the same checkpoint)" if unknown else ""
+    return Gate(**{**asdict(gate), "detail": gate.detail + tied + lacking, "cells": gate.cells})
+
+
+def _timed_equal_scored(facts: _Facts) -> Gate:
+    name, unit = "timed outputs equal scored outputs", "share of rows"
+    task = next((t.get("name") for t in (facts.run.get("suite") or {}).get("tasks") or [] if isinstance(t, dict)), None)
+    scored = {c["arm"]["label"]: c for c in facts.scored if c.get("task") == task}
+    findings, rows, ties = [], 0, 0
+    for cell in facts.timed:
+        if cell.get("repeatable") is False:
+            findings.append(Finding(cell["id"], "its repeats gave other tokens than its warm-up"))
+        texts = {e["id"]: e.get("token_ids") for e in (scored.get(cell["arm"]["label"]) or {}).get("examples") or []}
+        for batch in cell.get("outputs") or []:
+            for row, name_ in enumerate(batch.get("examples") or []):
+                if (want := texts.get(name_)) is None:
+                    continue
+                rows += 1
+                got = batch["tokens"][row]
+                place = next((i for i, (a, b) in enumerate(zip(want, got, strict=False)) if a != b), None)
+                if place is None:
+                    continue
+                margins, scales = batch.get("margins"), batch.get("scales")
+                margin = margins[row][place] if margins else None
+                if facts.tie(margin, scales[row] if scales else None):
+                    ties += 1
+                else:
+                    said = "unknown" if margin is None else f"{margin:.3g}"
+                    findings.append(Finding(cell["id"], f"{name_} parts at token {place}, margin {said}"))
+    if not rows and not findings:
+        why = "no timed row is a scored example (prompts cut to a length, made up, or nothing scored)"
+        return Gate(name, NOT_APPLICABLE, None, facts.limits.differing_rows, unit, True, why)
+    share = len(findings) / max(rows, 1)
+    gate = _counted(name, unit, max(rows, 1), findings, "timed rows")
+    status = FAILED if share > facts.limits.differing_rows else PASSED
+    tied = f"; {ties} parted at a tie of the two best logits" if ties else ""
+    return Gate(name, status, round(share, 4), facts.limits.differing_rows, unit, True, gate.detail + tied, gate.cells)
+
+
+def _gpus(facts: _Facts, cells: Sequence[Json]) -> list[tuple[str, Json]]:
+    """The GPU's records of every measured process: the one it ran on where that is known, else all of them."""
+    found = []
+    for cell in cells:
+        for machine in cell.get("machine") or []:
+            gpus = machine.get("gpus") or []
+            mine = [gpu for gpu in gpus if gpu.get("uuid") == cell.get("device_uuid")]
+            found += [(cell["id"], gpu) for gpu in mine or gpus]
+    return found
+
+
+def _foreign_gpu(facts: _Facts) -> Gate:
+    name, unit = "no foreign process on the GPU", "processes"
+    if not facts.cuda:
+        return Gate(name, NOT_APPLICABLE, None, 0, unit, True, "nothing was measured on a GPU")
+    records = [(cell, gpu) for cell, gpu in _gpus(facts, facts.measured) if gpu.get("foreign_processes") is not None]
+    if not records:
+        return Gate(name, NOT_MEASURED, None, 0, unit, True, "NVML does not list the processes here")
+    findings = [
+        Finding(cell, f"{process['name']} (process {process['pid']})")
+        for cell, gpu in records
+        for process in gpu["foreign_processes"]
+    ]
+    return _counted(name, unit, len(records), findings, "measured processes")
+
+
+def _throttled(facts: _Facts) -> Gate:
+    name, unit, limit = "throttled samples", "share of samples", facts.limits.throttled_share
+    if facts.cuda:
+        records = [(c, g["throttled_samples"], g["samples"]) for c, g in _gpus(facts, facts.timed) if g.get("samples")]
+    else:
+        cpus = [(c["id"], m.get("cpu") or {}) for c in facts.timed for m in c.get("machine") or []]
+        records = [(c, cpu["quota_throttled"], cpu["quota_periods"]) for c, cpu in cpus if cpu.get("quota_periods")]
+    if not records:
+        why = "no reading of the clocks" if facts.cuda else "the processor's time is under no quota that could slow it"
+        return Gate(name, NOT_MEASURED if facts.cuda else NOT_APPLICABLE, None, limit, unit, facts.cuda, why)
+    total = sum(samples for _, _, samples in records)
+    share = sum(throttled for _, throttled, _ in records) / total
+    slow = _cells(cell for cell, throttled, samples in records if throttled > limit * samples)
+    what = "samples of the GPU's clocks" if facts.cuda else "periods of the control group's processor quota"
+    return Gate(
+        name, FAILED if share > limit else PASSED, round(share, 4), limit, unit, facts.cuda, f"{total} {what}", slow
+    )
+
+
+def _dispersion(facts: _Facts) -> Gate:
+    name, unit, limit = "dispersion", "interquartile range over median", facts.limits.dispersion
+    found = [(cell["id"], value) for cell in facts.timed if (value := measures.dispersion(cell)) is not None]
+    if not found:
+        return Gate(name, NOT_MEASURED, None, limit, unit, True, "no timed cell has five repeats on the same prompts")
+    worst = max(found, key=lambda pair: pair[1])
+    noisy = [cell for cell, value in found if value > limit]
+    detail = f"{len(found)} timed cells, {len(noisy)} above the limit; widest: {worst[0]}"
+    many = len(noisy) > facts.limits.noisy_share * len(found)
+    if noisy and not many:
+        detail += "; those get no verdict on speed, the others stand"
+    return Gate(name, FAILED if noisy else PASSED, round(worst[1], 4), limit, unit, many, detail, _cells(noisy))
+
+
+def _quiet_cpu(facts: _Facts) -> Gate:
+    name, unit, limit = "other work on the processor", "share of its time", facts.limits.foreign_cpu_share
+    if facts.cuda:
+        return Gate(name, NOT_APPLICABLE, None, limit, unit, False, "measured on a GPU")
+    found = []
+    for cell in facts.timed:
+        for machine in cell.get("machine") or []:
+            cpu = machine.get("cpu") or {}
+            if cpu.get("foreign_share") is not None:
+                found.append((cell["id"], cpu["foreign_share"] + (cpu.get("steal_share") or 0.0)))
+    if not found:
+        return Gate(name, NOT_MEASURED, None, limit, unit, False, "the system does not tell")
+    worst = max(found, key=lambda pair: pair[1])
+    busy = _cells(cell for cell, value in found if value > limit)
+    detail = f"{len(found)} timed processes; most during {worst[0]}"
+    return Gate(name, FAILED if busy else PASSED, round(worst[1], 4), limit, unit, False, detail, busy)
+
+
+def _one_version(facts: _Facts) -> Gate:
+    name, unit = "one version of the code", "versions"
+    cells = [*facts.measured, *facts.scored]
+    by: dict[tuple[Any, Any], list[str]] = {}
+    for cell in cells:
+        if (code := cell.get("code")) is not None:
+            by.setdefault((code.get("commit"), code.get("dirty")), []).append(cell["id"])
+    if not by:
+        return Gate(name, NOT_MEASURED, None, 1, unit, True, "the cells do not say which commit measured them")
+    ranked = sorted(by.items(), key=lambda pair: -len(pair[1]))
+    said = ", ".join(f"{str(c)[:10]}{' with changes' if d else ''}: {len(ids)} cells" for (c, d), ids in ranked)
+    others = _cells(cell for _, ids in ranked[1:] for cell in ids)
+    return Gate(name, PASSED if len(by) == 1 else FAILED, len(by), 1, unit, True, said, others)
+
+
+_GATES: tuple[Callable[[_Facts], Gate], ...] = (
+    _conditions, _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored, _foreign_gpu, _throttled, _dispersion,
+    _quiet_cpu, _one_version,
+)  # fmt: skip

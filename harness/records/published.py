@@ -1,0 +1,379 @@
+"""What papers printed, as data: `results/published/<bibkey>.yaml`, one file per paper. Torch-free.
+
+A file holds the bibliographic head, how its numbers were read, and tables of rows. Nothing in it was measured or computed here.
+A suite names the tables that stand beside its own results (`published`); `select` puts them into run.json, so that a report
+needs nothing but the run, and `pairs` says which published row belongs beside which arm and column. Published values never
+enter an interval, a ratio or a Pareto front.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from harness.errors import BadInput
+from harness.machine.environment import ROOT
+from harness.validation import Frozen, Text
+
+FOLDER = ROOT / "results" / "published"
+
+Json = dict[str, Any]
+
+NOT_STATED = "not stated"
+
+COLUMNS = {
+    "bleu": "{task}/bleu",
+    "rouge1": "{task}/rouge1",
+    "rouge2": "{task}/rouge2",
+    "rougeL": "{task}/rougeL",
+    "bertscore": "{task}/bertscore",
+    "layers_per_token": "{task}/layers_per_token",
+    "flops_ratio": "flops_ratio",
+    "speedup": "speedup",
+    "tokens_per_s": "tokens_per_s",
+    "throughput": "tokens_per_s",
+}
+"""Published metric -> the column of summary.csv that stands beside it; a metric that is not here has none. `throughput` is a
+paper's own count of tokens per second: its rows say what they count."""
+
+
+class Reading(Frozen):
+    """How numbers were read.
+
+    Attributes:
+        kind: `primary`: the paper's own text, table or table image, or its authors' code; `secondary`: somebody's account of it.
+        what: the document that was read.
+        where: its address, with the version where it has one.
+    """
+
+    kind: Literal["primary", "secondary"]
+    what: Text
+    where: Text
+
+
+class Row(Frozen):
+    """One printed number with everything that belongs to it.
+
+    Attributes:
+        table: name of the table in the file.
+        printed_as: number of the table in the paper, or `not stated`.
+        model: as printed, with the depth where it is known.
+        task: data set.
+        setting: the arm as the paper calls it.
+        method: the name under which this project registers the method; None: it has none.
+        target: target speed-up that the paper asked for; None where the row has none.
+        batch_size: rows decoded together; None: not stated.
+        metric: name of the quantity; one of `COLUMNS` where the project measures it too.
+        value: as printed.
+        unit: of the value.
+        divides_by: for a ratio, what stands above and below; None for anything else.
+        conditions: hardware, decoding and data as printed, or `not stated`.
+        source: `primary` or `secondary`, see `Reading`.
+        read_from: key of the reading.
+        comparable: whether a run here can measure the same quantity under the same conditions.
+        reason: why, or why not.
+        note: what else is known of this number, such as a doubt.
+    """
+
+    table: Text
+    printed_as: Text
+    model: Text
+    task: Text
+    setting: Text
+    method: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
+    target: Annotated[float, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(strict=True, ge=1)] | None = None
+    metric: Text
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    unit: Text
+    divides_by: Text | None
+    conditions: Text
+    source: Literal["primary", "secondary"]
+    read_from: Text
+    comparable: Literal["yes", "no"]
+    reason: Text
+    note: Text | None = None
+
+
+class Paper(Frozen):
+    """One paper with its numbers.
+
+    Attributes:
+        bibkey: name of the file.
+        title: of the paper.
+        authors: as printed, in order.
+        year: of the version read.
+        venue: where it appeared.
+        arxiv: identifier without prefix.
+        url: of the paper.
+        code: repository of the authors; None: none is known.
+        readings: how the numbers were read, by short name.
+        notes: what a reader of the numbers must know.
+        rows: every number.
+    """
+
+    bibkey: Text
+    title: Text
+    authors: tuple[Text, ...] = Field(min_length=1)
+    year: Annotated[int, Field(strict=True, ge=1990)]
+    venue: Text
+    arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")]
+    url: Annotated[str, Field(pattern=r"^https://")]
+    code: Text | None = None
+    readings: dict[str, Reading] = Field(min_length=1)
+    notes: tuple[Text, ...] = ()
+    rows: tuple[Row, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten(cls, given: Any) -> Any:
+        """Turn the file's `tables` into rows: what a table says once holds for all its rows."""
+        if not isinstance(given, dict) or "rows" in given:
+            return given
+        tables = given.get("tables")
+        if not isinstance(tables, dict) or not tables:
+            raise ValueError("tables: is missing or empty; give at least one table with rows")
+        readings = given.get("readings")
+        readings = readings if isinstance(readings, dict) else {}
+        rows = [row for name, table in tables.items() for row in _rows(str(name), table, readings)]
+        return {key: value for key, value in given.items() if key != "tables"} | {"rows": rows}
+
+    @model_validator(mode="after")
+    def _no_number_twice(self) -> Self:
+        seen: set[tuple[Any, ...]] = set()
+        for row in self.rows:
+            key = (row.table, row.model, row.task, row.setting, row.target, row.batch_size, row.metric)
+            if key in seen:
+                raise ValueError(
+                    f"tables.{row.table}: {row.model}, {row.task}, {row.setting}: {row.metric} is given twice"
+                )
+            seen.add(key)
+        return self
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables."""
+        return tuple(dict.fromkeys(row.table for row in self.rows))
+
+    def head(self) -> Json:
+        """The bibliographic head as JSON values."""
+        return self.model_dump(mode="json", exclude={"rows"})
+
+
+_SHARED = (
+    "printed_as",
+    "model",
+    "task",
+    "setting",
+    "method",
+    "target",
+    "batch_size",
+    "conditions",
+    "comparable",
+    "reason",
+)
+_PER_METRIC = ("unit", "divides_by", "comparable", "reason", "batch_size")
+
+
+def _rows(name: str, table: Any, readings: Mapping[str, Any]) -> Iterable[Json]:
+    """The rows of one table of a file.
+
+    A table gives what its rows share, `metrics` (unit and divisor of each) and `rows`; a row gives what is its own and
+    `values`, one number per metric.
+    """
+    if not isinstance(table, dict) or not isinstance(table.get("rows"), list):
+        raise ValueError(f"tables.{name}: give a mapping with metrics and rows")
+    metrics = table.get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        raise ValueError(f"tables.{name}: metrics: is missing; say unit and divides_by of every metric")
+    known = {*_SHARED, "read_from", "metrics", "rows"}
+    if unknown := sorted(set(table) - known):
+        raise ValueError(f"tables.{name}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    shared = {key: table[key] for key in _SHARED if key in table}
+    reading = readings.get(str(table.get("read_from")))
+    if not isinstance(reading, dict):
+        raise ValueError(f"tables.{name}: read_from: is not one of the readings {', '.join(readings) or '(none)'}")
+    for place, row in enumerate(table["rows"]):
+        where = f"tables.{name}.rows.{place}"
+        if not isinstance(row, dict) or not isinstance(row.get("values"), dict) or not row["values"]:
+            raise ValueError(f"{where}: give a mapping with values")
+        for metric, value in row["values"].items():
+            if metric not in metrics:
+                raise ValueError(f"{where}: metric {metric!r} is not described; known: {', '.join(metrics)}")
+            described = {key: metrics[metric][key] for key in _PER_METRIC if key in metrics[metric]}
+            if set(metrics[metric]) - set(_PER_METRIC):
+                raise ValueError(f"tables.{name}.metrics.{metric}: known keys are {', '.join(_PER_METRIC)}")
+            own = {key: given for key, given in row.items() if key != "values"}
+            yield {
+                "printed_as": NOT_STATED,
+                "conditions": NOT_STATED,
+                "divides_by": None,
+                **shared,
+                **described,
+                **own,
+                "table": name,
+                "metric": metric,
+                "value": value,
+                "source": reading.get("kind"),
+                "read_from": table["read_from"],
+            }
+
+
+class Beside(Frozen):
+    """What a suite puts beside its own results.
+
+    Attributes:
+        key: bibkey.
+        tables: names of tables; None: all.
+        model: only rows of this model; None: all.
+        tasks: the paper's name of a task -> ours; rows of other tasks have nothing beside them. Empty: rows of all tasks, and
+            only what no task of ours is needed for.
+        arms: label of an arm of the suite -> the setting it stands beside, as the paper calls it.
+        differs: what differs in this suite, so that values cannot be held against the paper's; None: nothing but what the
+            rows say themselves.
+    """
+
+    key: Text
+    tables: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    model: Text | None = None
+    tasks: dict[str, str] = Field(default_factory=dict)
+    arms: dict[str, str] = Field(default_factory=dict)
+    differs: Text | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A published row and where our value for it stands.
+
+    Attributes:
+        row: the published number.
+        bibkey: of its paper.
+        label: arm of the run.
+        column: column of summary.csv.
+        comparable: `yes` only if neither the row nor the suite says otherwise.
+        reason: why, or why not.
+    """
+
+    row: Row
+    bibkey: str
+    label: str
+    column: str
+    comparable: str
+    reason: str
+
+
+def bibkeys() -> tuple[str, ...]:
+    """Return the bibkeys there are."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+@lru_cache(maxsize=64)
+def load(key: str) -> Paper:
+    """Return the paper of a bibkey.
+
+    Raises:
+        BadInput: no such paper, or its file is not what the schema says; the message names file and field.
+    """
+    if not FOLDER.is_dir():
+        raise BadInput(
+            f"published: {FOLDER} is not there; run from a checkout of the repository, or --set published=[]"
+        )
+    if key not in bibkeys():
+        near = difflib.get_close_matches(key, bibkeys(), n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(bibkeys())}"
+        raise BadInput(f"published: {key!r} is not known; {hint}")
+    return read(FOLDER / f"{key}.yaml")
+
+
+def read(path: Path) -> Paper:
+    """Return the paper in a file; BadInput as for `load`."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})") from None
+    if not isinstance(values, dict):
+        raise BadInput(f"{path}: is not a mapping; a paper has a head, readings and tables")
+    try:
+        return Paper.model_validate({"bibkey": path.stem, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = str(first.get("ctx", {}).get("error") or first["msg"])
+        raise BadInput(f"{path}: {where + ': ' if where else ''}{message}") from None
+
+
+def select(beside: Sequence[Beside]) -> list[Json]:
+    """Return what a suite puts beside its results, as JSON values for run.json: head, entry and rows of each paper.
+
+    Raises:
+        BadInput: a paper, table, model, task or setting that is not there.
+    """
+    return [
+        {"paper": load(entry.key).head(), "beside": entry.model_dump(mode="json"), "rows": _chosen(i, entry)}
+        for i, entry in enumerate(beside)
+    ]
+
+
+def _chosen(place: int, entry: Beside) -> list[Json]:
+    paper = load(entry.key)
+    where = f"published.{place}"
+    for table in entry.tables or ():
+        if table not in paper.tables:
+            raise BadInput(f"{where}.tables: {entry.key} has no table {table!r}; it has {', '.join(paper.tables)}")
+    rows = [row for row in paper.rows if entry.tables is None or row.table in entry.tables]
+    if entry.model is not None:
+        models = dict.fromkeys(row.model for row in rows)
+        if entry.model not in models:
+            raise BadInput(f"{where}.model: {entry.key} has no rows of {entry.model!r}; it has {', '.join(models)}")
+        rows = [row for row in rows if row.model == entry.model]
+    for key, wanted, known in (
+        ("tasks", entry.tasks, {row.task for row in rows}),
+        ("arms", entry.arms.values(), {row.setting for row in rows}),
+    ):
+        for name in wanted:
+            if name not in known:
+                raise BadInput(f"{where}.{key}: {entry.key} has no {name!r} there; it has {', '.join(sorted(known))}")
+    return [row.model_dump(mode="json") for row in rows]
+
+
+def rows(run: Mapping[str, Any]) -> list[tuple[str, Row]]:
+    """Return the published rows that a run.json carries, each with the bibkey of its paper."""
+    return [
+        (found["paper"]["bibkey"], Row.model_validate(row))
+        for found in run.get("published") or ()
+        for row in found["rows"]
+    ]
+
+
+def pairs(run: Mapping[str, Any]) -> list[Pair]:
+    """Return which published row stands beside which arm and column of summary.csv, in the order of the papers' tables.
+
+    A row whose batch size is stated belongs beside our cell of that size, see `Row.batch_size`; else any may stand there.
+    """
+    found = []
+    for part in run.get("published") or ():
+        entry = Beside.model_validate(part["beside"])
+        for values in part["rows"]:
+            row = Row.model_validate(values)
+            column, ours = COLUMNS.get(row.metric), entry.tasks.get(row.task)
+            if column is None or (entry.tasks and ours is None):
+                continue
+            if ours is None and row.metric != "layers_per_token" and "{task}" in column:
+                continue
+            # A suite without tasks counts the layers of its timed tokens.
+            column = column.format(task=ours) if ours else column.removeprefix("{task}/")
+            comparable = "no" if entry.differs else row.comparable
+            reason = "; ".join(dict.fromkeys(filter(None, (entry.differs, row.reason))))
+            found += [
+                Pair(row, part["paper"]["bibkey"], label, column, comparable, reason)
+                for label, setting in entry.arms.items()
+                if setting == row.setting
+            ]
+    return found

@@ -1,0 +1,346 @@
+"""summary.csv: one row per arm and batch size, derived from the cells alone, always in the same order. Torch-free.
+
+Units are in the column names; MB are 10^6 bytes. What could not be measured is None in a row and empty in the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.records import measures
+from harness.records.folder import Json, Run, RunStore, load_run
+from harness.records.measures import ratio as _ratio
+from harness.records.measures import real as _real
+from harness.records.measures import speedup as speedup
+from harness.stats import binary, intervals
+
+QUALITY_MARGIN = 1.0
+"""Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
+
+COLUMNS = (
+    "method", "params", "label", "checkpoint", "batch_size", "status", "ttft_ms", "tpot_ms", "tpot_p99_ms",
+    "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "efficiency",
+    "layers_per_token", "layer_ratio", "gflops_per_token", "flops_ratio", "weight_mb_per_token", "peak_memory_mb",
+    "kv_cache_mb", "energy_j_per_token",
+)  # fmt: skip
+EXTRA_COLUMNS = (
+    "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "batch_tax", "noisy", "dispersion",
+    "exact", "paired_repeats", "speedup_geomean", "speedup_geomean_low", "speedup_geomean_high", "peak_memory_kind",
+    "reserved_memory_mb", "nvml_process_mb", "nvml_device_mb", "kv_written_mb", "energy_above_idle_j_per_token",
+    "cpu_energy_j_per_token", "idle_w", *(f"{part}_ms" for part in measures.PARTS), "notes",
+)  # fmt: skip
+BASELINE = "baseline"
+
+Row = dict[str, Any]
+
+
+def quality_margin(run: Json) -> float:
+    """The loss the run's suite accepts, in points of a task's first metric."""
+    found = _real((run.get("suite") or {}).get("quality_margin"))
+    return QUALITY_MARGIN if found is None else found
+
+
+def summarise(run: Run, margin: float | None = None) -> list[Row]:
+    """Return the rows of summary.csv: arms in the order of run.json, batch sizes rising, the same keys in every row.
+
+    Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
+    cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
+    alone. `noisy` is `yes` where the ends of the speed-up's interval lie further apart than the factor `intervals.WIDE`,
+    or the decode times of its cell or the full model's scatter beyond the suite's limit (the verdict then is
+    `inconclusive`). Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a
+    natural end.
+
+    Args:
+        run: a run as read from its folder.
+        margin: loss of a task's first metric, in its own points, that still counts as keeping quality; None: the suite's.
+    """
+    return aligned(arm_rows(run, margin).values())
+
+
+def arm_rows(
+    run: Run, margin: float | None = None, chosen: Callable[[int], bool] | None = None
+) -> dict[int, list[Row]]:
+    """Return the rows of each arm by its place, each with the columns it has values for; see summarise.
+
+    With `chosen`, only those of the arms whose place it takes: a large run may be shared between processes.
+    """
+    table = _Cells(run)
+    margin = quality_margin(run.run) if margin is None else margin
+    found: dict[int, list[Row]] = {}
+    for place, arm in enumerate(table.arms):
+        if chosen is None or chosen(place):
+            columns, verdict = _quality(table, arm, margin)
+            own = columns | {"quality_verdict": verdict}
+            found[place] = [_row(table, arm, batch) | own for batch in table.batch_sizes]
+    return found
+
+
+def aligned(rows: Iterable[Sequence[Row]]) -> list[Row]:
+    """Return the rows of all arms, in order, with the same keys in the same order."""
+    every = [row for of_arm in rows for row in of_arm]
+    scores = list(dict.fromkeys(key for row in every for key in row if "/" in key))  # task/metric
+    main = [key for key in scores if not key.endswith(_LATE)]
+    late = [key for key in scores if key.endswith(_LATE)]
+    return [{key: row.get(key) for key in (*COLUMNS, *main, *late, *EXTRA_COLUMNS)} for row in every]
+
+
+def write_summary(store: RunStore | str | Path) -> Path:
+    """Write summary.csv of a run folder from its cells and return it; BadInput if it cannot be read or written."""
+    # Read first: opening a store makes a folder that is missing, and a mistyped path must leave nothing behind.
+    rows = summarise(load_run(store.path if isinstance(store, RunStore) else store))
+    store = store if isinstance(store, RunStore) else RunStore(store)
+    return store.write_text("summary.csv", csv_text(rows))
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """Return rows as CSV text: numbers with six significant digits, None empty, lines ended by a line feed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = list(rows[0]) if rows else [*COLUMNS, *EXTRA_COLUMNS]
+    writer.writerow(header)
+    writer.writerows([_text(row[key]) for key in header] for row in rows)
+    return out.getvalue()
+
+
+class _Cells:
+    """The cells of a run by what they belong to."""
+
+    def __init__(self, run: Run) -> None:
+        cells = run.cells
+        arms = {str(arm["label"]): arm for arm in run.run.get("arms") or []}
+        for cell in cells:  # an arm that run.json does not list is shown all the same
+            arms.setdefault(str(cell["arm"]["label"]), cell["arm"])
+        self.arms: list[Json] = list(arms.values())
+        self.full = next((arm for arm in self.arms if arm.get("method") == "full"), None)
+        self._by: dict[tuple[str, str, Any], Json] = {}
+        self._clocks: dict[str, tuple[measures.Times, float | None]] = {}
+        for cell in cells:
+            what = cell.get("task") if cell["kind"] == "quality" else cell.get("batch_size")
+            self._by[cell["kind"], cell["arm"]["label"], what] = cell
+        self.kinds = {cell["kind"] for cell in cells}
+        suite = run.run.get("suite") or {}
+        self.dispersion_limit = _real((suite.get("limits") or {}).get("dispersion"))
+        batches = {what for kind, _, what in self._by if kind != "quality"} | set(suite.get("batch_sizes") or ())
+        self.batch_sizes = sorted(batch for batch in batches if isinstance(batch, int))
+        planned = [str(task.get("name") if isinstance(task, Mapping) else task) for task in suite.get("tasks") or ()]
+        found = sorted(str(what) for kind, _, what in self._by if kind == "quality")
+        self.tasks = list(dict.fromkeys([*planned, *found]))
+
+    def clock(self, cell: Json) -> tuple[measures.Times, float | None]:
+        """The times of a cell and how far they scatter; kept, as those of full are asked for beside every arm."""
+        if cell["id"] not in self._clocks:
+            found = measures.times(cell)
+            self._clocks[cell["id"]] = found, measures.dispersion_of(found)
+        return self._clocks[cell["id"]]
+
+    def get(self, kind: str, arm: Json | None, what: Any) -> Json | None:
+        """The cell, whatever its status."""
+        return self._by.get((kind, arm["label"], what)) if arm else None
+
+    def ok(self, kind: str, arm: Json | None, what: Any) -> Json | None:
+        """The cell if it succeeded."""
+        cell = self.get(kind, arm, what)
+        return cell if cell and cell["status"] == "ok" else None
+
+    def state(self, arm: Json, batch: int) -> tuple[str, str]:
+        """Status of a row, the worst of its cells, and which cells fell short."""
+        expected: list[tuple[str, Any]] = [("speed", batch)]
+        expected += [(kind, batch) for kind in ("memory", "energy") if kind in self.kinds]
+        expected += [("quality", task) for task in self.tasks] if "quality" in self.kinds else []
+        states = [(self.get(kind, arm, what) or {"status": "missing"})["status"] for kind, what in expected]
+        notes = [
+            f"{f'quality on {what}' if kind == 'quality' else kind} {state}"
+            for (kind, what), state in zip(expected, states, strict=True)
+            if state != "ok"
+        ]
+        return next((word for word in ("failed", "missing") if word in states), "ok"), "; ".join(notes)
+
+
+def _row(table: _Cells, arm: Json, batch: int) -> Row:
+    status, notes = table.state(arm, batch)
+    cell, full = table.ok("speed", arm, batch), table.ok("speed", table.full, batch)
+    row: Row = {
+        "method": arm.get("method"),
+        "params": "; ".join(f"{k}={v}" for k, v in (arm.get("params") or {}).items() if v is not None),
+        "label": arm["label"],
+        "checkpoint": arm.get("checkpoint"),
+        "batch_size": batch,
+        "status": status,
+        "trained": arm.get("trained"),
+        "family": arm.get("family"),
+        "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
+        "verdict": BASELINE if arm is table.full else "inconclusive",
+        **measures.memory(table.ok("memory", arm, batch) or {}),
+        **measures.energy(table.ok("energy", arm, batch) or {}),
+    }
+    if cell and not measures.fixed_length(cell):
+        notes = "; ".join(filter(None, (notes, "timed to a natural end, which is no speed")))
+    elif cell:
+        row |= _speed(cell) | {"dispersion": table.clock(cell)[1]}
+        reference = _comparable(full, cell)
+        if reference:
+            row |= _against(table, reference, cell, is_full=arm is table.full)
+        elif full:
+            notes = "; ".join(filter(None, (notes, "timed under other conditions than full")))
+        if cell.get("finite") is False:
+            notes = "; ".join(filter(None, (notes, "logits not finite")))
+    return row | {"notes": notes or None}
+
+
+def _all_real(values: list[Any]) -> bool:
+    """Whether all are finite numbers; there are hundreds of thousands in a large run, so no call for each."""
+    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+
+
+def _speed(cell: Json) -> Row:
+    """What one timed cell says on its own."""
+    batch, runs = cell["batch_size"], cell.get("runs") or []
+    seconds = [second for run in runs for second in run.get("step_s") or []]
+    tokens = [count for run in runs for count in run.get("step_tokens") or []]
+    complete = len(seconds) == len(tokens) > 0 and _all_real(seconds) and _all_real(tokens)
+    total_s, total = (math.fsum(seconds), sum(tokens)) if complete else (math.nan, math.nan)
+    ttft = [value for run in runs if (value := _real(run.get("ttft_s"))) is not None]
+    # Time per token of each step; a step that yields several tokens per row (drafts) counts as its share.
+    per_token = [s * batch / n for s, n in zip(seconds, tokens, strict=True) if n] if complete else []
+    layers = _real(cell.get("layers_per_token"))
+    return {
+        "ttft_ms": _times_1000(float(np.median(ttft)) if ttft else None),
+        "tpot_ms": _times_1000(_ratio(total_s, total / batch)),
+        "tpot_p99_ms": _times_1000(intervals.percentile(per_token, 99)),
+        "tokens_per_s": _ratio(total, total_s),
+        "ideal_speedup": _ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s")),
+        "layers_per_token": layers,
+        "layer_ratio": _ratio(cell.get("depth"), layers),
+        "gflops_per_token": _ratio(cell.get("flops_per_token"), 1e9),
+        "weight_mb_per_token": _ratio(cell.get("weight_bytes_per_token"), 1e6),
+        "kv_cache_mb": _ratio(cell.get("kv_cache_bytes"), 1e6),
+        "kv_written_mb": _ratio(cell.get("kv_written_bytes"), 1e6),
+        "computed_layers_per_token": _real(cell.get("computed_layers_per_token")),
+        "batch_tax": measures.batch_tax(cell),
+        **measures.breakdown(cell),
+    }
+
+
+def _against(table: _Cells, full: Json, cell: Json, *, is_full: bool) -> Row:
+    """What a timed cell says against full at the same batch size."""
+    (theirs, one), (ours, other) = table.clock(full), table.clock(cell)
+    pairs, limit = measures.paired_times(theirs, ours), table.dispersion_limit
+    row: Row = {"flops_ratio": _ratio(full.get("flops_per_token"), cell.get("flops_per_token"))}
+    if pairs is None:
+        return row
+    interval = pairs.ratio_of_totals()
+    ideal = _ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
+    marked = bool(cell.get("noisy") or full.get("noisy"))
+    marked |= limit is not None and any(each is not None and each > limit for each in (one, other))
+    wide = interval.known and interval.high > intervals.WIDE * interval.low
+    return row | {
+        "noisy": "yes" if marked or wide else "no" if interval.known else None,
+        **_interval("speedup", interval),
+        **_interval("speedup_geomean", pairs.geometric_mean()),
+        "efficiency": _ratio(interval.value, ideal),
+        "paired_repeats": interval.n,
+        "verdict": BASELINE if is_full else "inconclusive" if marked else intervals.speed_verdict(interval),
+    }
+
+
+_LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/examples", "/request_ms")
+
+
+def _quality(table: _Cells, arm: Json, margin: float) -> tuple[Row, str | None]:
+    """The quality columns of an arm over all tasks and its verdict (loses if it loses on one task, keeps if on all)."""
+    columns: Row = {}
+    verdicts: list[str] = []
+    for task in table.tasks:
+        cell = table.ok("quality", arm, task)
+        full = None if arm is table.full else _comparable(table.ok("quality", table.full, task), cell)
+        found, verdict = _task_columns(task, cell, full, margin) if cell else ({}, "inconclusive")
+        columns |= found
+        verdicts.append(verdict)
+    if arm is table.full:
+        return columns, BASELINE if columns else None
+    if "quality" not in table.kinds:
+        return columns, None
+    if "loses quality" in verdicts:
+        return columns, "loses quality"
+    return columns, "keeps quality" if verdicts and set(verdicts) == {"keeps quality"} else "inconclusive"
+
+
+def _task_columns(task: str, cell: Json, full: Json | None, margin: float) -> tuple[Row, str]:
+    """Every metric of one task with its interval, its difference from full, and the verdict by the first metric."""
+    examples = {str(example.get("id")): example for example in cell.get("examples") or []}
+    others = {str(example.get("id")): example for example in (full or {}).get("examples") or []}
+    shared = [key for key in examples if key in others]
+    names = list(dict.fromkeys(name for example in examples.values() for name in example.get("stats") or {}))
+    columns: Row = {}
+    verdict = ""
+    for name in names:
+        how = intervals.reading(name)
+        own = _statistics(examples, examples, name)
+        if how is None or own is None:
+            continue
+        columns |= _interval(f"{task}/{name}", intervals.bootstrap_metric(own, how.combine))
+        if name == intervals.AGREEMENT:  # already a comparison with full
+            continue
+        mine, theirs = (_statistics(of, shared, name) for of in (examples, others))
+        difference, p = _difference(mine, theirs, how)
+        if p is not None:
+            columns[f"{task}/{name}_mcnemar_p"] = p
+        if difference is not None:
+            columns |= _interval(f"{task}/{name}_diff", difference)
+        if name == names[0]:
+            verdict = (
+                "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
+            )
+    columns[f"{task}/layers_per_token"] = _real(cell.get("layers_per_token"))
+    columns[f"{task}/examples"] = len(examples)
+    columns[f"{task}/request_ms"] = measures.request_ms(cell)
+    return columns, verdict or "inconclusive"
+
+
+def _difference(
+    mine: np.ndarray | None, theirs: np.ndarray | None, how: intervals.Reading
+) -> tuple[intervals.Interval | None, float | None]:
+    """The paired difference, and McNemar's p-value where the scores are right or wrong."""
+    if mine is None or theirs is None or mine.shape != theirs.shape:
+        return None, None
+    counts = binary.discordant(mine, theirs)
+    if counts is not None:
+        # What a right answer adds to the metric, in its own points: the statistics may be shares, the metric a percentage.
+        points = float(how.combine(np.array([1.0, 1.0]))) * counts.scale
+        return binary.difference(replace(counts, scale=points)), binary.mcnemar(counts)
+    return intervals.paired_difference(mine, theirs, how.combine), None
+
+
+def _statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
+    """Statistics [n, K] of the examples with these ids; None where there are none, or one lacks them."""
+    rows = measures.statistics_of(examples, ids, metric)
+    return None if rows is None else np.asarray(rows, dtype=np.float64)
+
+
+def _interval(name: str, interval: intervals.Interval) -> Row:
+    ends = {"": interval.value, "_low": interval.low, "_high": interval.high}
+    return {name + end: _real(value) for end, value in ends.items()}
+
+
+def _comparable(full: Json | None, cell: Json | None) -> Json | None:
+    """The full model's cell if both were measured under the same conditions."""
+    return full if full and cell and full.get("conditions_hash") == cell.get("conditions_hash") else None
+
+
+def _times_1000(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
+
+
+def _text(value: Any) -> str:
+    """One field: six significant digits for a float (no negative zero), empty for None."""
+    if value is None:
+        return ""
+    return f"{value + 0.0:.6g}" if isinstance(value, float) else str(value)

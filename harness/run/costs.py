@@ -1,0 +1,105 @@
+"""What one generation will cost under a method, from the model's sizes alone: FLOPs and elements of K and V.
+
+Schedules are counted as they will run. For methods that decide while decoding the FLOPs are a bound: no row exits early and
+every exit test is paid, or no draft is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from harness.measure.probes import flops
+from harness.method import Draft, Exit, ExitState, Method
+from harness.models.decoder import Decoder
+from harness.plan import LayerPlan, Pass, Step, StepTrace, Trace
+
+EXACT, ABOUT, AT_MOST = "", "~", "<="
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Cost of one generation: FLOPs over its rows, elements of K and V allocated, how to read the FLOPs."""
+
+    flops: float | None
+    kv_elements: int
+    bound: str
+
+
+def generation(method: Method, decoder: Decoder, rows: int, width: int, new: int, expected: int) -> Generation:
+    """What `rows` prompts of `width` tokens and `new` tokens each cost under a method."""
+    g, depth = decoder.geometry, decoder.depth
+    plans = [method.plan(Step(k, expected), width, depth) for k in range(1, new)]
+    bound = EXACT if method.family == "schedule" else AT_MOST
+    spare = 0
+    if isinstance(method, Draft):
+        spare = method.draft_tokens + 1
+        steps = [_rejected(method, depth, rows, width + k) for k in range(new - 1)]
+    elif isinstance(method, Exit):
+        tested = _tests(method, decoder.depth, g.width, g.vocabulary, rows, expected)
+        if tested is None:
+            return Generation(None, 2 * rows * g.kv_heads * g.head_dim * depth * (width + new - 1), ABOUT)
+        steps = [
+            StepTrace(p, head_rows=rows, test_heads=tested[0], test_reads=tested[1], test_flops=tested[2])
+            for p in plans
+        ]
+    else:
+        steps = [StepTrace(p, head_rows=rows) for p in plans]
+    trace = Trace(rows, depth, width, StepTrace(LayerPlan.full(depth), head_rows=rows), steps)
+    counted = flops.count(trace, g, 1)
+    # As the engine allocates: a schedule's blocks hold the positions that ran their attention, others hold all.
+    known = method.family == "schedule"
+    held = [width + (sum(p.attention[layer] for p in plans) if known else new - 1 + spare) for layer in range(depth)]
+    return Generation(counted.prefill + counted.decode, 2 * rows * g.kv_heads * g.head_dim * sum(held), bound)
+
+
+def _rejected(method: Draft, depth: int, rows: int, keys: int) -> StepTrace:
+    """A step in which the model accepts nothing of the draft."""
+    drafts = method.draft_tokens
+    draft = method.draft_plan(depth)
+    passes = [Pass(draft, 1, keys + i + 1, rows, True) for i in range(drafts)]
+    passes.append(Pass(LayerPlan.full(depth), drafts + 1, keys + drafts + 1, rows * (drafts + 1), False))
+    return StepTrace(LayerPlan.full(depth), passes=tuple(passes), yielded=torch.ones(rows, dtype=torch.long))
+
+
+@cache
+def _tests(
+    method: Exit, depth: int, width: int, vocabulary: int, rows: int, expected: int
+) -> tuple[int, int, int] | None:
+    """Heads, reads of the head and other FLOPs of all exit tests of a step that no row leaves; None: the test needs numbers."""
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.new_empty(hidden.shape[0], vocabulary)
+
+    state = ExitState(head, AnyTensor(width), 1, expected)
+    hidden = torch.empty(rows, width, device="meta")
+    try:
+        for layer in range(depth):
+            state.advance(hidden)
+            if method.tests(layer, depth):
+                method.should_exit(layer, hidden, state)
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError):
+        return None
+    return state.test_heads, state.test_reads, state.test_flops
+
+
+class AnyTensor(Mapping[str, torch.Tensor]):
+    """Stands for the trained tensors beside a checkpoint: a probe of the model's width under any name."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return torch.empty((1,) if name.endswith("bias") else (1, self._width), device="meta")
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0

@@ -1,0 +1,136 @@
+"""Going on with a run: only the same suite on the same machine, and only one process at a time. Torch-free."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadInput
+from harness.records.folder import LOCK, RunStore
+from harness.suites.suite import Suite
+
+Json = dict[str, Any]
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system: nothing to hold it with
+        yield
+        return
+    with open(folder / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            who = file.read().strip()
+            raise BadInput(
+                f"output folder {folder}: another run is writing to it{f' (process {who})' if who else ''}; "
+                "wait for it, or name another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
+    """The record to run with: a new one, or that of the run being resumed if it is the same one.
+
+    Args:
+        store: the run folder.
+        record: what run.json would say of a new run.
+        suite: what is run.
+        here: cells are measured on this machine, so it must be the one that measured the others.
+
+    Raises:
+        BadInput: the folder holds a run of another suite, or one measured elsewhere; the first difference is named.
+    """
+    if not (store.path / "run.json").exists():
+        return record
+    before = store.read_run()
+    now = json.loads(json.dumps(record))
+    pairs = [
+        ("suite", _measures(before), suite.measures()),
+        ("arms", before.get("arms"), _recorded(before.get("arms"), now["arms"])),
+        ("expected_tokens", before.get("expected_tokens"), now["expected_tokens"]),
+    ]
+    if here and store.ids("ok"):
+        pairs.append(("environment", _machine(before["environment"]), _machine(now["environment"])))
+    for key, there, ours in pairs:
+        if (found := _difference(there, ours)) is not None:
+            where, theirs, mine = found
+            raise BadInput(
+                f"output folder {store.path}: holds a run with another {key.replace('_', ' ')}: "
+                f"{'.'.join((key, *where))} is {_short(theirs)} there and {_short(mine)} now; "
+                "name another folder, or repeat the command that began it"
+            )
+    begun, commit = before["environment"].get("commit"), now["environment"].get("commit")
+    if begun != commit:
+        print(
+            f"{store.path}: begun at commit {str(begun)[:10]}, the code is now at {str(commit)[:10]}; "
+            "what is measured already is kept, what is missing is measured with the code of now, and a gate says so",
+            file=sys.stderr,
+        )
+    resumed = [*before.get("resumed", []), record["environment"]]
+    return {**before, "suite": record["suite"], "resumed": resumed}
+
+
+def _measures(run: Mapping[str, Any]) -> Json | None:
+    """What of a stored suite changes a measurement, defaults filled in as they are now."""
+    try:
+        return Suite.model_validate(run["suite"]).measures()
+    except (KeyError, ValueError):
+        return None
+
+
+def _machine(environment: Mapping[str, Any]) -> Json:
+    """What of an environment must be the same for numbers to stand in one table."""
+    versions = environment.get("versions") or {}
+    return {
+        "cpu": (environment.get("cpu") or {}).get("model"),
+        "gpu": ", ".join(gpu.get("name") or "unknown" for gpu in environment.get("gpu") or []) or None,
+        "torch": versions.get("torch"),
+        "transformers": versions.get("transformers"),
+    }
+
+
+def _recorded(there: Any, now: list[Json]) -> list[Json]:
+    """The arms of now without the keys that the stored arms do not have: those were not recorded then."""
+    known = {key for arm in there for key in arm} if isinstance(there, list) and there else set(now[0])
+    return [{key: value for key, value in arm.items() if key in known} for arm in now]
+
+
+def _difference(there: Any, here: Any, where: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Any, Any] | None:
+    """Path and values of the first difference of two JSON values; None if they are equal."""
+    keys: list[Any] = []
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        keys = list(dict.fromkeys([*there, *here]))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        keys = list(range(len(there)))
+    if not keys:
+        return None if there == here else (where, there, here)
+    for key in keys:
+        a, b = (side.get(key) if isinstance(side, Mapping) else side[key] for side in (there, here))
+        if (found := _difference(a, b, (*where, str(key)))) is not None:
+            return found
+    return None
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,324 @@
+"""Suites: what is run, on what, how often. Validated on reading; an unknown key is refused with its name. Torch-free.
+
+A suite is a YAML file, bundled (`harness/suites/`) or the user's own:
+
+    model: opt-e2e-mini
+    methods:
+      - full
+      - skipdecode(speedup=2)
+      - {name: calm, label: CALM 0.9, checkpoint: opt-e2e-mini/calm, confidence: softmax, threshold: 0.9}
+      - {tuned: calm-3x.json}  # written by `depthbench tune`
+    batch_sizes: [1, 8]
+    tasks: [restaurants]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from harness.errors import BadInput
+from harness.records.limits import BASELINE as BASELINE
+from harness.records.limits import Limits as Limits
+from harness.records.published import Beside
+from harness.spec import parse_spec
+from harness.suites.entries import LM_EVAL, MethodEntry, TaskEntry
+from harness.validation import Count, Frozen, Text, explain, near
+
+FOLDER = Path(__file__).resolve().parent
+
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
+class Suite(Frozen):
+    """A named experiment.
+
+    Attributes:
+        name: short name; the file's name unless given.
+        title: heading of the report.
+        description: what it is for, in a sentence or two.
+        model: checkpoint of every method entry that names none. In it and in `checkpoint`, `{task}` stands for the task's name,
+            for weights trained for each task; what is timed runs on those of the first one.
+        methods: the arms; one of them is `full`.
+        batch_sizes: rows decoded together, each timed on its own.
+        tasks: what is scored; the first one's prompts are timed. None at all: random prompts of `prompt_tokens` tokens are
+            timed and nothing is scored, as for a model without trained weights.
+        prompt_tokens: None: the task's own prompts; else prompts of exactly so many tokens.
+        new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
+        dtype: of the weights.
+        device: cpu, cuda or cuda:N.
+        processes: fresh processes the timing is repeated in; 5 or more say how processes differ.
+        repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats
+            over all processes; with fewer it is `inconclusive`.
+        warmup: repeats before those, run alike and dropped.
+        seed: of everything random.
+        threads: CPU threads; None: all physical cores.
+        max_new_tokens: limit when scoring; None: the task's own.
+        quality_batch_size: rows decoded together when scoring.
+        prompt_sets: different batches of prompts the repeats cycle over.
+        expected_tokens: output length schedules plan for; None: the task's median reference length.
+        memory: measure peak memory, every arm and batch size in a process of its own.
+        energy: measure energy per token where a counter can be read, every arm and batch size in a process of its own.
+        energy_window_s: seconds over which a counter is read, idle and generating each.
+        quality_margin: loss one accepts, in points of a task's first metric: `keeps quality` means that the loss is smaller
+            with 95 % confidence.
+        compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False
+            computes all rows along until the last has left. The same for all arms, so both ways are two runs.
+        time_limit_s: seconds one worker process may take before it is taken to hang and is killed.
+        limits: where the gates stand.
+        published: tables of papers that stand beside the results, see `harness.records.published.Beside`.
+    """
+
+    name: Text
+    title: str = ""
+    description: str = ""
+    model: Text
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    batch_sizes: tuple[Count, ...] = Field(min_length=1)
+    tasks: tuple[TaskEntry, ...] = ()
+    prompt_tokens: Count | None = None
+    new_tokens: Annotated[int, Field(strict=True, ge=2)] = 48
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Text = "cpu"
+    processes: Count = 5
+    repeats: Count = 10
+    warmup: Count = 1
+    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    threads: Count | None = None
+    max_new_tokens: Count | None = None
+    quality_batch_size: Count = 16
+    prompt_sets: Count = 1
+    expected_tokens: Count | None = None
+    memory: Annotated[bool, Field(strict=True)] = True
+    energy: Annotated[bool, Field(strict=True)] = True
+    energy_window_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 5.0
+    quality_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    compact_exits: Annotated[bool, Field(strict=True)] = False
+    time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
+    limits: Limits = Limits()
+    published: tuple[Beside, ...] = ()
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, device: str) -> str:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"{device!r} is not a device; give cpu, cuda or cuda:N")
+        return device
+
+    @field_validator("methods", "tasks", "batch_sizes")
+    @classmethod
+    def _unique(cls, entries: tuple[Any, ...], info: ValidationInfo) -> tuple[Any, ...]:
+        what = {"methods": "label", "tasks": "task", "batch_sizes": "batch size"}[info.field_name or ""]
+        seen: dict[Any, int] = {}
+        for i, entry in enumerate(entries):
+            key = getattr(entry, "title", getattr(entry, "name", entry))
+            if key in seen:
+                hint = "; give each entry a label of its own" if what == "label" else "; name it once"
+                raise ValueError(f"{what} {key!r} stands at {seen[key]} and at {i}{hint}")
+            seen[key] = i
+        return entries
+
+    @field_validator("methods")
+    @classmethod
+    def _baseline(cls, entries: tuple[MethodEntry, ...]) -> tuple[MethodEntry, ...]:
+        if all(entry.name != BASELINE for entry in entries):
+            raise ValueError(f"no entry is {BASELINE!r}, so there is nothing to compare with; add `- {BASELINE}`")
+        return entries
+
+    @model_validator(mode="after")
+    def _prompts(self) -> Self:
+        if not self.tasks and self.prompt_tokens is None:
+            raise ValueError("tasks: none is given, so there are no prompts; name one, or give prompt_tokens")
+        if self.tasks and any(self.checkpoint(entry).startswith("random:") for entry in self.methods):
+            raise ValueError(
+                "tasks: a random: shape has no trained weights and no tokenizer; leave tasks out, give prompt_tokens"
+            )
+        for entry in self.methods if not self.tasks else ():
+            if "{task}" in self.checkpoint(entry):
+                raise ValueError(f"model: {self.checkpoint(entry)} depends on the task, and tasks is empty; name one")
+        return self
+
+    @model_validator(mode="after")
+    def _beside(self) -> Self:
+        labels, tasks = [entry.title for entry in self.methods], [entry.name for entry in self.tasks]
+        for i, beside in enumerate(self.published):
+            for key, wanted, known in (("arms", beside.arms, labels), ("tasks", beside.tasks.values(), tasks)):
+                if unknown := [name for name in wanted if name not in known]:
+                    what = "label" if key == "arms" else "task"
+                    raise ValueError(
+                        f"published.{i}.{key}: no {what} of the suite is {unknown[0]!r}; {near(unknown[0], known)}"
+                    )
+        return self
+
+    def default_label(self, entry: MethodEntry) -> str:
+        """How an arm is named when its entry gives no label: name and parameters, e.g. `skipdecode(speedup=2)`."""
+        return entry.spec
+
+    def checkpoint(self, entry: MethodEntry) -> str:
+        """The weights an arm runs on."""
+        return entry.checkpoint or self.model
+
+    def measures(self) -> dict[str, Any]:
+        """The suite without what does not change a measurement: two runs that are equal in it may be one."""
+        return {
+            key: value for key, value in self.plain().items() if key not in ("time_limit_s", "limits", "quality_margin")
+        }
+
+    def plain(self) -> dict[str, Any]:
+        """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""
+        values = self.model_dump(mode="json")
+        values["methods"] = [entry.plain() for entry in self.methods]
+        values["tasks"] = [entry.plain() for entry in self.tasks]
+        return values
+
+
+_INNER: dict[str, type[BaseModel]] = {"tasks": TaskEntry, "limits": Limits, "published": Beside}
+"""What stands below the keys of a suite."""
+
+
+def suite_names() -> tuple[str, ...]:
+    """Return the names of the suites that come with the project."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+    """Return a bundled suite by name, or the one in a YAML file.
+
+    Args:
+        name_or_path: a name of `suite_names()`, or a file.
+        overrides: `key=value` each; the key may be dotted (`methods.1.speedup`, `tasks.0.limit`), the value is YAML.
+
+    Raises:
+        BadInput: no such suite or file, not YAML, or a key that is unknown, missing or out of range. One line
+            that names the file and the key.
+    """
+    path = _find(name_or_path)
+    values = _read(path)
+    for override in overrides:
+        _apply(values, override)
+    _place_artefacts(values, path.parent)
+    try:
+        return Suite.model_validate({"name": path.stem, **values})
+    except ValidationError as error:
+        raise BadInput(f"{path if not overrides else f'{path} with --set'}: {explain(error, Suite, _INNER)}") from None
+
+
+def check_names(suite: Suite, methods: Iterable[str], tasks: Iterable[str]) -> None:
+    """Raise BadInput, with the nearest name, if a suite asks for a method or task that is not among those given."""
+    wanted = {"methods": [entry.name for entry in suite.methods], "tasks": [entry.name for entry in suite.tasks]}
+    for key, known in (("methods", list(methods)), ("tasks", list(tasks))):
+        for i, name in enumerate(wanted[key]):
+            if key == "tasks" and name.startswith(LM_EVAL):
+                continue  # whether lm-eval has the task is found out before anything is measured
+            if name not in known:
+                raise BadInput(f"suite {suite.name}: {key}.{i}: {name!r} is not known; {near(name, known)}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error: taking the last one silently hides typing mistakes."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _find(name_or_path: str | Path) -> Path:
+    name = str(name_or_path)
+    bundled = FOLDER / f"{name}.yaml"
+    if name in suite_names():
+        return bundled
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or path.is_dir():
+        raise BadInput(f"suite: there is no file {name}; give a YAML file or one of {', '.join(suite_names())}")
+    raise BadInput(f"suite: {name!r} is neither a bundled suite nor a file; {near(name, suite_names())}")
+
+
+def _place_artefacts(values: dict[str, Any], folder: Path) -> None:
+    """Files named by `tuned` are looked for beside the suite's own file first."""
+    entries = values.get("methods")
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and isinstance(entry.get("tuned"), str) and (folder / entry["tuned"]).is_file():
+            entry["tuned"] = str(folder / entry["tuned"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = _yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: is not UTF-8 text; give a YAML file") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path}: {_yaml_problem(error)}") from None
+    if not isinstance(values, dict):
+        what = "is empty" if values is None else "is not a mapping"
+        raise BadInput(f"{path}: {what}; a suite needs at least model, methods, batch_sizes and tasks")
+    return values
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f"not valid YAML: {' '.join(str(error).split())}"
+    problem = error.problem or error.context or "not valid YAML"
+    line = error.problem_mark.line + 1
+    return f"line {line}: {problem}" if problem.startswith("the key") else f"line {line}: not valid YAML: {problem}"
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in the raw values of a suite."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise BadInput(f"--set {override!r}: cannot be read; write key=value, as in methods.1.speedup=3")
+    if parts[0] not in Suite.model_fields:
+        raise BadInput(f"--set {override!r}: unknown key {parts[0]!r}; {near(parts[0], Suite.model_fields)}")
+    try:
+        value = _yaml(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--set {override!r}: {_yaml_problem(error).partition(': ')[2]}") from None
+    place: Any = values
+    for depth, part in enumerate(parts[:-1]):
+        place = _open(place, part, ".".join(parts[: depth + 1]), override)
+    if isinstance(place, list):
+        _open(place, parts[-1], key.strip(), override, leaf=True)
+        place[int(parts[-1])] = value
+    else:
+        place[parts[-1]] = value
+
+
+def _open(place: Any, part: str, where: str, override: str, leaf: bool = False) -> Any:
+    """The mapping or list at `part` of `place`; a method or task given as a string becomes a mapping first."""
+    if isinstance(place, list):
+        if not (part.isdecimal() and int(part) < len(place)):
+            raise BadInput(f"--set {override!r}: {where}: no such entry; they count from 0 to {len(place) - 1}")
+        index: Any = int(part)
+    else:
+        index = part
+    inner = place.get(index) if isinstance(place, dict) else place[index]
+    if isinstance(inner, str) and isinstance(place, list) and not leaf:
+        try:
+            name, parameters = parse_spec(inner)
+        except ValueError as error:
+            raise BadInput(f"--set {override!r}: {where}: {error}") from None
+        inner = place[index] = {"name": name, **parameters}
+    if not leaf and not isinstance(inner, (dict, list)):
+        raise BadInput(f"--set {override!r}: {where}: is {inner!r}, which has no keys of its own")
+    return inner

@@ -1,0 +1,67 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) by peft, on a model whose blocks read weights and never call modules.
+
+An adapted module of peft computes W x + s B A x when it is called. Blocks here fuse and apply `module.weight` instead, so the
+adapted modules answer with the whole weight W + s B A, through which gradients reach A and B. Dropout between x and A cannot be
+had this way. After training the adapters are merged: the checkpoint is one of plain weights.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from harness.errors import BadInput
+from harness.train.recipes import LoraSettings
+
+
+def attach(source: Any, settings: LoraSettings) -> Any:
+    """Put adapters into a transformers model, in place; everything else is frozen.
+
+    Returns:
+        peft's model, which knows the adapters.
+
+    Raises:
+        BadInput: peft is missing, or finds no such module in this model.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+        from peft.tuners.lora import LoraLayer
+    except ImportError:
+        raise BadInput("lora: peft is not installed; pip install 'depthbench[lora]', or train all weights") from None
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type,unused-ignore]
+        lora_dropout=0.0,
+        bias="none",
+        target_modules="all-linear" if settings.targets is None else list(settings.targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        model = get_peft_model(source, config)
+    except ValueError as error:
+        raise BadInput(f"lora: {' '.join(str(error).split())[:300]}") from None
+    for module in list(source.modules()):
+        if isinstance(module, LoraLayer):
+            module.__class__ = _whole(type(module))
+    return model
+
+
+def merge(model: Any) -> None:
+    """Add the adapters to the weights they stand on, in float32, and take them out of the model again."""
+    model.float()
+    model.merge_and_unload()
+
+
+@functools.cache
+def _whole(cls: type) -> type:
+    """A class like `cls` whose `weight` includes the adapters."""
+
+    def weight(self: Any) -> torch.Tensor:
+        base = self.get_base_layer().weight
+        if self.merged:
+            return base  # type: ignore[no-any-return]
+        return base + sum(self.get_delta_weight(name) for name in self.active_adapters).to(base.dtype)  # type: ignore[no-any-return]
+
+    return type(f"Whole{cls.__name__}", (cls,), {"weight": property(weight)})

@@ -1,0 +1,142 @@
+"""A decoder as the module a training stage runs: its forward is the loss of one batch under a method."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+import methods
+from harness.decode.forced import force
+from harness.decode.prompt_pass import Through, at_once
+from harness.method import Method, Moment, TrainingPlan, TrainingStage
+from harness.models.decoder import Decoder
+from harness.models.kernels import linear
+from harness.train.training_pass import TrainingPass
+
+_GPU_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+class ForcedModel(nn.Module):
+    """A decoder as a torch module whose forward is the loss of one training stage.
+
+    Attributes:
+        moment: where the training stands; whoever runs it keeps this up to date.
+
+    Args:
+        decoder: the model.
+        plan: of the method.
+        stage: of the plan.
+        expected_tokens: see `Step`.
+        seed: of what is drawn for a batch.
+        recompute: compute blocks and heads again on the way back (gradient checkpointing).
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        plan: TrainingPlan,
+        stage: TrainingStage,
+        expected_tokens: int,
+        seed: int,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.moment = Moment(0, 1)
+        self._recompute = recompute
+        self.source = decoder.source
+        self.extras = nn.ParameterDict()
+        if stage.extras is not None:
+            self.source.requires_grad_(False)
+            shapes = stage.extras(decoder.geometry.width)
+            self.extras.update(
+                {name.replace(".", "__"): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
+            )
+        self._decoder, self._plan, self._stage = decoder, plan, stage
+        self._expected_tokens, self._seed = expected_tokens, seed
+        self._full = methods.create("full")
+        self.register_state_dict_post_hook(_drop_unsaved)  # type: ignore[no-untyped-call]
+
+    @property
+    def _keys_to_ignore_on_save(self) -> list[str]:
+        """What a saved state leaves out, and the Trainer therefore does not miss: tied twins, and weights nothing changes."""
+        tied = [f"source.{name}" for name in getattr(self.source, "_tied_weights_keys", None) or ()]
+        frozen = [name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad]
+        return list(dict.fromkeys((*tied, *frozen)))
+
+    def tie_weights(self) -> None:
+        """Called by the Trainer after loading; the twins share one tensor all along, so there is nothing to do."""
+
+    def named_extras(self) -> dict[str, torch.Tensor]:
+        """The extra tensors being trained, under the names methods know."""
+        return {name.replace("__", "."): value for name, value in self.extras.items()}
+
+    def forward(
+        self,
+        prompts: torch.Tensor,
+        prompt_lengths: torch.Tensor,
+        owners: torch.Tensor,
+        labels: torch.Tensor,
+        real: torch.Tensor,
+        draw: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Loss of one batch from `collate`."""
+        method: Method = self._full
+        if self._plan.draw is not None:
+            method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"))
+        generator = torch.Generator().manual_seed((int(draw) << 16) ^ (self.moment.step << 1) ^ self._seed)
+        grad = torch.is_grad_enabled() and self._stage.extras is None
+        # A frozen model needs no gradients through it: the loss reads its states and trains only the extras.
+        # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
+        backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
+        through = _again(backends) if self._recompute and torch.is_grad_enabled() else at_once
+        with torch.set_grad_enabled(grad), sdpa_kernel(backends), linear.only("torch"):
+            self._decoder.refresh()
+            forced = force(
+                self._decoder,
+                method,
+                prompts,
+                prompt_lengths,
+                labels[:, :-1],
+                # Every prompt has a continuation: as many continuations as prompts are one for each, in order.
+                None if len(owners) == len(prompts) else owners,
+                expected_tokens=self._expected_tokens,
+                target_lengths=real.sum(1) - 1,
+                keep_blocks=self._stage.keep_blocks,
+                dropped=self._dropped(prompts, generator),
+                through=through,
+            )
+        extras = self.named_extras()
+        passed = TrainingPass(self._decoder, forced, owners, labels, real, extras, self.moment, through)
+        return {"loss": self._stage.loss(passed)}
+
+    def _dropped(self, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+        """Blocks left out for each prompt [M, L], drawn anew for every batch and step; None where nothing is."""
+        if self._stage.dropout is None or not self.training:
+            return None
+        rates = torch.tensor(self._stage.dropout(self.moment, self._decoder.depth))
+        return (torch.rand(prompts.shape[0], len(rates), generator=generator) < rates).to(prompts.device)
+
+
+def _again(backends: Sequence[SDPBackend]) -> Through:
+    """Calls that keep their input alone and compute the rest again on the way back, with the same attention kernels."""
+
+    def through(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        def contexts() -> tuple[Any, Any]:
+            return contextlib.nullcontext(), sdpa_kernel(list(backends))
+
+        return checkpoint(function, x, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
+
+    return through
+
+
+def _drop_unsaved(module: Any, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Leave out what need not be saved; safetensors also refuses one tensor under two names."""
+    for name in module._keys_to_ignore_on_save:
+        state.pop(prefix + name, None)

@@ -1,0 +1,317 @@
+"""Skip-aware training on transformers' Trainer: mixed precision, several GPUs, resume and logging come with it.
+
+The method is asked for its training plan (`Method.training_plan`); nothing here knows a method by name. Every batch is one
+teacher-forced pass (`harness.decode.forced.force`), the very computation that scores and, step by step, decodes: a position runs in
+training what it will run at inference. Dropout of the architecture itself is not applied: blocks compute what they compute when
+decoding.
+
+    depthbench train opt-e2e-mini-full --data DIR --out DIR
+    torchrun --nproc-per-node 4 -m harness.cli train finetune-skipdecode --device cuda --task cnn_dm --out DIR
+
+Under torchrun or `accelerate launch` every process takes its share of each step's prompts, so a recipe means the same on any
+number of devices that divides them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+import methods
+from harness import tasks
+from harness.errors import BadInput
+from harness.method import Moment, TrainingPlan
+from harness.models.decoder import Decoder
+from harness.models.load import load_model
+from harness.train import progress
+from harness.train.batches import Pair, Pairs, collate
+from harness.train.recipes import Recipe, StageSettings
+from harness.train.stage_model import ForcedModel
+
+__all__ = ["ForcedModel", "Pair", "Pairs", "collate", "save", "train"]
+
+
+class _GroupedTrainer(Trainer):
+    """Trainer whose batches hold pairs of similar length."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        generator = torch.Generator().manual_seed(self.args.seed)
+        assert isinstance(dataset, Pairs)
+        lengths = [pair.cost for pair in dataset.pairs]
+        # Grouped over the whole step, so that all devices get batches of similar size.
+        step = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(step, lengths=lengths, generator=generator)
+
+
+class _Moments(TrainerCallback):  # type: ignore[misc]
+    """Tells the model which step it is at, also after a resume."""
+
+    def __init__(self, model: ForcedModel) -> None:
+        self._model = model
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._model.moment = Moment(state.global_step, state.max_steps)
+
+
+class _Lines(TrainerCallback):  # type: ignore[misc]
+    """One line per log entry; the Trainer's own prints a dict."""
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero or not logs:
+            return
+        where = f"step {state.global_step}/{state.max_steps}"
+        if "loss" in logs:
+            print(f"{where} loss {logs['loss']:.4f} lr {logs['learning_rate']:.2e}", flush=True)
+        elif "eval_loss" in logs:
+            print(f"{where} validation loss {logs['eval_loss']:.4f}", flush=True)
+
+
+def train(
+    recipe: Recipe, out: Path, *, data: Path | None = None, work: Path | None = None, device: str = "cpu"
+) -> Path:
+    """Run a recipe; an interrupted run goes on from its last saved step.
+
+    Args:
+        recipe: from `harness.train.recipes.load_recipe`.
+        out: folder of the finished checkpoint, written once at the end.
+        data: folder with local data, for tasks that need it.
+        work: folder of intermediate states (default `<out>.work`); what is found there is resumed.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        BadInput: the recipe does not fit its model, method or data, or `out` exists already.
+    """
+    if (out / "config.json").exists():
+        raise BadInput(f"out: {out} holds a checkpoint already; choose another folder or remove it")
+    work = work or out.with_name(out.name + ".work")
+    group = PartialState(cpu=device == "cpu")
+    batch = recipe.batch_per_device(group.num_processes)
+    plan = _plan(recipe)
+    if group.num_processes > 1 and device == "cuda":
+        device = str(group.device)
+    began = group.is_main_process and progress.claim(work, recipe.model_dump(mode="json"))
+    try:
+        decoder, pairs, checks, adapters = _prepare(recipe, data, work, device, group)
+    except BaseException:
+        # What never began leaves nothing behind that the next attempt would have to fit.
+        if began:
+            progress.release(work)
+        raise
+    expected = recipe.expected_tokens or pairs.median_tokens
+    group.print(
+        f"{recipe.name}: {len(pairs)} groups, {pairs.references} references (median {pairs.median_tokens} tokens, "
+        f"{pairs.dropped} too long), expected_tokens {expected}"
+        + (f", {checks.references} for validation" if checks else "")
+        + (f"; {group.num_processes} processes" if group.num_processes > 1 else ""),
+        flush=True,
+    )
+    extras: dict[str, torch.Tensor] = dict(decoder.extras)
+    best: dict[str, Any] = {}
+    for stage in plan.stages:
+        settings = recipe.stages.get(stage.name)
+        if settings is not None:
+            model = ForcedModel(decoder, plan, stage, expected, recipe.seed, recipe.gradient_checkpointing)
+            run = _Run(recipe, batch, pairs, checks, decoder, device)
+            best[stage.name] = run.stage(settings, model, work / stage.name)
+            extras.update({name: value.detach().cpu() for name, value in model.named_extras().items()})
+    if group.is_main_process:
+        card = {**_card(recipe, pairs, expected), "validation_loss": best} if checks else _card(recipe, pairs, expected)
+        if adapters is not None:
+            from harness.train import lora
+
+            adapters.save_pretrained(out / "adapter")
+            lora.merge(adapters)
+        save(decoder, out, extras, card)
+    group.wait_for_everyone()
+    group.print(out, flush=True)
+    return out
+
+
+def _plan(recipe: Recipe) -> TrainingPlan:
+    """The training plan of the recipe's method, its options taken up and its stages known."""
+    method = methods.create(recipe.method)
+    plan = method.training_plan()
+    if recipe.options:
+        if plan.configure is None:
+            raise BadInput(f"recipe {recipe.name}: options: {method.name} takes none; leave them out")
+        plan = plan.configure(recipe.options)
+    unknown = set(recipe.stages) - {stage.name for stage in plan.stages}
+    if unknown:
+        known = ", ".join(stage.name for stage in plan.stages)
+        raise BadInput(
+            f"recipe {recipe.name}: stages.{sorted(unknown)[0]} is not a stage of {method.name}; it has {known}"
+        )
+    return plan
+
+
+def _prepare(
+    recipe: Recipe, data: Path | None, work: Path, device: str, group: PartialState
+) -> tuple[Decoder, Pairs, Pairs | None, Any]:
+    """The model, the pairs to train and to validate on, and the adapters: everything bad input can spoil."""
+    set_seed(recipe.seed)
+    # The first process makes what the others read: the tokenizer, and downloads.
+    with group.main_process_first():
+        decoder = _start(recipe, data, work, device)
+    pairs = Pairs(recipe.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
+    checks = None
+    if recipe.validation is not None:
+        checks = Pairs(recipe.validation.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
+    adapters = None
+    if recipe.lora is not None:
+        from harness.train import lora
+
+        adapters = lora.attach(decoder.source, recipe.lora)
+    return decoder, pairs, checks, adapters
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all stages of one training share."""
+
+    recipe: Recipe
+    batch: int
+    pairs: Pairs
+    checks: Pairs | None
+    decoder: Decoder
+    device: str
+
+    def stage(self, settings: StageSettings, model: ForcedModel, work: Path) -> float | None:
+        """Train one stage, from its last saved step if there is one; returns the lowest validation loss."""
+        work.mkdir(parents=True, exist_ok=True)
+        trainer = _GroupedTrainer(
+            model=model,
+            args=self._arguments(settings, work),
+            train_dataset=self.pairs,
+            eval_dataset=self.checks,
+            data_collator=lambda batch: collate(batch, self.decoder.pad_token_id),
+            callbacks=[_Lines(), _Moments(model)],
+        )
+        for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+            trainer.remove_callback(callback)
+        saved = progress.last_saved(work)
+        trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
+        return trainer.state.best_metric  # type: ignore[no-any-return]
+
+    def _arguments(self, settings: StageSettings, work: Path) -> TrainingArguments:
+        recipe, cpu = self.recipe, self.device == "cpu"
+        checks: dict[str, Any] = {"save_steps": recipe.save_every}
+        if recipe.validation is not None:
+            every = min(recipe.validation.every, settings.steps)
+            checks = {
+                "save_steps": every,
+                "eval_strategy": "steps",
+                "eval_steps": every,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "loss",
+                "greater_is_better": False,
+                "prediction_loss_only": True,
+                "per_device_eval_batch_size": self.batch,
+            }
+        return TrainingArguments(
+            output_dir=str(work),
+            max_steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            lr_scheduler_type="cosine",
+            weight_decay=recipe.weight_decay,
+            optim="adafactor" if recipe.optimizer == "adafactor" else "adamw_torch",
+            adam_beta2=recipe.adam_beta2,
+            max_grad_norm=1.0,
+            per_device_train_batch_size=self.batch,
+            gradient_accumulation_steps=recipe.accumulate,
+            bf16=recipe.bf16,
+            use_cpu=cpu,
+            ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
+            seed=recipe.seed,
+            data_seed=recipe.seed,
+            save_total_limit=1,
+            logging_steps=recipe.log_every,
+            report_to=[],
+            remove_unused_columns=False,
+            disable_tqdm=not sys.stderr.isatty(),
+            dataloader_pin_memory=not cpu,
+            **checks,
+        )
+
+
+def _start(recipe: Recipe, data: Path | None, work: Path, device: str) -> Decoder:
+    """The decoder a recipe starts from: a checkpoint, or a fresh model with a tokenizer trained on the recipe's data."""
+    if recipe.start is not None:
+        decoder = load_model(recipe.start, device=device, dtype=recipe.dtype)
+        if decoder.tokenizer is None:
+            raise BadInput(f"recipe {recipe.name}: start {recipe.start} has no tokenizer; save one beside the weights")
+        return decoder
+    assert recipe.architecture is not None, "a recipe has a start or an architecture"
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    folder = work / "tokenizer"
+    if not (folder / "tokenizer.json").exists():
+        _train_tokenizer(recipe, data, folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    settings = dict(recipe.architecture)
+    config = AutoConfig.for_model(
+        **settings,
+        vocab_size=recipe.vocabulary,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        tie_word_embeddings=True,
+    )
+    source = AutoModelForCausalLM.from_config(config)
+    source.generation_config.eos_token_id, source.generation_config.pad_token_id = 1, 0
+    return load_model(source.to(device), tokenizer=tokenizer)
+
+
+def _train_tokenizer(recipe: Recipe, data: Path | None, folder: Path) -> None:
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    examples = [e for s in recipe.data for e in tasks.create(s.task, data).examples(s.split, s.limit)]
+    bpe = ByteLevelBPETokenizer()
+    texts = (text for e in examples for text in (e.prompt, *e.references))
+    bpe.train_from_iterator(texts, vocab_size=recipe.vocabulary, special_tokens=["<pad>", "</s>"], show_progress=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="</s>", padding_side="left"
+    ).save_pretrained(folder)
+
+
+def _card(recipe: Recipe, pairs: Pairs, expected: int) -> dict[str, Any]:
+    return {
+        "trained_for": recipe.method,
+        "expected_tokens": expected,
+        "recipe": recipe.model_dump(exclude_none=True),
+        "references": pairs.references,
+        "data_hash": pairs.hash,
+        "data": sorted({source.task for source in recipe.data}),
+    }
+
+
+def save(decoder: Decoder, out: Path, extras: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
+    """Write a checkpoint: fp16 safetensors, tokenizer, extra tensors, and `depthbench.json` with its card."""
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    decoder.source.to(torch.float16).save_pretrained(out)
+    decoder.tokenizer.save_pretrained(out)
+    if extras:
+        (out / "extras").mkdir(exist_ok=True)
+        save_file(
+            {k: v.to(torch.float16).contiguous() for k, v in extras.items()}, out / "extras" / "extras.safetensors"
+        )
+    (out / "depthbench.json").write_text(json.dumps(card, indent=2) + "\n")

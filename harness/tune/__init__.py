@@ -1,0 +1,1 @@
+"""Parameters of a method, chosen on validation data."""

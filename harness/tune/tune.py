@@ -1,0 +1,318 @@
+"""Choose a method's parameters on validation data, report what they give on test data.
+
+One goal of two: `target_speedup` (among the settings at least so fast, the one that scores best) or `max_loss` (among those
+that lose at most so much of the metric against the full model, the fastest). Fast means, as asked for:
+
+* `time`: realised speed-up, decode time of the full model over the setting's, interleaved and paired, at one batch size;
+* `layers`: layer ratio, the model's depth over the blocks a generated token ran. Not a speed: nothing is timed.
+
+The choice is by the measured values themselves, so on the validation data the chosen setting looks better than it is; the test
+data, on which nothing was chosen, say what it is worth. Settings that cannot be chosen any more are not scored, or not timed.
+
+    depthbench tune skipdecode --model opt-e2e-mini/skipdecode --task e2e --data DIR --target-speedup 3 --out sd-3x.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from harness.errors import BadInput
+from harness.machine import environment
+from harness.stats import intervals as stats
+from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
+
+Json = dict[str, Any]
+MEASURES = ("time", "layers")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is looked for; one of the first two.
+
+    Attributes:
+        target_speedup: at least so fast.
+        max_loss: at most so much worse than the full model, in the metric's own points.
+        by: `time` or `layers`.
+    """
+
+    target_speedup: float | None = None
+    max_loss: float | None = None
+    by: str = "time"
+
+    def __post_init__(self) -> None:
+        if (self.target_speedup is None) == (self.max_loss is None):
+            raise BadInput("tune: give --target-speedup or --max-loss, one of them")
+        if self.target_speedup is not None and not self.target_speedup >= 1:
+            raise BadInput(f"target_speedup: {self.target_speedup:g} is out of range; give 1 or more")
+        if self.max_loss is not None and not self.max_loss >= 0:
+            raise BadInput(f"max_loss: {self.max_loss:g} is out of range; give 0 or more")
+        if self.by not in MEASURES:
+            raise BadInput(f"by: {self.by!r} is not known; give one of {', '.join(MEASURES)}")
+
+    def __str__(self) -> str:
+        unit = "faster in time" if self.by == "time" else "fewer layers"
+        if self.target_speedup is not None:
+            return f"at least {self.target_speedup:g}x {unit}, best score"
+        return f"loss of at most {self.max_loss:g}, {'fastest' if self.by == 'time' else 'fewest layers'}"
+
+
+@dataclass
+class Try:
+    """One setting and what is known of it on the validation data; None where it was not measured.
+
+    Attributes:
+        name: of the setting.
+        score: its metric.
+        loss: of the metric against the full model, positive is worse.
+        layer_ratio: depth over the layers a token ran.
+        layers_per_token: those layers.
+        speedup: realised.
+        note: why it is out; empty for those that could be chosen.
+    """
+
+    name: str
+    score: stats.Interval | None = None
+    loss: stats.Interval | None = None
+    layer_ratio: float | None = None
+    layers_per_token: float | None = None
+    speedup: stats.Interval | None = None
+    note: str = ""
+
+    def fast(self, by: str) -> float | None:
+        """How fast it is by the measure asked for."""
+        if by == "layers":
+            return self.layer_ratio
+        return None if self.speedup is None else self.speedup.value
+
+    def plain(self) -> Json:
+        """As JSON values."""
+        intervals = {"score": self.score, "loss": self.loss, "speedup": self.speedup}
+        return {
+            "setting": self.name,
+            **{name: None if value is None else _plain(value) for name, value in intervals.items()},
+            "layers_per_token": self.layers_per_token,
+            "layer_ratio": self.layer_ratio,
+            "note": self.note,
+        }
+
+
+def tune(
+    spec: str,
+    setup: Setup,
+    goal: Goal,
+    *,
+    tried: Sequence[str] = (),
+    limit: int | None = None,
+    test_limit: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Json:
+    """Choose the parameters of a method.
+
+    Args:
+        spec: method with the parameters that stay fixed.
+        setup: model, task, metric, conditions.
+        goal: what is looked for.
+        tried: see `settings_of`.
+        limit: first so many validation examples.
+        test_limit: first so many test examples.
+        say: told what happens, a line each.
+
+    Returns:
+        The artefact. Its `parameters` are None where no setting reaches the goal; `finding` says how near one came.
+    """
+    settings, _, depth = settings_of(spec, setup.model, tried, setup.device, setup.dtype)
+    trials = Trials(setup, settings, "validation", limit)
+    tries = [Try(name) for name in trials.names]
+    say(f"{spec} on {setup.task} validation ({len(trials.examples)} examples), {len(tries)} settings: {goal}")
+    if goal.by == "time" and goal.target_speedup is not None:
+        _time(trials, tries, range(len(tries)))
+        _drop(tries, goal)
+    for number, one in enumerate(tries):
+        if not one.note:
+            _score(trials, number, one, depth)
+            say(f"  {one.name}: {_line(one, setup.metric)}")
+    _drop(tries, goal)
+    if goal.by == "time" and goal.max_loss is not None:
+        _time(trials, tries, [place for place, one in enumerate(tries) if not one.note])
+    best = _choose(tries, goal, setup)
+    record: Json = {
+        "kind": "tuning",
+        "method": settings[0].name,
+        "parameters": None if best is None else shown_parameters(settings)[best],
+        "checkpoint": setup.model,
+        "goal": {**asdict(goal), "metric": setup.metric},
+        "data": trials.data(),
+        "depth": depth,
+        "expected_tokens": trials.expected_tokens,
+        "conditions": setup.plain(),
+        "full_score": _plain(_metric(setup, trials.quality(None))),
+        "trace": [one.plain() for one in tries],
+        "held_out": None,
+    }
+    costs = [trials.cost]
+    if best is None:
+        record["finding"] = _nearest(tries, goal)
+    else:
+        same = replace(setup, expected_tokens=trials.expected_tokens)
+        test = Trials(same, [settings[best]], "test", test_limit)
+        held = Try(trials.names[best])
+        if goal.by == "time":
+            _time(test, [held], [0])
+        _score(test, 0, held, depth)
+        record["held_out"] = {
+            "data": test.data(),
+            "full_score": _plain(_metric(setup, test.quality(None))),
+            **held.plain(),
+        }
+        record["held_out"]["verdict"] = _verdict(held, goal)
+        record["finding"] = f"chosen {trials.names[best]}; on the test split {_line(held, setup.metric)}"
+        costs.append(test.cost)
+    say(f"  {record['finding']}")
+    stamp = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "environment": environment.fingerprint()}
+    return {**record, "cost": dict(costs[0]), "total_cost": add_costs(costs), **stamp}
+
+
+def _score(trials: Trials, place: int, one: Try, depth: int) -> None:
+    cell, setup = trials.quality(place), trials.setup
+    one.score = _metric(setup, cell)
+    mine, full = (_statistics(setup, c) for c in (cell, trials.quality(None)))
+    difference = stats.paired_difference(mine, full, setup.scored.combine)
+    sign = -1.0 if setup.scored.better == "higher" else 1.0
+    low, high = sorted((sign * difference.low, sign * difference.high))
+    one.loss = stats.Interval(sign * difference.value + 0.0, low, high, difference.n)
+    one.layers_per_token = cell["layers_per_token"]
+    one.layer_ratio = depth / one.layers_per_token if one.layers_per_token else None
+
+
+def _time(trials: Trials, tries: Sequence[Try], places: Sequence[int]) -> None:
+    trials.time(places)
+    for place in places:
+        tries[place].speedup = trials.timed[place]
+
+
+def _drop(tries: Sequence[Try], goal: Goal) -> None:
+    """Note of every setting that is known to miss the goal why it is out."""
+    for one in tries:
+        fast, target = one.fast(goal.by), goal.target_speedup
+        if target is not None and fast is not None and fast < target:
+            one.note = f"below {target:g}x"
+        if goal.max_loss is not None and one.loss is not None and not one.loss.value <= goal.max_loss:
+            one.note = f"loses more than {goal.max_loss:g}"
+
+
+def _choose(tries: Sequence[Try], goal: Goal, setup: Setup) -> int | None:
+    """Place of the best setting: by score (then speed) for a target speed-up, by speed (then score) for a largest loss."""
+    better = 1.0 if setup.scored.better == "higher" else -1.0
+    found = []
+    for place, one in enumerate(tries):
+        fast = one.fast(goal.by)
+        if one.note or one.score is None or fast is None:
+            continue
+        rank = (better * one.score.value, fast)
+        found.append((rank if goal.target_speedup is not None else rank[::-1], -place))
+    return -max(found)[1] if found else None
+
+
+def _nearest(tries: Sequence[Try], goal: Goal) -> str:
+    if goal.target_speedup is not None:
+        known = [(fast, one.name) for one in tries if (fast := one.fast(goal.by)) is not None]
+        if known:
+            fast, setting = max(known)
+            return f"no setting reaches {goal.target_speedup:g}x; the nearest is {setting} with {fast:.2f}x"
+        return f"no setting reaches {goal.target_speedup:g}x"
+    losses = [(one.loss.value, one.name) for one in tries if one.loss is not None]
+    loss, setting = min(losses)
+    return f"no setting loses at most {goal.max_loss:g}; the nearest is {setting} with a loss of {loss:.2f}"
+
+
+def _verdict(held: Try, goal: Goal) -> str:
+    """Whether the goal holds on the test split: the interval decides where there is one."""
+    if goal.max_loss is not None:
+        assert held.loss is not None
+        if held.loss.n < stats.MIN_EXAMPLES or not held.loss.known:
+            return "inconclusive"
+        if held.loss.high <= goal.max_loss:
+            return "goal kept"
+        return "goal missed" if held.loss.low > goal.max_loss else "inconclusive"
+    assert goal.target_speedup is not None
+    if goal.by == "layers":
+        return "goal kept" if (held.layer_ratio or 0.0) >= goal.target_speedup else "goal missed"
+    if held.speedup is None or not held.speedup.known or held.speedup.n < stats.MIN_PAIRS:
+        return "inconclusive"
+    if held.speedup.low >= goal.target_speedup:
+        return "goal kept"
+    return "goal missed" if held.speedup.high < goal.target_speedup else "inconclusive"
+
+
+def _statistics(setup: Setup, cell: Json) -> np.ndarray:
+    return np.array([row["stats"][setup.metric] for row in cell["examples"]], dtype=np.float64)
+
+
+def _metric(setup: Setup, cell: Json) -> stats.Interval:
+    return stats.bootstrap_metric(_statistics(setup, cell), setup.scored.combine)
+
+
+def _plain(interval: stats.Interval) -> Json:
+    return {
+        "value": interval.value,
+        "low": interval.low if interval.known else None,
+        "high": interval.high if interval.known else None,
+        "n": interval.n,
+    }
+
+
+def _line(one: Try, metric: str) -> str:
+    parts = []
+    if one.score is not None and one.loss is not None:
+        parts.append(f"{metric} {one.score.value:.1f}, loss {_text(one.loss, 2)}")
+    if one.layers_per_token is not None and one.layer_ratio is not None:
+        parts.append(f"{one.layers_per_token:.1f} layers per token ({one.layer_ratio:.2f}x fewer)")
+    if one.speedup is not None:
+        parts.append(f"speed-up {_text(one.speedup, 2)}")
+    return "; ".join(parts)
+
+
+def _text(interval: stats.Interval, digits: int) -> str:
+    value = f"{interval.value:.{digits}f}"
+    return f"{value} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.known else value
+
+
+def table(record: Json) -> list[tuple[str, ...]]:
+    """The trace of an artefact as rows of text, the first one the header."""
+    metric = record["goal"]["metric"]
+    rows: list[tuple[str, ...]] = [
+        ("setting", metric, "loss [95 %]", "layers", "layer ratio", "speed-up [95 %]", "out because")
+    ]
+    for one in record["trace"]:
+        rows.append(
+            (
+                one["setting"],
+                _cell(one["score"], 1, ends=False),
+                _cell(one["loss"], 2),
+                "" if one["layers_per_token"] is None else f"{one['layers_per_token']:.1f}",
+                "" if one["layer_ratio"] is None else f"{one['layer_ratio']:.2f}",
+                _cell(one["speedup"], 2),
+                one["note"],
+            )
+        )
+    return rows
+
+
+def cost_line(cost: Json) -> str:
+    """A cost in words."""
+    return (
+        f"cost: {cost['trials']} settings scored ({cost['scored_examples']} examples, {cost['generated_tokens']} tokens), "
+        f"{cost['timed']} timed, {cost['seconds']:.1f} s ({cost['cpu_seconds']:.1f} s of CPU time)"
+    )
+
+
+def _cell(value: Json | None, digits: int, ends: bool = True) -> str:
+    if value is None:
+        return ""
+    interval = f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]" if ends and value["low"] is not None else ""
+    return f"{value['value']:.{digits}f}{interval}"

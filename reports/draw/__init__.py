@@ -1,0 +1,1 @@
+"""From the numbers of a plot to its drawing."""

@@ -1,0 +1,113 @@
+"""Finished drawings as SVG: an element whose colours follow the page it stands in, or a file of its own; and the signs of arms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+
+from reports.draw.glyphs import corners, width
+from reports.draw.style import COLOURS, look
+from reports.view.parts import Swatch
+
+_TOKENS = {light: name for name, (light, _) in COLOURS.items()}
+_COLOUR = re.compile(r'((?:fill|stroke)(?:: |="))(#[0-9a-f]{6})')
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished drawing in the light colours.
+
+    Attributes:
+        width, height: in points.
+        size: type size of what names no other.
+        body: the elements inside `<svg>`.
+    """
+
+    width: float
+    height: float
+    size: float
+    body: str
+
+
+def colour(name: str) -> str:
+    """Return the light value of a named colour, which the page replaces by its own."""
+    return COLOURS[name][0]
+
+
+def text_width(text: str, size: float) -> float:
+    """Return how wide `text` is in points; rather too much than too little in most typefaces."""
+    return size * sum(map(width, text))
+
+
+def fit(text: str, size: float, room: float) -> str:
+    """Return `text`, cut so that it is at most `room` points wide."""
+    if text_width(text, size) <= room:
+        return text
+    while text and text_width(text + "…", size) > room:
+        text = text[:-1].rstrip()
+    return text + "…"
+
+
+def inline(drawing: Drawing, alt: str) -> str:
+    """Return the drawing as an `<svg>` element; `alt` says in words what can be seen and is read out instead."""
+    natural = f"{drawing.width * 1.6:.0f}px"
+    # On a narrow screen it scrolls before it is too small to read.
+    style = f"max-width:{natural};min-width:min({natural},38rem)"
+    body = _on_page(f"{_attributes(drawing)}>\n{drawing.body}")
+    return f'<svg role="img" aria-label="{escape(alt)}" style="{style}" {body}\n</svg>'
+
+
+def standalone(drawing: Drawing, alt: str, font: str) -> str:
+    """Return the drawing as an SVG document in the light colours, `width` and `height` in points."""
+    size = f'width="{drawing.width:g}pt" height="{drawing.height:g}pt"'
+    space = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    body = f"{_attributes(drawing)}>\n{drawing.body}\n<desc>{escape(alt)}</desc>"
+    return f'<svg {space} {size} role="img" font-family="{font}" {body}\n</svg>\n'
+
+
+def _attributes(drawing: Drawing) -> str:
+    box = f'viewBox="0 0 {drawing.width:g} {drawing.height:g}"'
+    return f'{box} font-size="{drawing.size:g}" stroke-linejoin="round" fill="{colour("ink")}"'
+
+
+def _on_page(body: str) -> str:
+    """With the colours of the page in place of the light ones."""
+    return _COLOUR.sub(lambda m: f"{m[1]}var(--{_TOKENS[m[2]]})", body)
+
+
+def sign(swatch: Swatch) -> str:
+    """Return an arm's sign as a small `<svg>` for tables; `signs` gives the shape it shows."""
+    return f'<svg class="sign" viewBox="-7.2 -7.2 14.4 14.4" aria-hidden="true"><use href="#{_name(swatch)}"/></svg>'
+
+
+def signs(swatches: Iterable[Swatch]) -> str:
+    """Return an element that is not seen and holds the shapes of these signs once."""
+    each = sorted(set(swatches), key=_name)
+    shapes = "".join(f'<g id="{_name(swatch)}">{_on_page(_shape(swatch))}</g>' for swatch in each)
+    return f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{shapes}</defs></svg>'
+
+
+def _name(swatch: Swatch) -> str:
+    """The id of a sign's shape: what it looks like, so that no name a method has comes into it."""
+    drawn = look(swatch.method)
+    return f"sign-{drawn.colour}-{ord(drawn.marker):x}{'-hollow' * swatch.hollow}"
+
+
+@lru_cache(maxsize=128)
+def sign_document(swatch: Swatch) -> str:
+    """Return an arm's sign as an SVG document in the light colours."""
+    space = 'xmlns="http://www.w3.org/2000/svg"'
+    return f'<svg {space} viewBox="-7.2 -7.2 14.4 14.4" width="7" height="7">{_shape(swatch)}</svg>'
+
+
+def _shape(swatch: Swatch) -> str:
+    drawn, edge = look(swatch.method), 1.8 if swatch.hollow else 0.6
+    fill = colour("paper" if swatch.hollow else drawn.colour)
+    style = f'fill="{fill}" stroke="{colour(drawn.colour)}" stroke-width="{edge}"'
+    if drawn.marker == "o":
+        return f'<circle r="5" {style}/>'
+    points = " ".join(f"{10 * x:.1f},{-10 * y:.1f}" for x, y in corners(drawn.marker))
+    return f'<polygon points="{points}" {style}/>'

@@ -1,0 +1,1 @@
+"""From stored runs to what they say: read, joined, and set against the full model."""

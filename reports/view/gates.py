@@ -1,0 +1,50 @@
+"""Gates: what must hold before a number is believed, as records.gates judges the stored cells; older runs are judged as well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.records.folder import Run
+from harness.records.gates import FAILED, PASSED, evaluate
+from reports.facts.facts import Facts
+from reports.text import clean, label
+from reports.view.cells import word_cell
+from reports.view.parts import Column, Table, table
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition: `found` says what was looked at, and where it failed who failed it."""
+
+    name: str
+    result: str
+    found: str
+
+
+def gates(facts: Facts) -> tuple[Gate, ...]:
+    """Return every gate of a run."""
+    found = []
+    for gate in evaluate(Run(facts.data.run, list(facts.data.cells))):
+        limit = (
+            ""
+            if gate.value is None or gate.limit is None
+            else f"{gate.value:.3g} {gate.unit}, limit {gate.limit:.3g}. "
+        )
+        name = gate.name if gate.counts else f"{gate.name} (noted only)"
+        found.append(Gate(label(name[:1].upper() + name[1:], 80), gate.status, clean(f"{limit}{gate.detail}")))
+    return tuple(found)
+
+
+def gates_table(facts: Facts) -> Table:
+    """The gates as a table, failed ones first."""
+    rank = {FAILED: 0, PASSED: 1}
+    found = sorted(gates(facts), key=lambda gate: rank.get(gate.result, 2))
+    tone = {FAILED: "bad", PASSED: "good"}
+    columns = [
+        (Column("Gate", numeric=False), [word_cell(g.name) for g in found]),
+        (Column("Result", numeric=False), [word_cell(g.result, tone.get(g.result, "open")) for g in found]),
+        (Column("What was looked at", numeric=False), [word_cell(g.found) for g in found]),
+    ]
+    return table(
+        "gates", "Gates", columns, "A gate is not checked where the run stored nothing to check it by.", wrap=True
+    )

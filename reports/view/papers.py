@@ -1,0 +1,113 @@
+"""Published numbers beside ours: what a suite names, in a style of its own, never in an interval or a Pareto front."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from reports.facts.facts import Facts, metric_title
+from reports.text import clean, counted, decimals_for, fixed, label, listed, real, signed, span
+from reports.view import claims
+from reports.view.cells import EMPTY, word_cell
+from reports.view.parts import Block, Cell, Column, Prose, Table, table
+
+
+def blocks(facts: Facts) -> tuple[Block, ...]:
+    """One table per paper that the run carries, each after a sentence; a sentence alone where it carries none."""
+    carried = [p for p in facts.data.run.get("published") or [] if isinstance(p, Mapping)]
+    if not carried or importlib.util.find_spec("harness.records.published") is None:
+        return (Prose(("The suite names no paper to stand beside.",)),)
+    pairs = importlib.import_module("harness.records.published").pairs(facts.data.run)
+    found: list[Block] = []
+    for part in carried:
+        paper = part.get("paper") or {}
+        key = str(paper.get("bibkey"))
+        own = [p for p in pairs if p.bibkey == key]
+        found.append(Prose(_about(paper, own, [p for p in own if p.comparable == "yes"])))
+        if own:
+            if said := claims.sentences(facts, own):
+                found.append(Prose(said))
+            found.append(_table(facts, key, paper, own))
+    return tuple(found)
+
+
+def _about(paper: Mapping[str, Any], pairs: list[Any], comparable: list[Any]) -> tuple[str, ...]:
+    authors = [str(a) for a in paper.get("authors") or ["authors not named"]]
+    who = f"{authors[0]} et al." if len(authors) > 2 else listed(authors)
+    head = f"{who} ({paper.get('year')}), “{paper.get('title')}”, {paper.get('venue')}, {paper.get('url')}."
+    if not pairs:
+        return (clean(head), "No number of this paper stands beside an arm of this run.")
+    count = counted(len(pairs), "published number")
+    said = f"{count} beside ours; {len(comparable) or 'none'} of them comparable as measured here."
+    notes = " ".join(clean(note) for note in paper.get("notes") or ())
+    return tuple(filter(None, (clean(head), said, notes)))
+
+
+def _table(facts: Facts, key: str, paper: Mapping[str, Any], pairs: list[Any]) -> Table:
+    """Paper | ours | difference | comparable?, one row per published number and batch size of ours."""
+    rows = []
+    for pair in pairs:
+        for batch, value, low, high in _ours(facts, pair):
+            rows.append((pair, batch, value, low, high))
+    paper_values = [p.row.value for p, *_ in rows]
+    places = min(2, max(1, decimals_for(paper_values)))
+    gaps = [None if value is None else value - p.row.value for p, _, value, _, _ in rows]
+    reasons = list(dict.fromkeys(str(p.reason) for p in pairs))  # said once, under the table
+    columns = [
+        (Column("Arm here", numeric=False), [word_cell(label(p.label)) for p, *_ in rows]),
+        (Column("In the paper", "model, task, setting", numeric=False), [word_cell(_where(p.row)) for p, *_ in rows]),
+        (
+            Column("Metric", numeric=False),
+            [word_cell(metric_title(p.row.metric), detail=_unit(p.row)) for p, *_ in rows],
+        ),
+        (Column("Batch here", "rows"), [EMPTY if b is None else Cell(str(b), sort=float(b)) for _, b, *_ in rows]),
+        (Column("paper", group="Value"), [Cell(fixed(v, places), sort=float(v)) for v in paper_values]),
+        (Column("ours", group="Value"), [_mine(v, low, high, places) for _, _, v, low, high in rows]),
+        (Column("Difference", "ours − paper"), [EMPTY if g is None else Cell(signed(g, places), sort=g) for g in gaps]),
+        (
+            Column("Comparable?", numeric=False),
+            [word_cell(_verdict(p, reasons)) for p, *_ in rows],
+        ),
+    ]
+    sources = sorted({p.row.source for p in pairs})
+    note = (
+        f"Published values as printed ({listed(sources)} source), with no interval of ours around them. A difference is given "
+        "whether or not the two are comparable; the last column says which, with its reason. "
+        + " ".join(f"[{i}] {clean(reason)}." for i, reason in enumerate(reasons, 1) if reason)
+    )
+    return table(f"paper-{label(key, 40)}", f"{label(key)} and this run", columns, note, wrap=True)
+
+
+def _verdict(pair: Any, reasons: list[str]) -> str:
+    return f"{pair.comparable} [{reasons.index(str(pair.reason)) + 1}]" if pair.reason else str(pair.comparable)
+
+
+def _where(row: Any) -> str:
+    return ", ".join(filter(None, (label(row.model), label(row.task), label(row.setting))))
+
+
+def _unit(row: Any) -> str:
+    return label(f"{row.unit}: {row.divides_by}" if row.divides_by else row.unit, 120)
+
+
+def _ours(facts: Facts, pair: Any) -> list[tuple[int | None, float | None, float | None, float | None]]:
+    """Our value with its interval, for each batch size it belongs beside; one without a batch size for a task's metric."""
+    found = []
+    for row in facts.data.rows:
+        batch = row.get("batch_size")
+        if str(row.get("label")) != pair.label or (pair.row.batch_size is not None and batch != pair.row.batch_size):
+            continue
+        value, low, high = (real(row.get(pair.column + end)) for end in ("", "_low", "_high"))
+        if "/" in pair.column:  # of a task: the same at every batch size
+            return [(None, value, low, high)]
+        found.append((batch if isinstance(batch, int) else None, value, low, high))
+    return found or [(None, None, None, None)]
+
+
+def _mine(value: float | None, low: float | None, high: float | None, places: int) -> Cell:
+    if value is None:
+        return EMPTY
+    ends = None if low is None or high is None else (low, high)
+    return Cell(fixed(value, places), span(low, high, places), value, ends=ends)

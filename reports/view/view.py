@@ -1,0 +1,87 @@
+"""From stored runs to the report as plain data: how runs relate, and the sections of each in reading order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from reports.facts import merge
+from reports.facts.facts import Facts, gather
+from reports.facts.load import RunData
+from reports.text import counted, label, listed
+from reports.view import sections
+from reports.view.parts import Block, Figure, Fold, ReportView, RunView, Section, Table
+from reports.view.settings import machine, values
+
+
+def build(runs: Sequence[RunData]) -> ReportView:
+    """Return the view of a report on runs: those under the same conditions joined, others in sections of their own."""
+    joined = merge.join(runs)
+    facts = [gather(run) for run in joined]
+    names = [_name(run) for run in joined]
+    title = listed(dict.fromkeys(_title(run, name) for run, name in zip(joined, names, strict=True)), 3)
+    views = tuple(_run_view(f, name, i, len(joined)) for i, (f, name) in enumerate(zip(facts, names, strict=True)))
+    return ReportView(title, _relation(runs, joined, [v.title for v in views]), views)
+
+
+def _name(run: RunData) -> str:
+    return listed(dict.fromkeys(label(r.get("name") or "unnamed run") for r in run.sources or (run.run,)), 4)
+
+
+def _title(run: RunData, name: str) -> str:
+    """The suite's own title, else its name with what it is about."""
+    given = (run.run.get("suite") or {}).get("title")
+    return label(given, 120) if given else f"{name}: depth-adaptive decoding against the full model"
+
+
+def _relation(runs: Sequence[RunData], joined: Sequence[RunData], titles: Sequence[str]) -> tuple[str, ...]:
+    """What became of several runs: which were joined, and what keeps the others apart; nothing for one."""
+    lead = []
+    for run, title in zip(joined, titles, strict=True):
+        if len(run.sources) > 1:
+            which = "" if len(joined) == 1 else f"{title}: "
+            lead.append(
+                f"{which}{counted(len(run.sources), 'run')} under the same conditions, on the same machine and code, are "
+                "joined; each arm is paired with the full model of its own run."
+            )
+    if len(joined) < 2:
+        return tuple(lead)
+    lead.insert(0, f"This report holds {counted(len(runs), 'run')} in {len(joined)} parts. No table mixes them.")
+    for other, title in zip(joined[1:], titles[1:], strict=True):
+        why = merge.differences(joined[0], other) or ("measured in another state of the runs before",)
+        lead.append(f"{title}, beside {titles[0]}: {'; '.join(why)}.")
+    return tuple(lead)
+
+
+def _run_view(facts: Facts, name: str, index: int, count: int) -> RunView:
+    prefix = f"r{index + 1}-" if count > 1 else ""
+    title = f"Part {index + 1}: {name}" if count > 1 else name
+    cells = facts.speed_cells or list(facts.scored.values())
+    started = [label(r.get("started") or "")[:10] for r in facts.data.sources or (facts.data.run,)]
+    about = [
+        values(cells, "model"),
+        values(cells, "dtype"),
+        machine(facts),
+        listed(dict.fromkeys(filter(None, started))),
+    ]
+    return RunView(
+        prefix + "run",
+        title,
+        " · ".join(a for a in about if a),
+        tuple(_prefixed(s, prefix) for s in sections.sections(facts)),
+    )
+
+
+def _prefixed(section: Section, prefix: str) -> Section:
+    """The section with ids that are unique among several runs."""
+    if not prefix:
+        return section
+
+    def renamed(block: Block) -> Block:
+        if isinstance(block, (Table, Figure)):
+            return dataclasses.replace(block, id=prefix + block.id)
+        if isinstance(block, Fold):
+            return dataclasses.replace(block, blocks=tuple(map(renamed, block.blocks)))
+        return block
+
+    return Section(prefix + section.id, section.title, tuple(map(renamed, section.blocks)))

@@ -1,0 +1,1 @@
+"""From the view to files: HTML, PDF, figures and tables."""

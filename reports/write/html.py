@@ -1,0 +1,93 @@
+"""Lay a report view out as one HTML file that needs nothing beside itself: no network, no script but its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.resources import files
+
+import jinja2
+from markupsafe import Markup
+
+from reports.draw.style import COLOURS, PAGE
+from reports.draw.svg import Drawing, inline, sign, signs
+from reports.view.parts import Column, Figure, ReportView, Swatch, Table
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["groups"] = header_groups
+    environment.tests["part"] = lambda block, name: type(block).__name__ == name
+    return environment
+
+
+def html(view: ReportView, drawings: Callable[[], Mapping[str, Drawing]] | None = None) -> str:
+    """Return the report as one HTML document; the same view gives the same bytes.
+
+    `drawings` gives the figures as drawn for the page, by id, where the caller has them; it is called when all else is laid out.
+    """
+    swatches: set[Swatch] = set()
+    alts: dict[str, str] = {}
+
+    def marked(figure: Figure) -> Markup:
+        alts[figure.id] = figure.alt
+        return Markup(f"{_MARK}{figure.id}{_MARK}")
+
+    def sign_of(swatch: Swatch) -> Markup:
+        swatches.add(swatch)
+        return Markup(sign(swatch))
+
+    script = _read("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = _environment().get_template("report.html.j2")
+    # Both are files of this package, not results, and stand in elements whose content HTML does not unescape.
+    laid_out = page.render(
+        view=view, svg=marked, sign=sign_of, style=Markup(_palette() + _read("report.css")), script=Markup(script),
+        script_hash=digest, signs=Markup(f"{_MARK}{_MARK}"),
+    )  # fmt: skip
+    found = drawings() if drawings else _drawn(view)
+    parts = laid_out.split(_MARK)
+    parts[1::2] = [inline(found[name], alts[name]) if name else signs(swatches) for name in parts[1::2]]
+    return "".join(parts)
+
+
+_MARK = "\0"
+"""Stands around what is put into the page last; reports.text lets no such character through."""
+
+
+def _drawn(view: ReportView) -> Mapping[str, Drawing]:
+    from reports.draw.figures import (
+        draw_all,  # here: matplotlib takes long to load, and a large report is drawn elsewhere
+    )
+
+    return draw_all(view, PAGE)
+
+
+def _read(name: str) -> str:
+    return (files("reports") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _palette() -> str:
+    light = "".join(f"--{name}:{value};" for name, (value, _) in COLOURS.items())
+    dark = "".join(f"--{name}:{value};" for name, (_, value) in COLOURS.items())
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def header_groups(table: Table) -> list[tuple[str, list[Column]]]:
+    """Return the columns in runs that share a group header; a column without a group is a run of its own."""
+    runs: list[tuple[str, list[Column]]] = []
+    for column in table.columns:
+        if runs and column.group and runs[-1][0] == column.group:
+            runs[-1][1].append(column)
+        else:
+            runs.append((column.group, [column]))
+    return runs

@@ -1,0 +1,117 @@
+"""Reports from stored results alone: no rerun, no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from harness.errors import BadInput
+
+__all__ = ["write_report"]
+
+
+def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: str = "page") -> Path:
+    """Write one report on the runs in `run_dirs` and return the path of its page.
+
+    Beside `report.html` stand `report.pdf`, `figures/` (SVG, PDF, PNG) and `tables/` (CSV, Markdown, LaTeX); in the folder
+    of a single run `summary.csv` is written anew as well. The same results give the same bytes.
+
+    Args:
+        run_dirs: folders that hold a run.json. Runs under the same conditions are joined.
+        out: the folder to write to, made if it is missing, or the HTML file; default: the first run's folder.
+        style: what the files in `figures/` are drawn for: `page`, or `paper` (a column of 3.35 inches, serif type).
+
+    Raises:
+        BadInput: no folder given, a folder without a readable run, an unknown style, or a place that cannot be written to.
+    """
+    from reports.draw.style import SHEETS
+    from reports.write import second
+
+    if style not in SHEETS:
+        raise BadInput(f"report: style {style!r} is not known; known: {', '.join(SHEETS)}")
+    folders = [Path(folder) for folder in run_dirs]
+    sheet = SHEETS[style]
+    with _undisturbed(), second.started(folders) as helper:
+        # What reads and draws takes long to load; the second process is at work meanwhile.
+        from harness.records import summary
+        from reports.facts import load
+        from reports.view import view
+        from reports.view.parts import Figure, Table, walk
+        from reports.write import export, pdf
+        from reports.write import html as render
+
+        runs = load.load(folders, lambda stored: second.summaries(helper, stored))
+        page = _place(folders[0] if out is None else Path(out))
+        shown = view.build(runs)
+        figures = [part for part in walk(shown) if isinstance(part, Figure)]
+        with ThreadPoolExecutor() as pool:  # waiting for the second process, and Typst, leave the interpreter free
+            drawings, figure_files = second.figures(helper, figures, sheet, pool)
+            document = pool.submit(lambda: pdf.pdf(shown, drawings.result()))
+            table_files, html = export.table_files(shown), render.html(shown, drawings.result)
+        made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
+        drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)
+    for name, content in made.items():
+        _write(page.with_name(name), content)
+    if out is None and len(runs) == 1:
+        _write(page.with_name("summary.csv"), summary.csv_text(runs[0].rows).encode("utf-8", "backslashreplace"))
+    _replace(page.parent / "figures", figure_files.result(), drawn)
+    _replace(page.parent / "tables", table_files, tabled)
+    return page
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without the collector of reference cycles: a report makes many objects, all of which live until it is written."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _place(out: Path) -> Path:
+    """The HTML file to write: a path that ends in .html, else report.html in the folder."""
+    return out if out.suffix.lower() in (".html", ".htm") and not out.is_dir() else out / "report.html"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write all of the file or nothing: an earlier report stays until the new one is complete."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise BadInput(
+            f"report: cannot write {path} ({error.strerror or error}); choose another place with --out"
+        ) from error
+
+
+_LIST = "FILES.txt"
+
+
+def _replace(folder: Path, files: dict[str, bytes], titles: Mapping[str, str]) -> None:
+    """Write the files of a folder with a list of them; what an earlier list names and this one does not is removed.
+
+    Nothing else in the folder is touched: it may be the reader's own.
+    """
+    earlier: list[str] = []
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        earlier = [line.partition("\t")[0] for line in (folder / _LIST).read_text(encoding="utf-8").splitlines()]
+    for name, content in files.items():
+        _write(folder / name, content)
+    for name in earlier:
+        if name and name not in files and name != _LIST and Path(name).name == name:
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+    if files or earlier:
+        lines = (f"{name}\t{titles.get(name.rpartition('.')[0], '')}\n" for name in sorted(files))
+        _write(folder / _LIST, "".join(lines).encode("utf-8", "replace"))

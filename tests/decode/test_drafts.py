@@ -1,0 +1,118 @@
+"""Draft and verify: what is accepted, what is counted, and that the output is the full model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+import methods
+from harness.decode.engine import Decoding, generate
+from harness.decode.sampling import Sampling
+from harness.measure.probes import flops, layers
+from harness.method import Draft
+from harness.models.decoder import Decoder
+from harness.plan import LayerPlan
+from tests.conftest import ragged_prompts, tiny_opt
+
+NEW = 24
+
+
+def easy_opt(keep: int = 2) -> Decoder:
+    """A model whose blocks from `keep` on add nothing: a draft of the first `keep` blocks is always right."""
+    decoder = tiny_opt()
+    for layer in decoder.source.model.decoder.layers[keep:]:
+        for module in (layer.self_attn.out_proj, layer.fc2):
+            torch.nn.init.zeros_(module.weight)
+            torch.nn.init.zeros_(module.bias)
+    decoder.refresh()
+    return decoder
+
+
+@dataclass(frozen=True)
+class Holed(Draft):
+    """Drafts with every other block, so that verification shares only the first with the draft; stops when unsure."""
+
+    name: ClassVar[str] = "holed"
+    draft_tokens: int = 4
+    sure: float = 0.0
+    first: int = 0
+
+    def draft_plan(self, depth: int) -> LayerPlan:
+        return LayerPlan.of(range(self.first, depth, 2), depth)
+
+    def goes_on(self, logits: torch.Tensor) -> torch.Tensor | None:
+        return logits.softmax(-1).amax(-1) > self.sure if self.sure else None
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize(
+    "method",
+    [
+        methods.create("layerskip(exit_layer=1,draft_tokens=5)"),
+        methods.create("layerskip(exit_layer=5,draft_tokens=30)"),
+        Holed(),
+        Holed(first=1),
+        Holed(sure=0.1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_output_is_the_full_models(decoder: Decoder, method: Draft, rows: int, temperature: float) -> None:
+    ids, mask = ragged_prompts(rows=rows)
+    sampling = Sampling(temperature=temperature, seed=5)
+    want = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=NEW, sampling=sampling)
+    out = generate(decoder, method, ids, mask, max_new_tokens=NEW, sampling=sampling)
+    assert torch.equal(out.tokens, want.tokens) and torch.equal(out.lengths, want.lengths)
+
+
+def test_a_perfect_draft_is_accepted_whole() -> None:
+    decoder = easy_opt()
+    ids, mask = ragged_prompts(rows=4)
+    method = methods.create("layerskip(exit_layer=2,draft_tokens=4)")
+    out = generate(decoder, method, ids, mask, max_new_tokens=21, stop_at_eos=False)
+    assert [step.yielded.tolist() for step in out.trace.steps] == [[5] * 4] * 4  # type: ignore[union-attr]
+    counted = layers.count([(out.trace, out.lengths)])
+    # Five tokens cost five columns of the two drafting blocks and five of the four others, in 5 * 2 + 4 block runs.
+    assert counted.per_token == 6 and counted.serial_per_token == pytest.approx((5 * 2 + 4) / 5)
+    assert counted.heads_per_token == 1
+
+
+def test_rejected_drafts_are_charged(opt: Decoder) -> None:
+    ids, mask = ragged_prompts(rows=1)
+    full = generate(opt, methods.create("full"), ids, mask, max_new_tokens=NEW, stop_at_eos=False)
+    method = Holed(first=opt.depth - 1)  # the top block alone
+    out = generate(opt, method, ids, mask, max_new_tokens=NEW, stop_at_eos=False)
+    assert torch.equal(out.tokens, full.tokens)
+    steps = out.trace.steps
+    accepted = sum(int(step.yielded.sum()) - 1 for step in steps)  # type: ignore[union-attr]
+    drafted = sum(int(step.drafted.sum()) for step in steps)  # type: ignore[union-attr]
+    assert accepted < drafted
+    own, base = (flops.count(o.trace, opt.geometry, 4) for o in (out, full))
+    assert own.tokens == base.tokens == NEW - 1
+    # One head for each draft, and one for each column it was verified at.
+    assert own.head == (2 * drafted + len(steps)) * 2 * opt.geometry.head_weights
+    counted = layers.count([(out.trace, out.lengths)])
+    assert counted.per_token == (drafted + opt.depth * (drafted + len(steps))) / (NEW - 1)
+
+
+def test_rows_progress_raggedly_and_end_together(opt: Decoder) -> None:
+    ids, mask = ragged_prompts(rows=8)
+    decoding = Decoding(opt, methods.create("layerskip(exit_layer=4,draft_tokens=3)"), ids, mask, max_new_tokens=NEW)
+    yielded = decoding.prefill()
+    while not decoding.done:
+        yielded += decoding.step()
+    steps = [step.yielded for step in decoding.trace.steps if step.yielded is not None]
+    assert any(len(set(got.tolist())) > 1 for got in steps)
+    out = decoding.output()
+    assert yielded == int(out.lengths.sum())
+    assert out.tokens.shape[1] == int(out.lengths.max())
+
+
+def test_the_last_positions_of_the_model_can_be_drafted(opt: Decoder) -> None:
+    ids = torch.randint(2, 90, (2, 50), generator=torch.Generator().manual_seed(0))
+    want = generate(opt, methods.create("full"), ids, max_new_tokens=15, stop_at_eos=False)
+    out = generate(opt, methods.create("layerskip(draft_tokens=9)"), ids, max_new_tokens=15, stop_at_eos=False)
+    assert torch.equal(out.tokens, want.tokens)

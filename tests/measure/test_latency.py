@@ -1,0 +1,225 @@
+"""Times by a clock that is told what time it is: what is timed, what is not, and where a step's time goes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+import methods
+from harness.decode.engine import Decoding
+from harness.decode.sampling import Sampling
+from harness.measure import speed
+from harness.measure.probes import breakdown, latency
+from harness.models.decoder import Decoder
+from tests.conftest import ragged_prompts
+from tests.method_cases import SPECS
+
+NEW = 6
+
+
+class FakeClock:
+    """Seconds that pass only when somebody says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class FakeDecoding:
+    """A generation whose prefill takes 5 s and whose steps take 1, 2, 3 s and yield 2, 4, 2 tokens."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.steps = clock, [(1.0, 2), (2.0, 4), (3.0, 2)]
+        clock.spend(0.5)  # allocating the cache belongs to the time to first token
+
+    @property
+    def done(self) -> bool:
+        return not self.steps
+
+    def prefill(self) -> int:
+        self.clock.spend(5.0)
+        return 2
+
+    def step(self) -> int:
+        seconds, tokens = self.steps.pop(0)
+        self.clock.spend(seconds)
+        return tokens
+
+    def output(self) -> Any:
+        self.clock.spend(1000.0)  # collecting what came out is nobody's decode time
+        return None
+
+
+def test_a_steps_record_is_its_time_and_what_it_yielded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defect 14: the first token's time was in the time between tokens. Defect 11: one timestamp was one token."""
+    clock, waits = FakeClock(), []
+
+    def synchronise(device: torch.device) -> Any:
+        return lambda: (waits.append(clock.now), clock.spend(0.25))
+
+    monkeypatch.setattr(latency, "synchronise", synchronise)
+    timing, _ = latency.measure(lambda: FakeDecoding(clock), torch.device("cpu"), clock)  # type: ignore[arg-type, return-value]
+    # What is queued when a reading begins or ends is waited for: 0.25 s each, inside the interval it ends.
+    assert timing.ttft_s == 5.75
+    assert timing.step_s == [1.25, 2.25, 3.25]
+    assert timing.step_tokens == [2, 4, 2]
+    # Defect 16: synchronising every module is no headline: once before, once after prefill, once a step.
+    assert len(waits) == 2 + 3
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_nothing_prints_while_measuring(opt: Decoder, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Defect 15: tokens were decoded and printed inside the timed loop."""
+
+    class Loud:
+        def write(self, text: str) -> int:
+            raise AssertionError(f"printed {text!r} inside a measured region")
+
+        def flush(self) -> None:
+            pass
+
+    def log(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("logged inside a measured region")
+
+    ids, mask = ragged_prompts()
+    method = methods.create(spec)
+    monkeypatch.setattr(sys, "stdout", Loud())
+    monkeypatch.setattr(sys, "stderr", Loud())
+    monkeypatch.setattr(logging.Logger, "handle", log)
+    timing, _ = latency.measure(
+        lambda: Decoding(opt, method, ids, mask, max_new_tokens=NEW, stop_at_eos=False), torch.device("cpu")
+    )
+    assert sum(timing.step_tokens) == 3 * (NEW - 1)
+
+
+def test_the_check_for_printing_would_notice(opt: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = opt.head
+
+    def chatty(x: torch.Tensor) -> torch.Tensor:
+        print("token!")
+        return inner(x)
+
+    monkeypatch.setattr(opt, "head", chatty)
+    with pytest.raises(AssertionError, match="printed 'token!'"):
+        test_nothing_prints_while_measuring(opt, "full", monkeypatch)
+
+
+def instrumented(decoder: Decoder, spec: str, clock: Any = None, compact: bool = False, rows: int = 3) -> Any:
+    ids, mask = ragged_prompts(rows)
+
+    def make(timed: Decoder, method: Any, sampling: Sampling) -> Decoding:
+        return Decoding(
+            timed, method, ids, mask, max_new_tokens=NEW, stop_at_eos=False, sampling=sampling, compact_exits=compact,
+            static=False,
+        )  # fmt: skip
+
+    more = {} if clock is None else {"clock": clock}
+    return breakdown.measure(make, decoder, methods.create(spec), **more)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_method_has_a_breakdown_that_adds_up(opt: Decoder, spec: str) -> None:
+    """All parts together are the step, none is negative, and instrumenting changes no token."""
+    ids, mask = ragged_prompts()
+    found, output = instrumented(opt, spec)
+    plain = Decoding(opt, methods.create(spec), ids, mask, max_new_tokens=NEW, stop_at_eos=False)
+    plain.prefill()
+    while not plain.done:
+        plain.step()
+    assert torch.equal(output.tokens, plain.output().tokens)
+    assert set(found.parts_s) == set(breakdown.PARTS)
+    for i, step in enumerate(found.step_s):
+        parts = {part: seconds[i] for part, seconds in found.parts_s.items()}
+        assert all(value >= 0 for value in parts.values())
+        assert sum(parts.values()) == pytest.approx(step, rel=1e-6)
+    assert sum(found.step_tokens) == 3 * (NEW - 1)
+    method = methods.create(spec)
+    assert (sum(found.parts_s["exit_tests"]) > 0) == (method.family in ("exit", "draft"))
+    filled = any(step.filled or step.fill_rows for step in output.trace.steps)
+    assert (sum(found.parts_s["kv_fill"]) > 0) == filled
+
+
+def spending(decoder: Decoder, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every function of the model take a time of its own."""
+
+    def slow(thing: object, name: str, seconds: float) -> None:
+        inner = getattr(thing, name)
+
+        def function(*arguments: Any) -> Any:
+            clock.spend(seconds)
+            return inner(*arguments)
+
+        monkeypatch.setattr(thing, name, function)
+
+    slow(decoder, "embed", 1.0)
+    slow(decoder, "head", 100.0)
+    for block in decoder.blocks:
+        slow(block, "attend", 10.0)
+        slow(block, "feed", 20.0)
+        slow(block, "fill", 3.0)
+
+
+def test_seconds_go_where_they_were_spent(opt: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    spending(opt, clock, monkeypatch)
+    found, _ = instrumented(opt, "fixed_exit(budget=2)", clock)
+    assert found.parts_s["embed"] == [1.0] * (NEW - 1)
+    assert found.parts_s["attention"] == [20.0] * (NEW - 1)
+    assert found.parts_s["feed"] == [40.0] * (NEW - 1)
+    assert found.parts_s["head"] == [100.0] * (NEW - 1)
+    assert found.parts_s["host"] == [0.0] * (NEW - 1)
+    assert found.step_s == [161.0] * (NEW - 1)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_vocabulary_projection_for_a_test_belongs_to_the_test(
+    opt: Decoder, monkeypatch: pytest.MonkeyPatch, compact: bool
+) -> None:
+    clock = FakeClock()
+    spending(opt, clock, monkeypatch)
+    found, output = instrumented(opt, "calm(threshold=0.05,decay=none)", clock, compact, rows=8)
+    for i, step in enumerate(output.trace.steps):
+        assert found.parts_s["attention"][i] == 10.0 * step.plan.budget
+        assert found.parts_s["exit_tests"][i] == 100.0 * step.test_reads
+        assert found.parts_s["head"][i] == 100.0 * (step.head_rows > 0)
+    fills = sum(found.parts_s["kv_fill"])
+    assert fills >= 3.0 * sum(len(step.filled) for step in output.trace.steps)
+    assert compact == (fills > 3.0 * sum(len(step.filled) for step in output.trace.steps))
+
+
+def test_the_model_itself_is_left_as_it_was(opt: Decoder) -> None:
+    """Defect 16: clocks in the model would be in the headline too. The timed passes run on the untouched objects."""
+    before = [(id(block), dict(vars(block))) for block in opt.blocks]
+    names = set(vars(opt))
+    instrumented(opt, "calm(threshold=0.5)")
+    assert [(id(block), dict(vars(block))) for block in opt.blocks] == before
+    assert set(vars(opt)) == names
+
+
+@pytest.mark.parametrize("pace", [1.0, 0.5, 3.0])
+def test_ideal_is_in_proportion_to_sublayers(pace: float) -> None:
+    """Worked out by hand: skipping every feed sublayer saves the feed time, not half of the blocks.
+
+    What the host does between sublayers (10 of 100) goes with them, and a machine that runs at another pace in the instrumented
+    pass changes nothing.
+    """
+    seconds = {"embed": 1.0, "attention": 20.0, "feed": 60.0, "head": 8.0, "sampling": 1.0, "host": 10.0}
+    parts = {part: [pace * value] for part, value in seconds.items()}
+    taken = [{"parts_s": parts, "step_s": [pace * 100.0]}]
+    full = {"breakdown": taken, "runs": [{"step_s": [100.0]}], "depth": 10}
+    state = {"heads_per_token": 1.0, "serial_attention_per_token": 10.0, "serial_feed_per_token": 0.0}
+    found = speed._ideal(full, state)
+    assert found["ideal_full_step_s"] == pytest.approx(100.0)
+    assert found["ideal_step_s"] == pytest.approx(1 + 8 + 1 + 90 * 20 / 80)
+    assert found["step_parts_s"]["block"] == pytest.approx(9.0)
+    assert found["step_parts_s"]["rest"] == pytest.approx(1.0)
+    assert speed._ideal(None, state)["ideal_step_s"] is None

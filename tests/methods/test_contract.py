@@ -1,0 +1,153 @@
+"""Invariants every registered method must keep, over the table in method_cases.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import methods
+from harness.decode.engine import generate
+from harness.decode.forced import score
+from harness.measure.probes import flops
+from harness.method import Exit, Schedule
+from harness.models.decoder import Decoder
+from harness.models.kernels import linear
+from harness.plan import LayerPlan, Step
+from harness.run import contract
+from harness.run.contract import NEW, decode_with_logits
+from tests.conftest import MODELS, ragged_prompts
+from tests.method_cases import CASES, SPECS
+
+
+def test_every_registered_method_has_cases() -> None:
+    assert set(CASES) == set(methods.names())
+    for name, specs in CASES.items():
+        assert specs and all(methods.create(spec).name == name for spec in specs)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_stepwise_decoding_equals_score(decoder: Decoder, spec: str) -> None:
+    """Invariant 2, in a left-padded batch: each emitted token's logits equal the parallel pass."""
+    contract.step_equals_score(decoder, methods.create(spec))
+
+
+def test_score_takes_rows_of_different_prompt_lengths(decoder: Decoder) -> None:
+    ids = torch.randint(2, 90, (3, 12), generator=torch.Generator().manual_seed(1))
+    method = methods.create("skipdecode(min_layers=2,max_layers=5)")
+    together = score(decoder, method, ids, [3, 12, 7], expected_tokens=6)
+    for row, length in enumerate((3, 12, 7)):
+        alone = score(decoder, method, ids[row : row + 1], [length], expected_tokens=6)[0]
+        torch.testing.assert_close(together[row], alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_row_in_padded_batch_equals_row_alone(decoder: Decoder, spec: str) -> None:
+    """Invariant 3."""
+    contract.batch_equals_alone(decoder, methods.create(spec))
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_no_skip_setting_equals_full(decoder: Decoder, name: str) -> None:
+    """Invariant 4: bit for bit, because the same blocks run in the same order; verified drafts run several columns at once."""
+    for spec in CASES[name]:
+        contract.no_skip_equals_full(decoder, methods.create(spec))
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if methods.create(s).exact])
+def test_exact_methods_equal_full(decoder: Decoder, spec: str) -> None:
+    contract.exact_equals_full(decoder, methods.create(spec))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_trace_equals_independent_count(decoder: Decoder, spec: str) -> None:
+    """Invariant 5: sublayers counted where they run, not where the engine records them."""
+    contract.trace_equals_hooks(decoder, methods.create(spec))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_flops_equal_torch_counter(decoder: Decoder, spec: str) -> None:
+    """Invariant 6, on the math backend (the default CPU kernel is not counted by torch)."""
+    contract.flops_equal_counter(decoder, methods.create(spec))
+
+
+def test_flop_check_would_notice_an_uncounted_backend(opt: Decoder) -> None:
+    ids, _ = ragged_prompts(rows=2)
+    ids[ids == 0] = 5
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), linear.only("torch"), FlopCounterMode(display=False) as counter:
+        out = generate(opt, methods.create("full"), ids, max_new_tokens=NEW, stop_at_eos=False)
+    counted = flops.count(out.trace, opt.geometry, 4)
+    assert counted.prefill + counted.decode > 1.01 * counter.get_total_flops()
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_repr_rebuilds_the_method(spec: str) -> None:
+    method = methods.create(spec)
+    assert methods.create(str(method)) == method
+    assert hash(method) == hash(methods.create(spec))
+
+
+def check_only_shrinks(method: Schedule, depth: int, steps: int = 20) -> None:
+    """SkipDecode's promise: a later step runs a subset of what an earlier one ran."""
+    before = set(range(depth))
+    for k in range(1, steps + 1):
+        now = set(method.layers(Step(k, 12), 9, depth).blocks)
+        assert now <= before, f"step {k} runs {sorted(now - before)} that step {k - 1} did not"
+        before = now
+
+
+@pytest.mark.parametrize("spec", CASES["skipdecode"])
+def test_skipdecode_only_shrinks(spec: str) -> None:
+    method = methods.create(spec)
+    assert isinstance(method, Schedule)
+    check_only_shrinks(method, 6)
+
+
+@dataclass(frozen=True)
+class Rising(methods.get("skipdecode")):  # type: ignore[misc]
+    """SkipDecode broken on purpose: the budget rises."""
+
+    def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+        return super().layers(Step(max(12 - step.index, 1), step.expected_tokens), prompt_length, depth)  # type: ignore[no-any-return]
+
+
+def test_a_broken_schedule_turns_the_check_red() -> None:
+    with pytest.raises(AssertionError, match="that step"):
+        check_only_shrinks(Rising(min_layers=2, max_layers=5), 6)
+
+
+@dataclass(frozen=True)
+class Wandering(Schedule):
+    """Different sublayers at every step, attention and feed apart: blocks come back after they were skipped."""
+
+    def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+        return LayerPlan(
+            tuple((i + step.index) % 3 != 0 for i in range(depth)),
+            tuple((i + step.index) % 2 == 0 for i in range(depth)),
+        )
+
+
+def test_sublayer_plans_with_holes_score_as_they_decode(decoder: Decoder) -> None:
+    method = Wandering()
+    ids, mask = ragged_prompts()
+    out, logits = decode_with_logits(decoder, method, ids, mask)
+    prompt = ids[1][mask[1].bool()]
+    scored = score(decoder, method, torch.cat((prompt, out.tokens[1])).unsqueeze(0), [len(prompt)], expected_tokens=NEW)
+    torch.testing.assert_close(scored[0, len(prompt) - 1 : -1], logits[1], atol=1e-4, rtol=0)
+    assert not torch.equal(out.trace.attention, out.trace.feed)
+
+
+def test_exits_differ_between_rows_and_rise_with_the_threshold() -> None:
+    decoder = MODELS["opt"]()
+    ids, mask = ragged_prompts(rows=8)
+    depths = []
+    for threshold in (0.0, 0.05, 0.2, 1.0):
+        method = methods.create("calm", threshold=threshold, decay="none")
+        assert isinstance(method, Exit)
+        out = generate(decoder, method, ids, mask, max_new_tokens=12, stop_at_eos=False)
+        depths.append(out.trace.layers[:, 1:].sum(2).double().mean().item())
+    assert depths == sorted(depths)
+    assert depths[0] == 1 and depths[-1] == decoder.depth and 1 < depths[1] < decoder.depth

@@ -1,0 +1,176 @@
+"""What runs the linear maps: the same numbers either way, one choice for a whole model, and the choice is what runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import methods
+from harness.decode.engine import generate
+from harness.models import contest, fused
+from harness.models.decoder import Decoder
+from harness.models.kernels import linear as kernels
+from harness.models.kernels import native
+from tests.conftest import ragged_prompts, tiny
+
+needs_compiler = pytest.mark.skipif(native.library() is None, reason=f"compiled kernels are {native.status()}")
+
+
+@pytest.fixture(autouse=True)
+def _own_table() -> Iterator[None]:
+    """Each test starts without choices and leaves none behind."""
+    before = kernels.table()
+    kernels.install({})
+    yield
+    kernels.install(before)
+
+
+@pytest.mark.parametrize("how", [kernels.NATIVE, kernels.TORCH])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 24), (3, 1, 24), (2, 5, 24)])
+def test_both_ways_agree(how: str, relu: bool, bias: bool, shape: tuple[int, ...]) -> None:
+    weight, b, x = torch.randn(40, 24), torch.randn(40) if bias else None, torch.randn(shape)
+    m = kernels.Linear(weight, b, relu)
+    want = F.linear(x, weight, b)
+    want = F.relu(want) if relu else want
+    residual = torch.randn(*shape[:-1], 40)
+    with torch.inference_mode(), kernels.only(how):
+        torch.testing.assert_close(m(x), want, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(m(x, residual), want + residual, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_and_other_types_are_for_torch() -> None:
+    weight = torch.randn(16, 8, requires_grad=True)
+    m = kernels.Linear(weight)
+    m(torch.randn(2, 8)).sum().backward()
+    assert weight.grad is not None and m._panels is None
+    half = kernels.Linear(torch.randn(16, 8, dtype=torch.bfloat16))
+    with torch.inference_mode():
+        half(torch.randn(2, 8, dtype=torch.bfloat16))
+    assert half._panels is None
+
+
+def test_installed_choices_serve_their_neighbours() -> None:
+    kernels.install({"a, rows 8": "torch", "a, rows 64": "native"})
+    digest = kernels.digest()
+    assert [kernels.chosen("a", rows) for rows in (1, 5, 8, 16, 32, 256)] == [*["torch"] * 4, "native", "native"]
+    assert kernels.chosen("b", 8) == "native", "the default"
+    assert kernels.digest() == digest
+    kernels.choose("a", 3, "native")
+    assert kernels.chosen("a", 3) == "native" and kernels.digest() != digest
+
+
+def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[set[int], set[int]]:
+    """Blocks that ran in the compiled kernels and in torch's calls in a decode step of the full model, read off the blocks."""
+    compiled: set[int] = set()
+    called: set[int] = set()
+    with monkeypatch.context() as patch:
+        run = fused._Stack.run
+
+        def counted(self: Any, layers: Sequence[int], *more: Any) -> torch.Tensor | None:
+            out = run(self, layers, *more)  # type: ignore[arg-type]
+            if out is not None:
+                compiled.update(int(layer) for layer in layers)
+            return out
+
+        patch.setattr(fused._Stack, "run", counted)
+        for block in decoder.blocks:
+            kept = block.attend_in_calls  # type: ignore[attr-defined]
+            watched = lambda x, memory, context, block=block, kept=kept: (  # noqa: E731
+                called.add(block.index) if x.shape[1] == 1 else None,
+                kept(x, memory, context),
+            )[1]
+            patch.setattr(block, "attend_in_calls", watched)
+        ids = torch.randint(2, decoder.geometry.vocabulary, (rows, 20))
+        generate(decoder, methods.create("full"), ids, max_new_tokens=2, stop_at_eos=False)
+    return compiled, called
+
+
+@needs_compiler
+@pytest.mark.parametrize("winner", [kernels.NATIVE, kernels.TORCH])
+def test_the_choice_is_what_runs_in_every_block(winner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a contest, and in a process told its outcome: all blocks of a model run the winner, at every number of rows."""
+    decoder = tiny("opt", depth=6)
+    every = set(range(6))
+    expected = (every, set()) if winner == kernels.NATIVE else (set(), every)
+    for rows in (1, 3, 8):
+        times = iter([1.0, 2.0] * 2 if winner == kernels.NATIVE else [2.0, 1.0] * 2)
+        monkeypatch.setattr(
+            contest, "best_in_turns", lambda passes, _, t=times: [(each(), next(t))[1] for each in passes]
+        )
+        found = contest.hold(decoder, rows)
+        assert found.chosen == winner and found.lost == (winner == kernels.TORCH)
+        assert ran(decoder, rows, monkeypatch) == expected
+    table = kernels.table()
+    assert set(table.values()) == {winner}
+    kernels.install({})
+    assert ran(tiny("opt", depth=6), 3, monkeypatch) == (every, set()), "without a contest the kernels run"
+    kernels.install(table)
+    for rows in (1, 2, 3, 8, 20):
+        assert ran(tiny("opt", depth=6), rows, monkeypatch) == expected
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("halves", "chosen"),
+    [
+        ([[1.0, 2.0], [1.0, 2.0]], "native"),
+        ([[2.0, 1.0], [2.0, 1.0]], "torch"),
+        ([[9.0, 1.0], [1.0, 2.0]], "native"),  # one half disturbed
+        ([[2.0, 1.9], [2.1, 2.05]], "native"),  # within the spread
+    ],
+)
+def test_a_disturbed_contest_decides_nothing(
+    halves: list[list[float]], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(halves)
+    monkeypatch.setattr(contest, "best_in_turns", lambda *_: next(turns))
+    assert contest.hold(tiny("opt"), 2).chosen == chosen
+
+
+@needs_compiler
+def test_slow_kernels_lose_the_contest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real times: a step that takes far longer than torch's is beaten, and the loser is named."""
+    run = fused._Stack.run
+
+    def slow(self: Any, *arguments: Any) -> torch.Tensor | None:
+        time.sleep(0.1 * (kernels.forced() == kernels.NATIVE))
+        return run(self, *arguments)
+
+    monkeypatch.setattr(fused._Stack, "run", slow)
+    found = contest.hold(tiny("opt", depth=4), 2)
+    assert found.lost and "the kernels are slower here" in str(found)
+
+
+@needs_compiler
+def test_panels_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room everything runs on the weights as loaded, gives the same tokens, and the choice says so."""
+    ids, mask = ragged_prompts()
+    free = generate(tiny("opt"), methods.create("full"), ids, mask, max_new_tokens=4)
+    monkeypatch.setattr(kernels, "ROOM", 0.0)
+    bound = tiny("opt")
+    found = generate(bound, methods.create("full"), ids, mask, max_new_tokens=4)
+    assert list(kernels.table().values()) == ["torch"]
+    assert all(m._panels is None for block in bound.blocks for m in block.maps())
+    assert torch.equal(found.tokens, free.tokens)
+
+
+@needs_compiler
+def test_new_weights_are_read_again() -> None:
+    decoder = tiny("opt")
+    ids, mask = ragged_prompts()
+    before = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
+    with torch.no_grad():
+        for parameter in decoder.source.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    decoder.refresh()
+    with kernels.only(kernels.TORCH):
+        want = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
+    got = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
+    assert torch.equal(got.tokens, want.tokens) and not torch.equal(got.tokens, before.tokens)

@@ -1,0 +1,71 @@
+"""The comparison with other engines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BadInput
+from harness.peers import decoding
+
+SMALL = {
+    "model": "random:opt-e2e-mini", "batch_sizes": (2,), "prompt_tokens": 6, "new_tokens": 4, "repeats": 3, "threads": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"engines": ("depthbench", "vllm")}, "'vllm' is not known"),
+        ({"engines": ("transformers",)}, "depthbench must be among them"),
+        ({"batch_sizes": (0,)}, "batch"),
+        ({"new_tokens": 1}, "new_tokens: 1 is out of range"),
+        ({"repeats": 0}, "repeats"),
+    ],
+)
+def test_settings_out_of_range(change: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
+        decoding.Settings(**{**SMALL, **change})  # type: ignore[arg-type]
+
+
+def test_engines_take_turns_on_the_same_weights() -> None:
+    record = decoding.measure(decoding.Settings(**SMALL, engines=("depthbench", "transformers", "transformers-static")))  # type: ignore[arg-type]
+    assert record["problems"] == []
+    rows = {row["engine"]: row for row in record["rows"]}
+    assert list(rows) == ["depthbench", "transformers", "transformers-static"]
+    for row in rows.values():
+        assert row["equal_tokens"] == 1.0
+        assert len(row["whole_s"]) == len(row["first_token_s"]) == 3
+        assert row["decode_ratio"]["low"] <= row["decode_ratio"]["value"] <= row["decode_ratio"]["high"]
+    assert rows["depthbench"]["decode_ratio"]["value"] == 1
+    profile = record["profile"]["2"]
+    assert len(profile["parts_s"]["attention"]) == 3 and profile["kernels"]
+    json.dumps(record)
+    table = decoding.table(record)
+    assert len(table) == 4 and {len(row) for row in table} == {len(table[0])}
+
+
+def test_ctranslate2_gives_the_same_tokens() -> None:
+    pytest.importorskip("ctranslate2", reason="the extra `peers` is not installed")
+    record = decoding.measure(decoding.Settings(**SMALL, engines=("depthbench", "ctranslate2")))  # type: ignore[arg-type]
+    assert record["problems"] == []
+    assert record["rows"][1]["equal_tokens"] == 1.0
+
+
+def test_an_engine_that_cannot_run_the_model_is_left_out_with_its_reason(tmp_path: Path) -> None:
+    out = tmp_path / "record.json"
+    command = [
+        *(sys.executable, "-m", "harness.cli", "baseline", "--model", "random:opt-e2e-mini", "--dtype", "bfloat16"),
+        *("--engines", "depthbench,ctranslate2", "--batch", "1", "--new-tokens", "2", "--repeats", "1"),
+        *("--prompt-tokens", "4", "--threads", "1", "--out", str(out)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "left out: ctranslate2" in done.stderr
+    assert [row["engine"] for row in json.loads(out.read_text())["rows"]] == ["depthbench"]
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2 and "is there already" in again.stderr

@@ -1,0 +1,197 @@
+"""Each gate passes on a good run, fails on a run with that one defect, and says what, where and how much."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import BadInput
+from harness.records import gates
+from harness.records.folder import Run, RunStore, load_run
+from harness.records.gates import FAILED, NOT_APPLICABLE, NOT_MEASURED, PASSED, Gate
+from harness.run import sweep
+from tests.fakes import FakeExecutor, suite
+
+Change = Callable[[dict[str, Any]], None]
+GPU = {
+    "uuid": "GPU-1", "samples": 100, "throttled_samples": 0, "throttle_reasons": {}, "foreign_processes": [],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("gates") / "run"
+    assert sweep.run_suite(suite(), out, workers=FakeExecutor()) == 0
+    return load_run(out)
+
+
+def judged(run: Run, change: Change | None = None, cell: str = "speed--draft", device: str = "cpu") -> dict[str, Gate]:
+    run = copy.deepcopy(run)
+    run.run["suite"]["device"] = device
+    for each in run.cells:
+        if device != "cpu":
+            each["machine"] = [{**machine, "gpus": [copy.deepcopy(GPU)]} for machine in each["machine"]]
+        if change and each["id"].startswith(cell):
+            change(each)
+    return {gate.name: gate for gate in gates.evaluate(run)}
+
+
+def test_a_good_run_passes(good: Run) -> None:
+    found = judged(good)
+    assert not any(gate.stops for gate in found.values())
+    assert {name for name, gate in found.items() if gate.status != PASSED} == {
+        "no foreign process on the GPU", "throttled samples",
+    }  # fmt: skip
+    assert found["timed outputs equal scored outputs"].detail.startswith("21 timed rows")
+
+
+def _set(path: str, value: Any) -> Change:
+    def change(cell: dict[str, Any]) -> None:
+        place: Any = cell
+        *parts, last = path.split(".")
+        for part in parts:
+            place = place[int(part) if part.isdigit() else part]
+        place[int(last) if last.isdigit() else last] = value
+
+    return change
+
+
+def _other_threads(cell: dict[str, Any]) -> None:
+    cell["conditions"]["threads"] = 4
+    cell["conditions_hash"] = "other"
+
+
+def _noisy(cell: dict[str, Any]) -> None:
+    first = cell["runs"][0]
+    cell["runs"] = [{**first, "repeat": i, "step_s": [i + 0.1] * 3} for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "change", "says"),
+    [
+        ("conditions identical across arms", "quality--draft", _other_threads, "threads 4, not None as quality--full"),
+        ("prompts identical across arms", "speed--draft", _set("prompts_seen", ["other"]), "other prompts than speed"),
+        ("prompts identical across arms", "quality--draft", _set("examples.0.id", "e9"), "other prompts than quality"),
+        ("token counts right", "speed--draft", _set("runs.0.step_tokens", [1, 1]), "tokens in a repeat instead of"),
+        ("token counts right", "quality--draft", _set("examples.1.tokens", 3), "4 tokens kept, 3 counted"),
+        ("token counts right", "quality--draft", _set("max_new_tokens", 3), "4 tokens, more than 3"),
+        ("no empty generation", "quality--draft", _set("examples.2.output", " "), "e2 has no text"),
+        ("finite logits", "speed--draft", _set("finite", False), "not finite"),
+        ("timed outputs equal scored outputs", "speed--draft", _set("outputs.0.tokens.0", [5, 6, 9, 8]),
+         "e0 parts at token 2, margin 1"),
+        ("timed outputs equal scored outputs", "speed--draft", _set("repeatable", False), "other tokens than its warm-up"),
+        ("dispersion", "speed--draft", lambda cell: _noisy(cell), "above the limit"),
+    ],
+)  # fmt: skip
+def test_one_defect_fails_one_gate(good: Run, name: str, cell: str, change: Change, says: str) -> None:
+    before, after = judged(good), judged(good, change, cell)
+    gate = after[name]
+    assert gate.status == FAILED and gate.stops and gate.value and says in gate.detail and gate.cells
+    assert all(c.startswith(cell) for c in gate.cells)
+    others = {n for n in after if after[n].status != before[n].status} - {name}
+    assert not others
+
+
+def test_few_noisy_cells_are_named_and_do_not_fail_the_run(good: Run) -> None:
+    timed = [cell["id"] for cell in good.cells if cell["kind"] == "speed"]
+    run = copy.deepcopy(good)
+    run.run.setdefault("suite", {})["limits"] = {"noisy_share": 1 / len(timed)}
+    gate = judged(run, lambda cell: _noisy(cell), timed[-1])["dispersion"]
+    assert gate.status == FAILED and not gate.stops and gate.cells == (timed[-1],) and "no verdict" in gate.detail
+    run.run["suite"]["limits"] = {"noisy_share": 0.9 / len(timed)}
+    assert judged(run, lambda cell: _noisy(cell), timed[-1])["dispersion"].stops
+
+
+def _parts(*found: dict[str, Any]) -> Change:
+    return _set("divergences", {"count": len(found), "first": list(found)})
+
+
+def test_lossless_methods_match_or_part_at_a_tie(good: Run) -> None:
+    """A tie of the two best logits excuses a divergence, and is told; a margin that the dtype resolves does not."""
+    name = "lossless methods match the full model"
+    apart = {"row": 0, "position": 2, "margin": 0.5, "scale": 10.0}
+    gate = judged(good, _parts(apart))[name]
+    assert gate.stops and gate.value == 3 and "row 0 parts at token 2, margin 0.5" in gate.detail
+    tie = {"example": "e1", "position": 3, "margin": 1e-5, "scale": 10.0}
+    gate = judged(good, _parts(tie))[name]
+    assert gate.status == PASSED and "3 parted at a tie" in gate.detail
+    assert judged(good, _parts({**tie, "margin": None}))[name].status == FAILED
+    assert judged(good, _set("divergences", None))[name].detail.endswith("(no full model on the same checkpoint)")
+
+
+def test_a_difference_at_a_tie_is_no_difference_of_outputs(good: Run) -> None:
+    def at_a_tie(cell: dict[str, Any]) -> None:
+        cell["outputs"][0]["tokens"][0] = [5, 6, 9, 8]
+        cell["outputs"][0]["margins"][0] = [1.0, 1.0, 1e-6, 1.0]
+
+    gate = judged(good, at_a_tie)["timed outputs equal scored outputs"]
+    assert gate.status == PASSED and "3 parted at a tie" in gate.detail
+
+
+def test_gpu_gates(good: Run) -> None:
+    for name in ("no foreign process on the GPU", "throttled samples"):
+        assert judged(good, device="cuda")[name].status == PASSED
+    foreign = judged(good, _set("machine.0.gpus.0.foreign_processes", [{"pid": 7, "name": "train"}]), device="cuda")
+    assert (
+        foreign["no foreign process on the GPU"].stops
+        and "train (process 7)" in foreign["no foreign process on the GPU"].detail
+    )
+    hot = judged(good, _set("machine.0.gpus.0.throttled_samples", 90), device="cuda")["throttled samples"]
+    assert hot.stops and hot.value == pytest.approx(3 * 90 / (18 * 100)) and hot.limit == 0.05 and len(hot.cells) == 3
+
+    def silent(cell: dict[str, Any]) -> None:
+        for machine in cell["machine"]:
+            for gpu in machine["gpus"] or []:
+                gpu["foreign_processes"] = None
+
+    untold = judged(good, silent, cell="", device="cuda")
+    assert untold["no foreign process on the GPU"].status == NOT_MEASURED
+    assert judged(good)["no foreign process on the GPU"].status == NOT_APPLICABLE
+
+
+def test_the_gpu_that_was_measured_is_the_one_that_is_judged(good: Run) -> None:
+    def another(cell: dict[str, Any]) -> None:
+        cell["device_uuid"] = "GPU-1"
+        cell["machine"][0]["gpus"].append({**GPU, "uuid": "GPU-2", "foreign_processes": [{"pid": 9, "name": "x"}]})
+
+    assert judged(good, another, device="cuda")["no foreign process on the GPU"].status == PASSED
+
+
+def test_a_busy_processor_is_told_and_does_not_stop(good: Run) -> None:
+    gate = judged(good, _set("machine.0.cpu.foreign_share", 0.4))["other work on the processor"]
+    assert gate.status == FAILED and gate.value == 0.4 and not gate.stops
+
+
+def test_limits_are_the_suites(good: Run) -> None:
+    run = copy.deepcopy(good)
+    run.run["suite"]["limits"]["foreign_cpu_share"] = 0.5
+    for cell in run.cells:
+        cell["machine"][0]["cpu"]["foreign_share"] = 0.4
+    assert {g.name: g for g in gates.evaluate(run)}["other work on the processor"].status == PASSED
+
+
+def test_older_runs_without_facts_are_judged_by_what_they_have(good: Run) -> None:
+    """A run of before cells named the code: nothing is invented, nothing crashes."""
+    cells = [{key: value for key, value in cell.items() if key != "code"} for cell in good.cells]
+    found = {gate.name: gate for gate in gates.evaluate(Run(good.run, cells))}
+    assert found["one version of the code"].status == NOT_MEASURED
+    assert found["token counts right"].status == found["finite logits"].status == PASSED
+
+
+def test_judgement_is_kept_read_back_and_refused_when_damaged(good: Run, tmp_path: Path) -> None:
+    assert sweep.run_suite(suite(), tmp_path / "run", workers=FakeExecutor()) == 0
+    kept = gates.load_gates(tmp_path / "run")
+    assert kept == gates.evaluate(load_run(tmp_path / "run"))
+    path = tmp_path / "run" / gates.FILE
+    assert json.loads(path.read_text())["gates"][0]["name"] == kept[0].name
+    path.write_text("{")
+    with pytest.raises(BadInput, match="gates.json: cannot be read"):
+        gates.load_gates(tmp_path / "run")
+    path.unlink()
+    assert gates.load_gates(tmp_path / "run") == kept
+    RunStore(tmp_path / "run")

@@ -1,0 +1,452 @@
+"""summary.csv from cells whose numbers can be worked out by hand."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.errors import BadInput
+from harness.records import measures
+from harness.records.folder import Run, RunStore, load_run
+from harness.records.summary import COLUMNS, csv_text, speedup, summarise, write_summary
+from harness.stats import intervals
+from harness.stats.intervals import Reading
+
+FULL = {
+    "label": "Full model",
+    "method": "full",
+    "checkpoint": "m/full",
+    "params": {},
+    "family": "schedule",
+    "exact": True,
+}
+SKIP = {
+    "label": "Skip",
+    "method": "skipdecode",
+    "checkpoint": "m/skip",
+    "params": {"speedup": 2, "horizon": None, "warmup": 1},
+    "family": "schedule",
+    "exact": False,
+    "trained": "trained",
+}
+
+
+@pytest.fixture(autouse=True)
+def metrics(monkeypatch):
+    """Two metrics of hand: `score` (percent, higher is better) and `errors` (percent, lower is better)."""
+    better = {"score": "higher", "errors": "lower", "agreement": "higher"}
+
+    def read(name: str) -> Reading | None:
+        return Reading(name, better[name], lambda t: 100 * t[..., 0] / t[..., 1]) if name in better else None
+
+    monkeypatch.setattr(intervals, "reading", read)
+
+
+def record(kind: str, arm: dict, tail: str, **body: object) -> dict:
+    base = {"schema_version": 1, "status": "ok", "error": None, "conditions": {}, "conditions_hash": f"{kind}{tail}"}
+    return {**base, "id": f"{kind}-{arm['method']}-{tail}", "kind": kind, "arm": arm, **body}
+
+
+def speed(arm: dict, batch: int = 1, step_s: tuple = (0.004,) * 3, repeats: int = 5, **changes: object) -> dict:
+    runs = [
+        {"process": 0, "repeat": r, "order": 0, "prompt_set": r % 2, "ttft_s": 0.01 + 0.001 * r,
+         "step_s": [s * (1 + 0.01 * r) for s in step_s], "step_tokens": [batch] * len(step_s)}
+        for r in range(repeats)
+    ]  # fmt: skip
+    body = {
+        "batch_size": batch, "runs": runs, "depth": 24, "layers_per_token": 12.0, "computed_layers_per_token": 16.0,
+        "flops_per_token": 2e6, "weight_bytes_per_token": 5e6, "kv_cache_bytes": 3_000_000,
+        "ideal_step_s": 0.002, "ideal_full_step_s": 0.004, "finite": True,
+    }  # fmt: skip
+    return record("speed", arm, f"b{batch}", **{**body, **changes})
+
+
+def full_speed(batch: int = 1, **changes: object) -> dict:
+    own = {"layers_per_token": 24.0, "computed_layers_per_token": 24.0, "flops_per_token": 4e6, "ideal_step_s": 0.004}
+    return speed(FULL, batch, (0.006,) * 3, **{**own, **changes})
+
+
+def memory(arm: dict, batch: int = 1, **changes: object) -> dict:
+    body = {"peak_rss_bytes": 4e8, "cuda_peak_allocated_bytes": None, "batch_size": batch}
+    return record("memory", arm, f"b{batch}", **{**body, **changes})
+
+
+def energy(arm: dict, batch: int = 1, **changes: object) -> dict:
+    body = {"energy_j_per_token": 0.5, "energy_above_idle_j_per_token": 0.3, "idle_w": 60.0, "batch_size": batch}
+    return record("energy", arm, f"b{batch}", **{**body, **changes})
+
+
+def quality(
+    arm: dict, right: list, task: str = "toy", names: tuple = ("score", "errors", "agreement"), **more: object
+) -> dict:
+    examples = [{"id": f"e{i}", "stats": {n: [float(r), 10.0] for n in names}} for i, r in enumerate(right)]
+    return record("quality", arm, task, **{"task": task, "examples": examples, "layers_per_token": 11.5, **more})
+
+
+def run(*cells: dict, arms: tuple = (FULL, SKIP), **suite: object) -> Run:
+    return Run({"schema_version": 1, "name": "x", "suite": suite, "arms": list(arms)}, list(cells))
+
+
+def rows(*cells: dict, **suite: object) -> dict:
+    return {(row["label"], row["batch_size"]): row for row in summarise(run(*cells, **suite))}
+
+
+def test_numbers_worked_out_by_hand():
+    row = rows(full_speed(2), speed(SKIP, 2), memory(FULL, 2), memory(SKIP, 2))["Skip", 2]
+    assert row["ttft_ms"] == pytest.approx(12.0)  # median of 10, 11, 12, 13, 14
+    assert row["tpot_ms"] == pytest.approx(
+        4.08
+    )  # mean of 4 ms x (1, 1.01, ..., 1.04); two tokens per step, one per row
+    assert row["tokens_per_s"] == pytest.approx(2 / 0.00408)
+    assert [row[k] for k in ("speedup", "speedup_low", "speedup_high")] == pytest.approx([1.5, 1.5, 1.5])
+    assert row["ideal_speedup"] == 2.0
+    assert row["efficiency"] == pytest.approx(0.75)
+    assert (row["layers_per_token"], row["layer_ratio"], row["computed_layers_per_token"]) == (12.0, 2.0, 16.0)
+    assert (row["gflops_per_token"], row["flops_ratio"]) == (0.002, 2.0)
+    assert (row["weight_mb_per_token"], row["kv_cache_mb"]) == (5.0, 3.0)
+    assert (row["peak_memory_mb"], row["peak_memory_kind"], row["energy_j_per_token"]) == (400.0, "resident set", None)
+    assert (row["verdict"], row["status"], row["paired_repeats"], row["notes"]) == ("faster", "ok", 5, None)
+    assert (row["params"], row["trained"], row["family"]) == ("speedup=2; warmup=1", "trained", "schedule")
+
+
+def test_baseline_row():
+    row = rows(full_speed(), speed(SKIP))["Full model", 1]
+    assert (row["speedup"], row["speedup_low"], row["flops_ratio"], row["verdict"]) == (1.0, 1.0, 1.0, "baseline")
+
+
+def test_columns_come_in_the_promised_order():
+    table = summarise(run(full_speed(), speed(SKIP), quality(FULL, [5] * 30), quality(SKIP, [5] * 30)))
+    keys = list(table[0])
+    assert keys[: len(COLUMNS)] == list(COLUMNS)
+    at = len(COLUMNS)
+    assert keys[at : at + 4] == ["toy/score", "toy/score_low", "toy/score_high", "toy/errors"]
+    assert [list(row) for row in table] == [keys] * 2
+
+
+def test_p99_needs_two_hundred_steps():
+    assert rows(full_speed(), speed(SKIP, step_s=(0.004,) * 39))["Skip", 1]["tpot_p99_ms"] is None
+    assert rows(full_speed(), speed(SKIP, step_s=(0.004,) * 40))["Skip", 1]["tpot_p99_ms"] == pytest.approx(
+        4.16, rel=0.01
+    )
+
+
+def test_pairs_are_matched_by_process_repeat_and_prompt_set():
+    """Comparing the i-th run of one arm with the i-th of the other mixes prompts once one run is lost."""
+    full, skip = full_speed(), speed(SKIP)
+    skip["runs"] = [skip["runs"][i] for i in (4, 2, 0, 1)]
+    interval = speedup(full, skip)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert interval.n == 4
+    for each in skip["runs"]:
+        each["prompt_set"] += 5
+    assert speedup(full, skip) is None
+    row = rows(full, skip)["Skip", 1]
+    assert (row["speedup"], row["verdict"], row["flops_ratio"]) == (None, "inconclusive", 2.0)
+    assert row["tpot_ms"] is not None
+
+
+def test_prompt_sets_of_one_repeat_are_one_pair():
+    """Five prompts timed once are not five repeats: their times say nothing about the machine's noise."""
+    full, skip = full_speed(), speed(SKIP)
+    for cell in (full, skip):
+        for i, each in enumerate(cell["runs"]):
+            each |= {"repeat": 0, "prompt_set": i}
+    row = rows(full, skip)["Skip", 1]
+    assert (row["paired_repeats"], row["verdict"]) == (1, "inconclusive")
+    assert row["speedup"] == pytest.approx(1.5)
+    assert (row["speedup_low"], row["speedup_high"]) == (None, None)
+
+
+def test_unequal_tokens_are_compared_per_token():
+    """A draft that yields twice the tokens in the same time is twice as fast, not as fast."""
+    skip = speed(SKIP, step_s=(0.006,) * 3)
+    for each in skip["runs"]:
+        each["step_tokens"] = [2] * 3
+    row = rows(full_speed(), skip)["Skip", 1]
+    assert row["speedup"] == pytest.approx(2.0)
+    assert row["tpot_ms"] == pytest.approx(3.06)
+
+
+def test_other_conditions_are_not_compared():
+    row = rows(full_speed(), speed(SKIP, conditions_hash="other"))["Skip", 1]
+    assert [row[k] for k in ("speedup", "flops_ratio", "efficiency")] == [None] * 3
+    assert row["verdict"] == "inconclusive"
+    assert "other conditions" in row["notes"]
+    assert row["tpot_ms"] is not None
+
+
+def test_few_or_noisy_repeats_are_inconclusive():
+    few = rows(full_speed(repeats=4), speed(SKIP, repeats=4))["Skip", 1]
+    assert (few["verdict"], few["speedup"]) == ("inconclusive", pytest.approx(1.5))
+    noisy = speed(SKIP)
+    for i, each in enumerate(noisy["runs"]):
+        each["step_s"] = [s * (3 if i % 2 else 1) for s in each["step_s"]]
+    row = rows(full_speed(), noisy)["Skip", 1]
+    assert (row["noisy"], row["verdict"]) == ("yes", "inconclusive")
+    assert rows(full_speed(), speed(SKIP))["Skip", 1]["noisy"] == "no"
+    assert rows(full_speed(), speed(SKIP, noisy=True))["Skip", 1]["verdict"] == "inconclusive"
+
+
+def test_failed_and_missing_cells_leave_empty_columns():
+    failed = {**speed(SKIP), "status": "failed", "error": "out of memory", "runs": None}
+    table = rows(full_speed(), full_speed(8), failed, batch_sizes=[1, 8])
+    empty = [c for c in COLUMNS[COLUMNS.index("ttft_ms") :]]
+    for batch, status in ((1, "failed"), (8, "missing")):
+        row = table["Skip", batch]
+        assert [row[c] for c in empty] == [None] * len(empty)
+        assert (row["status"], row["verdict"], row["notes"]) == (status, "inconclusive", f"speed {status}")
+    assert table["Full model", 8]["status"] == "ok"
+
+
+def test_status_is_the_worst_of_the_rows_cells():
+    """A failed memory process must show, without costing the speed-up that was measured."""
+    row = rows(
+        full_speed(), speed(SKIP), memory(FULL), memory(SKIP, status="failed"), quality(FULL, [5] * 30), tasks=["toy"]
+    )["Skip", 1]
+    assert (row["status"], row["notes"]) == ("failed", "memory failed; quality on toy missing")
+    assert (row["verdict"], row["peak_memory_mb"]) == ("faster", None)
+
+
+def test_without_the_full_model_nothing_is_compared():
+    row = rows({**full_speed(), "status": "failed"}, speed(SKIP), quality(SKIP, [5] * 30))["Skip", 1]
+    assert [row[k] for k in ("speedup", "flops_ratio", "efficiency")] == [None] * 3
+    assert not any(key.endswith("_diff") for key in row)
+    assert (row["verdict"], row["quality_verdict"]) == ("inconclusive", "inconclusive")
+    assert row["toy/score"] == 50.0
+
+
+def test_values_that_cannot_be_are_empty_not_zero():
+    row = rows(full_speed(), speed(SKIP, ideal_step_s=None, flops_per_token=0, layers_per_token=None))["Skip", 1]
+    assert [row[k] for k in ("ideal_speedup", "efficiency", "layer_ratio", "flops_ratio")] == [None] * 4
+
+
+def test_gpu_memory_is_the_allocators():
+    seen = {"cuda_reserved_bytes": 3e9, "nvml_process_bytes": None, "nvml_device_bytes": 5e9}
+    row = rows(full_speed(), memory(FULL, cuda_peak_allocated_bytes=2e9, **seen))["Full model", 1]
+    assert (row["peak_memory_mb"], row["peak_memory_kind"]) == (2000.0, "CUDA allocated")
+    assert [row[f"{k}_mb"] for k in ("reserved_memory", "nvml_process", "nvml_device")] == [3000.0, None, 5000.0]
+
+
+def test_energy_comes_from_its_own_cell():
+    row = rows(full_speed(), memory(FULL), energy(FULL))["Full model", 1]
+    assert (row["energy_j_per_token"], row["energy_above_idle_j_per_token"], row["idle_w"]) == (0.5, 0.3, 60.0)
+    assert row["cpu_energy_j_per_token"] is None
+    assert rows(full_speed(), memory(FULL))["Full model", 1]["energy_j_per_token"] is None
+    failed = rows(full_speed(), energy(FULL, status="failed"))["Full model", 1]
+    assert (failed["energy_j_per_token"], failed["status"]) == (None, "failed")
+
+
+def test_geometric_mean_of_prompts_comes_second():
+    """A long prompt at ratio 1 and a short one at 4: the totals say nearly 1, the prompts' mean 2."""
+    full, skip = full_speed(), speed(SKIP)
+    for cell, short in ((full, 0.0004), (skip, 0.0001)):
+        for i, each in enumerate(cell["runs"]):
+            each["step_s"] = [short] * 3 if i % 2 else [0.01] * 3
+    row = rows(full, skip)["Skip", 1]
+    assert row["speedup"] == pytest.approx((0.03 * 3 + 0.0012 * 2) / (0.03 * 3 + 0.0003 * 2))
+    assert row["speedup_geomean"] == pytest.approx(2.0)
+    assert row["speedup_geomean_low"] <= 2.0 <= row["speedup_geomean_high"]
+
+
+def test_breakdown_is_per_token():
+    """Two rows, a step that yields four tokens: half the step belongs to each token of a row."""
+    parts = {part: [0.001, 0.003, 0.002] for part in measures.PARTS}
+    one = {"process": 0, "prompt_set": 0, "step_s": [0.008] * 3, "step_tokens": [4, 4, 4], "parts_s": parts}
+    row = rows(full_speed(2), speed(SKIP, 2, breakdown=[one]))["Skip", 2]
+    assert [row[f"{part}_ms"] for part in measures.PARTS] == pytest.approx([1.0] * 8)
+    assert rows(full_speed(2), speed(SKIP, 2))["Skip", 2]["host_ms"] is None
+
+
+def test_batch_tax_is_for_exits():
+    """Depth of the batch's last row over the mean of the rows; a schedule has none to pay."""
+    table = rows(full_speed(), speed({**SKIP, "family": "exit"}))
+    assert table["Skip", 1]["batch_tax"] == pytest.approx(16 / 12)
+    assert rows(full_speed(), speed(SKIP))["Skip", 1]["batch_tax"] is None
+
+
+def test_scatter_beyond_the_limit_marks_a_cell():
+    """Noise that both arms share keeps the ratio narrow; the cell is marked all the same."""
+    factors, full, skip = (1.0, 2.0, 1.0, 2.0, 1.0), full_speed(), speed(SKIP)
+    for cell in (full, skip):
+        for factor, each in zip(factors, cell["runs"], strict=True):
+            each |= {"step_s": [s * factor for s in each["step_s"]], "prompt_set": 0}
+    row = rows(full, skip, limits={"dispersion": 0.25})["Skip", 1]
+    assert row["dispersion"] > 0.25
+    assert (row["noisy"], row["verdict"]) == ("yes", "inconclusive")
+    assert row["speedup"] == pytest.approx(1.5)
+    assert rows(full, skip, limits={"dispersion": 2.0})["Skip", 1]["verdict"] == "faster"
+
+
+def test_the_margin_is_the_suites():
+    cells = [full_speed(), speed(SKIP), quality(FULL, [7] * 30), quality(SKIP, [6] * 30)]
+    assert rows(*cells)["Skip", 1]["quality_verdict"] == "loses quality"
+    assert rows(*cells, quality_margin=15.0)["Skip", 1]["quality_verdict"] == "keeps quality"
+    assert summarise(run(*cells, quality_margin=15.0), margin=1.0)[1]["quality_verdict"] == "loses quality"
+
+
+def test_right_and_wrong_answers_are_tested_as_such():
+    """0/1 scores get McNemar's test, and 40 equal answers are not proof of a loss below one point."""
+    full, skip = quality(FULL, [0] * 40, names=("score",)), quality(SKIP, [0] * 40, names=("score",))
+    for cell, right in ((full, 20), (skip, 20)):
+        for i, example in enumerate(cell["examples"]):
+            example["stats"]["score"] = [float(i < right), 1.0]
+    row = rows(full_speed(), speed(SKIP), full, skip)["Skip", 1]
+    assert (row["toy/score"], row["toy/score_diff"], row["toy/score_mcnemar_p"]) == (50.0, 0.0, 1.0)
+    assert row["toy/score_diff_low"] < -1
+    assert row["quality_verdict"] == "inconclusive"
+    for example in skip["examples"][:12]:
+        example["stats"]["score"] = [0.0, 1.0]
+    row = rows(full_speed(), speed(SKIP), full, skip)["Skip", 1]
+    assert row["toy/score_diff"] == pytest.approx(-30.0)
+    assert row["toy/score_mcnemar_p"] == pytest.approx(2 / 2**12)
+    assert row["quality_verdict"] == "loses quality"
+
+
+def test_fixed_length_and_natural_end_never_share_a_number():
+    """A cell timed to natural ends is no speed; time per request comes from the scored batches alone."""
+    natural = speed(SKIP, conditions={"end_of_sequence": "natural"})
+    row = rows(full_speed(), natural)["Skip", 1]
+    assert [row[k] for k in ("tpot_ms", "tokens_per_s")] == [None, None]
+    assert "natural end" in row["notes"]
+    batches = [{"rows": 3, "seconds": 0.6, "tokens": 40}, {"rows": 1, "seconds": 0.2, "tokens": 9}]
+    cells = (full_speed(), speed(SKIP), quality(FULL, [5] * 30), quality(SKIP, [5] * 30, batches=batches))
+    row = rows(*cells)["Skip", 1]
+    assert row["toy/request_ms"] == pytest.approx(200.0)
+    assert row["tpot_ms"] == pytest.approx(4.08)
+
+
+def test_quality_columns_and_verdict():
+    rng = np.random.default_rng(0)
+    full = rng.integers(4, 9, 100)
+    cells = [full_speed(), full_speed(8), speed(SKIP), speed(SKIP, 8)]
+    table = rows(*cells, quality(FULL, full.tolist()), quality(SKIP, (full - 1).tolist()))
+    row = table["Skip", 1]
+    assert row["toy/score"] == pytest.approx(10 * (full - 1).mean())
+    assert row["toy/score_low"] < row["toy/score"] < row["toy/score_high"]
+    assert [row[f"toy/score_diff{e}"] for e in ("", "_low", "_high")] == pytest.approx([-10, -10, -10])
+    assert row["quality_verdict"] == "loses quality"
+    assert "toy/agreement" in row
+    assert "toy/agreement_diff" not in row
+    assert table["Skip", 8]["toy/score"] == row["toy/score"]  # repeated on every batch size
+    assert table["Full model", 1]["quality_verdict"] == "baseline"
+    assert table["Full model", 1]["toy/score_diff"] is None
+    assert (row["toy/examples"], row["toy/layers_per_token"]) == (100, 11.5)
+
+
+def test_quality_is_judged_by_the_first_metric_and_its_direction():
+    """One point more errors is a loss, one point more score is none."""
+    more, less = [7] * 30, [5] * 30
+    for names, verdict in ((("score", "errors"), "keeps quality"), (("errors", "score"), "loses quality")):
+        cells = (quality(FULL, less, names=names), quality(SKIP, more, names=names))
+        assert rows(full_speed(), speed(SKIP), *cells)["Skip", 1]["quality_verdict"] == verdict
+
+
+def test_quality_over_several_tasks():
+    """One lost task loses; a task that was not scored leaves the question open."""
+    same, worse = [7] * 30, [5] * 30
+    cells = [full_speed(), speed(SKIP), quality(FULL, same, "a"), quality(FULL, same, "b"), quality(SKIP, same, "a")]
+    assert rows(*cells)["Skip", 1]["quality_verdict"] == "inconclusive"
+    assert rows(*cells, quality(SKIP, same, "b"))["Skip", 1]["quality_verdict"] == "keeps quality"
+    assert rows(*cells, quality(SKIP, worse, "b"))["Skip", 1]["quality_verdict"] == "loses quality"
+    other = quality(SKIP, same, "b", conditions_hash="another batch size")
+    assert rows(*cells, other)["Skip", 1]["quality_verdict"] == "inconclusive"
+
+
+def test_examples_are_paired_by_id():
+    """Output order differs between arms when batches are sorted by length; row i is not example i."""
+    full, skip = quality(FULL, list(range(1, 41))), quality(SKIP, list(range(1, 41)))
+    skip["examples"].reverse()
+    row = rows(full_speed(), speed(SKIP), full, skip)["Skip", 1]
+    assert [row[f"toy/score_diff{e}"] for e in ("", "_low", "_high")] == [0.0, 0.0, 0.0]
+    assert row["quality_verdict"] == "keeps quality"
+
+
+def test_only_shared_examples_are_compared():
+    """An arm that was scored on fewer examples is compared on those, and its own score is of its own."""
+    full, skip = quality(FULL, [9] * 10 + [5] * 30), quality(SKIP, [9] * 10 + [5] * 30)
+    full["examples"] = full["examples"][5:]
+    del skip["examples"][-5:]
+    row = rows(full_speed(), speed(SKIP), full, skip)["Skip", 1]
+    assert (row["toy/examples"], row["toy/score_diff"]) == (35, 0.0)
+    assert row["toy/score"] == pytest.approx((10 * 90 + 25 * 50) / 35)
+
+
+def test_unknown_metric_is_left_out_not_guessed():
+    cells = (quality(FULL, [5] * 30, names=("score", "novel")), quality(SKIP, [5] * 30, names=("score", "novel")))
+    assert not any("novel" in key for key in rows(full_speed(), speed(SKIP), *cells)["Skip", 1])
+
+
+def test_no_arms_no_cells():
+    empty = run(arms=())
+    assert summarise(empty) == []
+    assert csv_text([]).startswith("method,params,label")
+
+
+def test_file_is_stable_and_numbers_have_six_digits(tmp_path):
+    store = RunStore(tmp_path)
+    store.write_run({"name": "x", "suite": {}, "arms": [FULL, {**SKIP, "label": 'a "quoted", label'}]})
+    for cell in (full_speed(), {**speed(SKIP), "arm": {**SKIP, "label": 'a "quoted", label'}}):
+        store.write_cell(cell)
+    first = write_summary(store).read_bytes()
+    assert write_summary(tmp_path).read_bytes() == first
+    assert b"\r" not in first
+    lines = list(csv.DictReader(io.StringIO(first.decode())))
+    assert lines[1]["label"] == 'a "quoted", label'
+    assert lines[1]["tpot_ms"] == "4.08"
+    assert lines[1]["tokens_per_s"] == "245.098"
+    assert lines[1]["peak_memory_mb"] == ""
+    assert csv_text([{"a": -0.0, "b": 1234567.0, "c": 1e-7 / 3, "d": None, "e": 3}]) == (
+        "a,b,c,d,e\n0,1.23457e+06,3.33333e-08,,3\n"
+    )
+
+
+def test_summary_of_nothing_leaves_nothing_behind(tmp_path):
+    with pytest.raises(BadInput, match="no such folder"):
+        write_summary(tmp_path / "typo")
+    assert not (tmp_path / "typo").exists()
+
+
+def test_rows_come_from_the_folder_alone(tmp_path: Path):
+    """What is read back from JSON gives the same rows as what was in memory."""
+    cells = [full_speed(), speed(SKIP), quality(FULL, [5] * 30), quality(SKIP, [5] * 30)]
+    store = RunStore(tmp_path)
+    store.write_run({"name": "x", "suite": {}, "arms": [FULL, SKIP]})
+    for cell in cells:
+        store.write_cell(json.loads(json.dumps(cell)))
+    assert summarise(load_run(tmp_path)) == summarise(run(*cells))
+
+
+def test_extra_columns_follow_the_metrics():
+    keys = list(summarise(run(full_speed(), speed(SKIP), quality(FULL, [5] * 30), quality(SKIP, [5] * 30)))[0])
+    order = ["toy/agreement_high", "toy/score_diff", "quality_verdict", "verdict", "trained", "noisy", "notes"]
+    assert sorted(order, key=keys.index) == order
+
+
+def test_the_baseline_is_the_first_full_at_the_same_batch_size():
+    """A run has `full` once per checkpoint; dividing by another one, or by another batch size, is another number."""
+    other = {**FULL, "label": "Full model (Skip weights)", "checkpoint": "m/skip"}
+    second = {**speed(other, step_s=(0.012,) * 3), "id": "speed-full-other-b1"}
+    eight = full_speed(8, runs=[{**r, "step_s": [0.02] * 3, "step_tokens": [8] * 3} for r in full_speed(8)["runs"]])
+    table = run(full_speed(), second, eight, speed(SKIP), speed(SKIP, 8), arms=(FULL, other, SKIP))
+    found = {(row["label"], row["batch_size"]): row for row in summarise(table)}
+    assert found["Skip", 1]["speedup"] == pytest.approx(1.5)
+    assert found["Skip", 8]["speedup"] == pytest.approx(0.02 / 0.00408)
+    again = found["Full model (Skip weights)", 1]
+    assert (again["speedup"], again["verdict"]) == (pytest.approx(0.5), "slower")
+
+
+def test_logits_that_are_not_finite_are_noted():
+    assert "not finite" in rows(full_speed(), speed(SKIP, finite=False))["Skip", 1]["notes"]
+
+
+def test_summarising_needs_no_torch():
+    code = (
+        "import sys; from harness.records.folder import Run; from harness.records.summary import summarise; "
+        "summarise(Run({'arms': []}, [])); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

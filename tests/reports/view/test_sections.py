@@ -1,0 +1,257 @@
+"""What the sections add: the best choice, where a method stops paying, gates, depths, and where a step's time goes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reports.draw.figures import draw
+from reports.draw.style import PAGE
+from reports.facts import load
+from reports.facts.facts import Facts, gather
+from reports.view import charts, choice, gates, papers, spreads
+from reports.view.parts import Prose, Table
+from reports.view.plots import Breakdown, Depths, Tax
+from reports.view.spreads import blocks_run
+from reports.view.tasks import lm_eval_table
+from tests.reports.conftest import html_of
+from tests.reports.page import Page
+from tests.reports.synthetic import ARMS, edit_cells, write_run
+
+
+@pytest.fixture(scope="module")
+def facts(quick_run: Path) -> Facts:
+    return gather(load.load([quick_run])[0])
+
+
+def column(table: Table, title: str) -> list[str]:
+    index = next(i for i, c in enumerate(table.columns) if c.title == title)
+    return [row[index].text for row in table.rows]
+
+
+def test_the_best_choice_is_the_fastest_that_loses_no_more(facts: Facts) -> None:
+    table = choice.choice_table(facts)
+    assert table is not None
+    assert column(table, "Loss accepted") == ["0", "0.5", "1", "2", "5", "10"]
+    for row, loss in zip(table.rows, (0.0, 0.5, 1.0, 2.0, 5.0, 10.0), strict=True):
+        allowed = {
+            arm.short: facts.speed[arm.label, 1].interval.value  # type: ignore[union-attr]
+            for arm in facts.others
+            if facts.quality[arm.label, "restaurants", "bleu"].difference.low >= -loss  # type: ignore[union-attr]
+            and facts.speed[arm.label, 1].verdict == "faster"
+        }
+        assert row[1].text == (max(allowed, key=lambda name: allowed[name]) if allowed else "full model")
+    assert table.rows[-1][1].text != table.rows[0][1].text, "the data must be able to show a difference"
+
+
+def test_an_open_interval_is_no_choice(small_run: Path) -> None:
+    """With 12 examples nothing is shown, so nothing may be recommended."""
+    facts = gather(load.load([small_run])[0])
+    assert choice.choice_table(facts) is None
+    assert choice.best(facts, 100.0, 1) is None
+
+
+def test_where_an_arm_stops_paying(facts: Facts) -> None:
+    table = choice.crossover_table(facts)
+    assert table is not None
+    columns = [column(table, title) for title in ("Method", "Faster than full", "Crosses 1 at batch size")]
+    words = {name: rest for name, *rest in zip(*columns, strict=True)}
+    assert words["SkipDecode 2x"] == ["at every batch size measured", "–"]
+    faster, place = words["CALM softmax 0.9"]
+    assert faster.startswith("at batch size 1") and "slower at 16" in faster
+    ratio = {b: facts.speed["CALM softmax 0.9", b].interval.value for b in (1, 4, 16)}  # type: ignore[union-attr]
+    low = max(b for b, v in ratio.items() if v >= 1)
+    high = min(b for b, v in ratio.items() if v < 1)
+    assert low <= float(place.removeprefix("about ")) <= high
+
+
+def test_gates_pass_on_a_sound_run_and_name_what_is_not(quick_run: Path, small_run: Path) -> None:
+    if importlib.util.find_spec("harness.records.gates"):
+        pytest.skip("the gates of harness.records.gates have tests of their own")
+    sound = {g.name: g.result for g in gates.gates(gather(load.load([quick_run])[0]))}
+    assert set(sound.values()) == {"passed", "not checked"}
+    file = next((small_run / "cells").glob("speed-calm*"))
+    cell = json.loads(file.read_text())
+    cell["runs"][3]["step_tokens"].pop()
+    file.write_text(json.dumps(cell | {"finite": False, "repeatable": False, "prompts_hash": "other"}))
+    quality = next((small_run / "cells").glob("quality-calm*"))
+    cell = json.loads(quality.read_text())
+    cell["examples"][2]["tokens"] = 0
+    quality.write_text(json.dumps(cell))
+    found = {g.name: g for g in gates.gates(gather(load.load([small_run])[0]))}
+    failed = [name for name, gate in found.items() if gate.result == "failed"]
+    assert failed == [
+        "Prompts are identical across arms", "Token counts are right", "No generation is empty", "Logits are finite",
+        "Repeats give the same tokens",
+    ]  # fmt: skip
+    assert (
+        "CALM softmax 0.9 at batch size 1 yielded 22, 23 tokens in place of 23" in found["Token counts are right"].found
+    )
+    page = Page(html_of(small_run)).text()
+    assert page.index("Prompts are identical across arms") < page.index("Every cell was measured")
+
+
+def test_a_lossless_method_that_parts_fails_its_gate(tmp_path: Path) -> None:
+    if importlib.util.find_spec("harness.records.gates"):
+        pytest.skip("the gates of harness.records.gates have tests of their own")
+    draft = next(a for a in ARMS if a.family == "draft")
+    folder = write_run(tmp_path, (ARMS[0], draft), (1,), examples=4, new_tokens=6)
+    name = "Lossless methods give the full model's tokens"
+
+    def result(unlike: int) -> str:
+        edit_cells(folder, "speed-layerskip*", tokens_unlike_full=unlike)
+        return next(g.result for g in gates.gates(gather(load.load([folder])[0])) if g.name == name)
+
+    assert (result(0), result(3)) == ("passed", "failed")
+
+
+def test_depths_are_told_only_where_the_shares_tell_them() -> None:
+    schedule = np.array([[1, 0, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1.0]])
+    assert blocks_run(schedule) == pytest.approx([0, 2 / 3, 1 / 3, 0])
+    exits = np.array([[1, 1, 0.5, 0.5], [1, 0.25, 0.25, 0]])
+    assert blocks_run(exits) == pytest.approx([0.375, 0.25, 0.125, 0.25])
+    assert blocks_run(np.array([[1, 0.2, 0.5, 1]])) is None, "who ran block 3 without block 2 is not known"
+    assert blocks_run(np.array([[0.5, 0.5]])) is None
+
+
+def test_the_histogram_agrees_with_the_mean(facts: Facts) -> None:
+    figure = spreads.depths(facts)
+    assert figure is not None and isinstance(figure.plot, Depths)
+    for panel in figure.plot.panels:
+        arm = next(a for a in facts.arms if a.short.startswith(panel.name.rstrip("…")))
+        assert sum(panel.share) == pytest.approx(1.0, abs=2e-3)
+        assert panel.mean == pytest.approx(facts.speed[arm.label, 1].raw("layers_per_token"), abs=0.05)
+
+
+def test_the_tax_is_what_the_batch_computed_beyond_its_rows(facts: Facts) -> None:
+    figure = charts.tax(facts)
+    assert figure is not None and isinstance(figure.plot, Tax)
+    (row,) = figure.plot.rows
+    assert row.name == "CALM softmax 0.9"
+    assert all(computed >= mean for _, mean, computed in row.depths)
+    assert row.depths[-1][2] - row.depths[-1][1] > row.depths[0][2] - row.depths[0][1]
+
+
+def test_parts_of_a_step(facts: Facts) -> None:
+    """An arm's own instrumented passes come first; without them only the full model's step is taken apart."""
+    figure = charts.breakdown(facts, 1)
+    assert figure is not None and isinstance(figure.plot, Breakdown)
+    (full,) = figure.plot.rows
+    assert dict(full.parts) == pytest.approx(
+        {"blocks": 24 * 0.21, "head": 0.26, "embedding": 0.02, "host and rest": 0.18}, rel=1e-6
+    )
+    assert "Only the full model’s step was taken apart" in figure.caption
+    own = {
+        "embed_ms": 0.1, "attention_ms": 2.0, "feed_ms": 2.0, "head_ms": 0.5, "exit_tests_ms": 0.5, "kv_fill_ms": 0.1,
+        "sampling_ms": 0.1, "host_ms": 0.2,
+    }  # fmt: skip
+    calm = facts.speed["CALM softmax 0.9", 1]
+    speed = {**facts.speed, ("CALM softmax 0.9", 1): replace(calm, row={**calm.row, **own})}
+    figure = charts.breakdown(replace(facts, speed=speed), 1)
+    assert figure is not None and isinstance(figure.plot, Breakdown)
+    assert [row.name for row in figure.plot.rows] == ["Full model", "CALM softmax 0.9"]
+    parts = dict(figure.plot.rows[1].parts)
+    assert parts == pytest.approx(
+        {"embedding": 0.1, "blocks": 4.0, "head": 0.5, "exit tests": 0.5, "K/V fill": 0.1, "host and rest": 0.3}
+    )
+    assert "Only" not in figure.caption
+    canvas = draw(figure, PAGE)
+    for name in parts:
+        assert f">{name}</text>" in canvas.body
+
+
+def test_lm_eval_tasks_stand_together(tmp_path: Path) -> None:
+    tasks = ("restaurants", "lm_eval:blimp_a", "lm_eval:lambada")
+    folder = write_run(tmp_path, ARMS[:2], (1,), tasks, examples=24, new_tokens=6)
+    facts = gather(load.load([folder])[0])
+    table = lm_eval_table(facts, [t for t in facts.tasks if t.startswith("lm_eval:")])
+    assert [c.group for c in table.columns] == ["", *["blimp_a"] * 3, *["lambada"] * 3]
+    assert column(table, "from full")[0] == "–" and column(table, "from full")[1] != "–"
+    assert "No lm-eval task" not in html_of(folder)
+
+
+def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, ARMS[:2], (1,), examples=4, new_tokens=6)
+    text = Page(html_of(folder)).text()
+    for words in (
+        "One batch size was timed", "Energy could not be read", "No lm-eval task was run", "names no paper",
+        "Only the full model’s step was taken apart",
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
+    published = pytest.importorskip("harness.records.published", reason="this version holds no published tables")
+    paper = published.load("delcorro2023skipdecode")
+    rows = [r for r in paper.rows if r.metric == "rougeL" and r.model == "OPT-1.3B" and r.task == "E2E"][:2]
+    carried = {
+        "paper": paper.head(),
+        "beside": {"key": paper.bibkey, "tasks": {"E2E": "restaurants"}, "arms": {"SkipDecode 2x": rows[1].setting}},
+        "rows": [r.model_dump(mode="json") for r in rows],
+    }
+    data = load.load([quick_run])[0]
+    facts = gather(replace(data, run={**data.run, "published": [carried]}))
+    (table,) = (b for b in papers.blocks(facts) if isinstance(b, Table))
+    assert column(table, "paper") == [f"{rows[1].value:.1f}"]
+    ours = facts.quality["SkipDecode 2x", "restaurants", "rougeL"].value
+    assert column(table, "ours") == [f"{ours.value:.1f}"]
+    assert table.rows[0][-1].text == f"{rows[1].comparable} [1]" and f"[1] {rows[1].reason}" in table.note
+
+
+def test_claims_are_told_in_words(quick_run: Path) -> None:
+    """Target, executed and realised; and the distance from the own full model, with whether our interval holds the paper's."""
+    published = pytest.importorskip("harness.records.published", reason="this version holds no published tables")
+    paper = published.load("delcorro2023skipdecode")
+    rows = [r for r in paper.rows if r.metric in ("rougeL", "layers_per_token") and r.model == "OPT-1.3B"]
+    beside = {
+        "key": paper.bibkey,
+        "tasks": {"E2E": "restaurants"},
+        "arms": {"Full model": "Full model", "SkipDecode 2x": "SkipDecode 2x"},
+    }
+    carried = {"paper": paper.head(), "beside": beside, "rows": [r.model_dump(mode="json") for r in rows]}
+    data = load.load([quick_run])[0]
+    facts = gather(replace(data, run={**data.run, "published": [carried]}))
+    text = " ".join(p for b in papers.blocks(facts) if isinstance(b, Prose) for p in b.paragraphs)
+    assert "executes 14.7 layers per token there where the full model executes 24: 1.63x fewer." in text
+    timed = [row for row in data.rows if row["label"] == "SkipDecode 2x"]
+    assert timed and all(f"at batch {row['batch_size']} {row['speedup']:.2f} [" in text for row in timed)
+    layers = timed[0]["restaurants/layers_per_token"]
+    assert f"executes {layers:.1f} of 24.0 ({24 / layers:.2f}x fewer)" in text
+    ours, low, high = (timed[0][f"restaurants/rougeL_diff{end}"] for end in ("", "_low", "_high"))
+    place = "inside" if low <= 67.9 - 67.6 <= high else "outside"
+    assert "SkipDecode 2x +0.3 there, here " in text and f"({place})" in text
+    # An arm that has no number here gets no sentence, and nothing is said of it.
+    without = replace(data, run={**data.run, "published": [carried]}, rows=[])
+    assert "realised" not in text and "there, here" not in " ".join(
+        p for b in papers.blocks(replace(facts, data=without)) if isinstance(b, Prose) for p in b.paragraphs
+    )
+
+
+def test_parameters_chosen_by_tuning_name_their_source(small_run: Path) -> None:
+    """A reader must see that an arm's setting was picked, on what data, for what goal and at what cost."""
+    assert "Parameters chosen by measurement" not in html_of(small_run)
+    path = small_run / "run.json"
+    run = json.loads(path.read_text())
+    source = {
+        "file": "calm-3x.json",
+        "goal": {"target_speedup": 3.0, "max_loss": None},
+        "data": {"split": "validation"},
+    }
+    run["suite"]["methods"] = [{"name": "calm", "label": "CALM <tuned>", "tuned": source | {"cost": {"seconds": 41.5}}}]
+    path.write_text(json.dumps(run))
+    text = " ".join(Page(html_of(small_run)).text().split())
+    for words in (
+        "Parameters chosen by measurement",
+        "CALM <tuned>",
+        "file calm-3x.json",
+        "goal target speedup 3",
+        "data split validation",
+        "cost seconds 41.5",
+    ):
+        assert words in text, words
+    assert "max loss" not in text

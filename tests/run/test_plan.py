@@ -1,0 +1,172 @@
+"""Plans: the estimates equal what the engine counts where they can be known, bound it where not, and nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import methods
+from harness.cli import main as cli
+from harness.decode.engine import generate
+from harness.errors import BadInput
+from harness.measure.probes import flops
+from harness.models import skeleton
+from harness.models.shapes import SHAPES
+from harness.run import costs, plan
+from harness.run.costs import ABOUT, AT_MOST, EXACT
+from harness.suites.suite import Suite, load_suite, suite_names
+from tests.conftest import MODELS, VOCABULARY, tiny_opt
+
+SCHEDULES = (
+    "full",
+    "skipdecode(speedup=2)",
+    "fixed_exit(budget=2)",
+    "unified_skip(speedup=2)",
+    "random_skip(budget=3)",
+)
+BOUNDED = (
+    "calm(confidence=softmax, threshold=0.3)",
+    "calm(confidence=state, threshold=0.9)",
+    "calm(confidence=classifier, threshold=0.5)",
+    "layerskip(exit_layer=2, draft_tokens=3)",
+)
+ROWS, WIDTH, NEW = 3, 7, 9
+
+
+def both(spec: str) -> tuple[costs.Generation, float, int]:
+    """The estimate, and what the engine counted: FLOPs and elements of K/V."""
+    decoder, method = tiny_opt(), methods.create(spec)
+    ids = torch.randint(2, VOCABULARY, (ROWS, WIDTH), generator=torch.Generator().manual_seed(0))
+    out = generate(decoder, method, ids, max_new_tokens=NEW, stop_at_eos=False, expected_tokens=6)
+    counted = flops.count(out.trace, decoder.geometry, 1)
+    estimate = costs.generation(method.resolve(decoder.depth, decoder.extras), decoder, ROWS, WIDTH, NEW, 6)
+    return estimate, counted.prefill + counted.decode, out.kv_cache_bytes // decoder.dtype.itemsize
+
+
+@pytest.mark.parametrize("spec", SCHEDULES)
+def test_schedules_are_planned_as_they_run(spec: str) -> None:
+    estimate, counted, elements = both(spec)
+    assert estimate.bound == EXACT
+    assert estimate.flops == counted
+    assert estimate.kv_elements == elements
+
+
+@pytest.mark.parametrize("spec", BOUNDED)
+def test_what_is_decided_while_decoding_is_bounded(spec: str) -> None:
+    estimate, counted, elements = both(spec)
+    assert estimate.bound == AT_MOST
+    assert estimate.flops is not None and estimate.flops >= counted
+    assert estimate.kv_elements >= elements
+
+
+def test_an_exit_that_never_happens_costs_the_bound() -> None:
+    """The bound is reached: a threshold no confidence passes pays every block and every test."""
+    spec = "calm(confidence=classifier, threshold=0.999999, decay=none)"
+    estimate, counted, _ = both(spec)
+    assert estimate.flops == pytest.approx(counted)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sizes_without_weights_are_those_of_the_loaded_model(name: str) -> None:
+    decoder = MODELS[name]()
+    bare = skeleton.on_meta(name, decoder.source.config, torch.float32)
+    assert bare.geometry == decoder.geometry
+    assert bare.weight_bytes == decoder.weight_bytes
+    assert all(p.device.type == "meta" for p in bare.source.parameters())
+
+
+def test_sizes_by_name() -> None:
+    assert skeleton.geometry("random:opt-1.3b").depth == 24
+    assert skeleton.geometry("opt-e2e-mini/calm") == skeleton.geometry("random:opt-e2e-mini")
+    # A folder that is not there yet has the sizes of the longest shape in its name.
+    assert skeleton.geometry("./checkpoints/opt-1.3b-e2e-full").width == SHAPES["opt-1.3b"]["hidden_size"]
+    with pytest.raises(BadInput, match="sizes of './weights/mine' are not known"):
+        skeleton.geometry("./weights/mine")
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_bundled_suite_can_be_planned(name: str) -> None:
+    suite = load_suite(name)
+    found = plan.plan(suite, None)
+    arms, batches = len(suite.methods), len(suite.batch_sizes)
+    assert len(found.cells) == arms * (len(suite.tasks) + batches * (1 + suite.memory))
+    assert len({cell.id for cell in found.cells}) == len(found.cells)
+    # What lm-eval's tasks need depends on their documents: not estimated, and said so.
+    unknown = {task.name for task in suite.tasks if task.name.startswith("lm_eval:")}
+    assert all(any(f"task {name}:" in line for line in found.assumed) for name in unknown)
+    known = [cell for cell in found.cells if cell.on not in unknown]
+    assert len(known) == len(found.cells) - arms * len(unknown)
+    assert all(cell.memory_bytes and cell.flops and cell.bound in (EXACT, ABOUT, AT_MOST) for cell in known)
+    by = {(cell.kind, cell.label, cell.on): cell.flops or 0 for cell in known}
+    for (kind, label, on), value in by.items():
+        if label.startswith("SkipDecode"):
+            assert value < by[kind, "Full model", on]
+
+
+def test_what_is_missing_is_named() -> None:
+    needs = "\n".join(plan.plan(load_suite("skipdecode-opt-1.3b"), None).needs)
+    for wanted in (
+        "./checkpoints/opt-1.3b-tldr-calm: no such folder",
+        "1.32 billion parameters",
+        "abisee/cnn_dailymail (3.0.0)",
+        "trl-lib/tldr",
+        "roberta-large",
+    ):
+        assert wanted in needs
+    assert not plan.plan(load_suite("smoke"), None).needs
+    hub = load_suite("smoke", ["model=facebook/opt-125m", "methods=[full]"])
+    assert "weights facebook/opt-125m: from the hub" in "\n".join(plan.plan(hub, None).needs)
+
+
+def test_data_that_are_not_all_here_are_named_and_the_rest_is_planned(tmp_path: Path) -> None:
+    """A folder with some of the suite's data: every cell all the same, and a line for each file that is missing."""
+    (tmp_path / "cnn_dm").mkdir()
+    (tmp_path / "cnn_dm" / "test.csv").write_text('article,highlights\n"A storm came.","Storm comes."\n')
+    suite = load_suite("skipdecode-mini", ["tasks=[cnn_dm, tldr]", "published=[]"])
+    found = plan.plan(suite, tmp_path)
+    assert len(found.cells) == len(suite.methods) * (2 + 3 * 2) and all(cell.flops for cell in found.cells)
+    needs = "\n".join(found.needs)
+    assert "task tldr: no test file in" in needs and "put test.jsonl there" in needs
+    assert "task cnn_dm has no training or validation references" in needs and "cnn_dm: no test file" not in needs
+    assert any(line.startswith("task tldr: 6,553 examples") for line in found.assumed)
+
+
+def test_a_plan_refuses_what_the_run_would() -> None:
+    for override, said in (
+        ("methods.2.warmup=20", "warmup=20"),
+        ("tasks.0.metrics=[blue]", "has no metric 'blue'"),
+        ("model=opt-e2e-mini/none", "no variant"),
+        ("published=[{key: none}]", "'none' is not known"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            plan.plan(load_suite("smoke", [override]), None)
+
+
+def test_the_command_prints_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["depthbench", "run", "smoke", "--plan"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+        raise SystemExit(0)
+    printed = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "15 cells (3 quality, 6 speed, 6 memory)" in printed and "needed: nothing" in printed
+    assert "quality--full-model" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_dependent_model_needs_a_task() -> None:
+    with pytest.raises(ValueError, match="depends on the task"):
+        Suite.model_validate(
+            {"name": "x", "model": "./w-{task}", "methods": ["full"], "batch_sizes": [1], "prompt_tokens": 8}
+        )
+
+
+def test_weights_that_a_recipe_makes_are_not_looked_for_on_the_hub() -> None:
+    needs = plan.plan(load_suite("e2e-per-target"), None).needs
+    assert any(line.startswith("weights opt-e2e-mini-skipdecode-2x: depthbench train ") for line in needs)
+    assert not any("hub" in line for line in needs if line.startswith("weights opt-e2e-mini"))

@@ -1,0 +1,394 @@
+"""Whole evaluations from local files: on the command line, in suites, and real tasks where the data are at hand."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import BadInput
+from harness.measure import jobs
+from harness.models.kernels import linear
+from harness.records import summary
+from harness.run import sweep
+from harness.suites.suite import Suite, load_suite
+from harness.tasks.lm_eval import data as lm_eval_data
+from harness.tasks.lm_eval import metrics
+from harness.tasks.lm_eval.bridge import MethodLM
+from harness.tasks.lm_eval.documents import compare, document_statistics
+from harness.tasks.lm_eval.evaluate import Options, evaluate, load_tasks, quiet
+from tests.cli.test_main import call
+from tests.tasks.lm_eval import fixtures as made
+
+CHOICE = """
+task: tiny_choice
+dataset_path: nobody/tiny_facts
+output_type: multiple_choice
+test_split: test
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_target: "{{gold}}"
+doc_to_choice: "{{choices}}"
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+metadata: {version: 2.0}
+"""
+LAST = """
+task: tiny_last
+dataset_path: nobody/tiny_facts
+output_type: loglikelihood
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: " {{choices[gold]}}"
+metric_list:
+  - metric: perplexity
+  - metric: acc
+"""
+WRITE = """
+task: tiny_write
+dataset_path: nobody/tiny_facts
+output_type: generate_until
+training_split: train
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{choices[gold]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 6}
+metric_list:
+  - metric: exact_match
+"""
+FACTS = [
+    {
+        "question": f"How many {what} are in the basket by the river?",
+        "choices": ["two eggs", "twelve", "no food at all"],
+        "gold": i % 3,
+    }
+    for i, what in enumerate(("eggs", "dogs", "foxes", "families", "restaurants", "rivers"))
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of three task files and of their data."""
+    root = tmp_path_factory.mktemp("tasks")
+    tasks, data = root / "tasks", root / "data"
+    (data / "lm_eval" / "tiny_facts").mkdir(parents=True)
+    (data / "lm_eval" / "tiny_facts" / "test.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in FACTS))
+    tasks.mkdir()
+    for name, text in (("choice", CHOICE), ("last", LAST), ("write", WRITE)):
+        (tasks / f"{name}.yaml").write_text(text)
+    return tasks, data
+
+
+def test_results_are_lm_evals_own_with_depths_beside_them(tiny_tasks: tuple[Path, Path], tmp_path: Path) -> None:
+    import lm_eval
+    from lm_eval.loggers import EvaluationTracker
+
+    tasks, data = tiny_tasks
+    options = Options(("tiny_choice", "tiny_last", "tiny_write"), include_path=str(tasks), bootstrap_iters=0)
+    decoder = made.model("opt")
+    full = evaluate(MethodLM(decoder, "full", 4, expected_tokens=4), options, data)
+    with lm_eval_data.local_data(data), quiet():
+        loaded = load_tasks(options, data)
+        want = lm_eval.simple_evaluate(
+            model=made.hf(decoder, 4), tasks=loaded.roots, task_manager=loaded.manager, bootstrap_iters=0
+        )
+    for task, numbers in want["results"].items():
+        for key, value in numbers.items():
+            assert full["results"][task][key] == (
+                value if isinstance(value, str) else pytest.approx(value, rel=1e-5)
+            ), key
+    assert full["versions"] == want["versions"]
+    tracker = EvaluationTracker(output_path=str(tmp_path / "theirs"))
+    tracker.general_config_tracker.model_name_sanitized = "m"
+    tracker.save_results_aggregated(dict(want), want["samples"])
+    (written,) = (tmp_path / "theirs" / "m").glob("results_*.json")
+    assert full["task_hashes"] == json.loads(written.read_text())["task_hashes"]
+
+    skip = evaluate(MethodLM(decoder, "fixed_exit(budget=2)", 4, expected_tokens=4), options, data)
+    for task, samples in skip["samples"].items():
+        for sample in samples:
+            for layers, mean in zip(sample["layers"], sample["executed_layers"], strict=True):
+                assert layers[0] == decoder.depth and set(layers[1:]) <= {2}, task
+                assert mean == pytest.approx(sum(layers) / len(layers))
+    assert skip["task_hashes"] == full["task_hashes"]
+    rows = {(row["task"], row["metric"]): row for row in compare(skip, full)}
+    accuracy = rows["tiny_choice", "acc"]
+    assert accuracy["full"] == pytest.approx(100 * full["results"]["tiny_choice"]["acc,none"])
+    assert accuracy["value"] == pytest.approx(100 * skip["results"]["tiny_choice"]["acc,none"])
+    assert accuracy["low"] <= accuracy["difference"] <= accuracy["high"]
+    test = accuracy["mcnemar"]
+    assert 100 * (test["gained"] - test["lost"]) / 6 == pytest.approx(accuracy["difference"])
+    perplexity = rows["tiny_last", "perplexity"]
+    assert perplexity["value"] == pytest.approx(skip["results"]["tiny_last"]["perplexity,none"])
+    assert perplexity["mcnemar"] is None
+
+
+def test_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tiny_tasks: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    tasks, data = tiny_tasks
+    out = tmp_path / "out"
+    command = [
+        *(
+            "lm-eval",
+            "--model",
+            str(checkpoint),
+            "--method",
+            "skipdecode(speedup=2)",
+            "--tasks",
+            "tiny_choice,tiny_write",
+        ),
+        *("--include_path", str(tasks), "--data", str(data), "--limit", "4", "--batch_size", "2", "--with-full"),
+        *("--output_path", str(out), "--log_samples", "--use_cache", str(tmp_path / "cache" / "kept")),
+    ]
+    assert call(monkeypatch, *command) == 0
+    text = capsys.readouterr().out
+    assert "|tiny_choice|" in text and "layers per token" in text and "McNemar" in text
+    (results,) = out.glob("*/results_*.json")
+    record = json.loads(results.read_text())
+    assert record["results"]["tiny_choice"]["sample_len"] == 4 and record["task_hashes"]["tiny_choice"]
+    assert record["depthbench"]["identity"]["parameters"]["speedup"] == 2.0
+    (samples,) = out.glob("*/samples_tiny_choice_*.jsonl")
+    assert len(samples.read_text().splitlines()) == 4
+    first = json.loads(samples.read_text().splitlines()[0])
+    assert len(first["layers"]) == 3 and first["arguments"]["gen_args_0"]["arg_1"] == " two eggs"
+    # From the cache the second time: the same numbers, depths included.
+    assert call(monkeypatch, *command) == 0
+    files = sorted(out.glob("*/samples_tiny_choice_*.jsonl"))
+    assert len(files) == 2 and files[0].read_text() == files[1].read_text()
+
+
+BAD = [
+    (("--tasks", "tiny_choicee"), "did you mean tiny_choice"),
+    (("--tasks", "tiny_choice", "--limit", "-3"), "limit: -3 is out of range"),
+    (("--tasks", "tiny_choice", "--limit", "few"), "limit: 'few' is not a number"),
+    (("--tasks", "tiny_choice", "--batch-size", "0"), "batch_size"),
+    (("--tasks", "tiny_choice", "--log-samples"), "give --output-path"),
+    (("--tasks", "tiny_choice", "--seed", "1,2"), "seed"),
+    (("--tasks", "tiny_choice", "--apply-chat-template"), "no chat template"),
+    (("--tasks", "tiny_write", "--num-fewshot", "2"), "num_fewshot: tiny_write has no split"),
+    (("--tasks", "no.yaml"), "there is no file no.yaml"),
+    (("--tasks", ","), "none is given"),
+    (("--tasks", "tiny_write", "--gen-kwargs", "max_gen_toks=500"), "max_gen_toks=500 leaves no room"),
+    (("--tasks", "blimp_causative"), "data set nyu-mll/blimp (causative): no local file"),
+    (("--tasks", "tiny_choice", "--method", "skipdecod"), "did you mean skipdecode"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    checkpoint: Path,
+    tiny_tasks: tuple[Path, Path],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    tasks, data = tiny_tasks
+    common = ("lm-eval", "--model", str(checkpoint), "--include-path", str(tasks), "--data", str(data))
+    assert call(monkeypatch, *common, *arguments) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("depthbench:")]
+    assert len(lines) == 1 and message in lines[0]
+
+
+def suite(folder: Path, model: Path, **changes: Any) -> Suite:
+    own = {"include_path": str(folder), "limit": 5}
+    return Suite.model_validate(
+        {
+            "name": "mixed",
+            "model": str(model),
+            "methods": ["full", "skipdecode(speedup=2)", "calm(threshold=0.2)"],
+            "batch_sizes": [1],
+            "tasks": [
+                {"name": "restaurants", "limit": 4},
+                {"name": "lm_eval:tiny_choice", **own},
+                {"name": "lm_eval:tiny_last", **own},
+                {"name": "lm_eval:tiny_write", **own},
+            ],
+            "new_tokens": 4,
+            "repeats": 1,
+            "threads": 1,
+            "max_new_tokens": 4,
+            "memory": False,
+            **changes,
+        }
+    )
+
+
+def test_a_suite_mixes_tasks_and_reports_them_together(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tiny_tasks: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Jobs run in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
+    from reports import write_report
+
+    monkeypatch.setattr(sweep._Jobs, "call", lambda self, function, *rest: getattr(jobs, function)(*rest))
+    monkeypatch.setattr(linear, "install", lambda choices: None)
+    tasks, data = tiny_tasks
+    out = tmp_path / "run"
+    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data) == 0
+    with open(out / "summary.csv", newline="") as file:
+        rows = {row["label"]: row for row in csv.DictReader(file)}
+    row = rows["skipdecode(speedup=2.0)" if "skipdecode(speedup=2.0)" in rows else "skipdecode(speedup=2)"]
+    for column in ("lm_eval:tiny_choice/acc", "lm_eval:tiny_last/perplexity", "lm_eval:tiny_write/exact_match"):
+        assert row[column] and row[f"{column}_low"] and row[f"{column}_diff"], column
+    assert (
+        float(row["lm_eval:tiny_last/layers_per_token"])
+        < 4
+        == float(rows["full"]["lm_eval:tiny_last/layers_per_token"])
+    )
+    cells = [json.loads(path.read_text()) for path in (out / "cells").glob("*choice*.json")]
+    full = next(cell for cell in cells if cell["arm"]["method"] == "full")
+    assert float(rows["full"]["lm_eval:tiny_choice/acc"]) == pytest.approx(
+        100 * full["lm_eval"]["results"]["tiny_choice"]["acc,none"], rel=1e-4
+    )
+    assert full["lm_eval"]["versions"] == {"tiny_choice": 2.0} and full["lm_eval"]["task_hashes"]["tiny_choice"]
+    assert len({cell["conditions_hash"] for cell in cells}) == 1
+    page = write_report([out]).read_text()
+    assert "lm_eval:tiny_choice" in page and "acc" in page
+
+
+def test_suites_check_lm_eval_tasks_first(checkpoint: Path, tiny_tasks: tuple[Path, Path], tmp_path: Path) -> None:
+    tasks, data = tiny_tasks
+    arms = [{"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}]
+    wrong = suite(tasks, checkpoint, tasks=["restaurants", "lm_eval:helaswag"])
+    with pytest.raises(BadInput, match="did you mean hellaswag"):
+        jobs.prepare(wrong, arms, data)
+    timed = suite(tasks, checkpoint, tasks=[{"name": "lm_eval:tiny_choice", "include_path": str(tasks)}])
+    assert jobs.prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
+    file = tmp_path / "s.yaml"
+    text = "model: m\nmethods: [full]\nbatch_sizes: [1]\ntasks: [{name: e2e, num_fewshot: 3}]\n"
+    file.write_text(text)
+    with pytest.raises(BadInput, match="num_fewshot: does not fit task 'e2e'"):
+        load_suite(file)
+    file.write_text(text.replace("e2e, num_fewshot: 3", "'lm_eval:'"))
+    with pytest.raises(BadInput, match="names no task"):
+        load_suite(file)
+    again = load_suite_of(timed, file)
+    assert again.plain() == timed.plain()
+
+
+def load_suite_of(one: Suite, file: Path) -> Suite:
+    file.write_text(json.dumps(one.plain()))
+    return load_suite(file)
+
+
+# Local data.
+
+
+def test_any_data_set_is_read_from_its_splits(tmp_path: Path) -> None:
+    folder = tmp_path / "lm_eval" / "facts" / "easy"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    (folder / "train.jsonl.gz").write_bytes(gzip.compress(b'{"a": 3}\n'))
+    (folder / "dev.csv").write_text('a\n"x\ny"\n')
+    found = lm_eval_data.read(tmp_path, "nobody/facts", "easy")
+    assert found == {"test": [{"a": 1}, {"a": 2}], "train": [{"a": 3}], "dev": [{"a": "x\ny"}]}
+    with pytest.raises(
+        BadInput, match=r"data set nobody/hard \(x\): no local file .* DIR/lm_eval/hard/x/<split>.jsonl"
+    ):
+        lm_eval_data.read(tmp_path, "nobody/hard", "x")
+    (folder / "test.jsonl").write_text('{"a": 1}\n[2]\n')
+    with pytest.raises(BadInput, match=r"test.jsonl, line 2: not an object"):
+        lm_eval_data.read(tmp_path, "nobody/facts", "easy")
+    (folder / "test.jsonl").write_text('{"a": 1}\n{"a"')
+    with pytest.raises(BadInput, match=r"test.jsonl, line 2: not JSON"):
+        lm_eval_data.read(tmp_path, "nobody/facts", "easy")
+
+
+def test_authors_files_become_what_the_hub_has(tmp_path: Path) -> None:
+    root = tmp_path / "lm_eval"
+    for folder in ("blimp", "lambada", "truthfulqa", "wikitext2"):
+        (root / folder).mkdir(parents=True)
+    (root / "blimp" / "adjunct_island.jsonl").write_text('{"sentence_good": "a", "sentence_bad": "b"}\n')
+    (root / "lambada" / "lambada_test.jsonl").write_text('{"text": "a b"}\n')
+    mc = {"question": "q", "mc1_targets": {"x": 1, "y": 0}, "mc2_targets": {"x": 1, "y": 0, "z": 1}}
+    (root / "truthfulqa" / "mc_task_v1.json").write_text(json.dumps([mc]))
+    (root / "wikitext2" / "wiki.test.raw").write_text(
+        " \n = One = \n \n text \n \n = = Part = = \n more \n = Two = \n end \n"
+    )
+    assert lm_eval_data.read(tmp_path, "nyu-mll/blimp", "adjunct_island")["train"][0]["sentence_bad"] == "b"
+    assert lm_eval_data.read(tmp_path, "EleutherAI/lambada_openai", "default")["test"] == [{"text": "a b"}]
+    (row,) = lm_eval_data.read(tmp_path, "truthfulqa/truthful_qa", "multiple_choice")["validation"]
+    assert row["mc2_targets"] == {"choices": ["x", "y", "z"], "labels": [1, 0, 1]}
+    pages = lm_eval_data.read(tmp_path, "EleutherAI/wikitext_document_level", "wikitext-2-raw-v1")["test"]
+    assert [page["page"].split("\n")[0].strip() for page in pages] == ["= One =", "= Two ="]
+    assert "Part" in pages[0]["page"]
+
+
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    mine = {str(i): float(i < 6) for i in range(10)}
+    theirs = {str(i): float(i in (0, 9)) for i in range(10)}
+    found = metrics.mcnemar(mine, theirs)
+    assert found == {"gained": 5, "lost": 1, "p": pytest.approx(2 * (1 + 6) / 64)}
+    assert metrics.mcnemar(mine, mine) == {"gained": 0, "lost": 0, "p": 1.0}
+    assert metrics.mcnemar({"0": 0.5}, {"0": 1.0}) is None
+
+
+def test_metrics_without_sums_have_no_statistics() -> None:
+    assert metrics.stored_name("mcc", "none", "matthews_corrcoef", True) is None
+    assert metrics.stored_name("exact_match", "strict-match", "mean", True) == "exact_match:strict-match"
+    name = metrics.stored_name("brier", "none", "mean", False)
+    assert name == "brier (mean, lower)" and metrics.find(name).better == "lower"  # type: ignore[union-attr]
+    assert metrics.find("nonsense") is None
+    assert summary.intervals.reading("acc").unit == "percent"  # type: ignore[union-attr]
+
+
+DATA = Path("data")
+REAL = ("blimp_adjunct_island", "lambada_openai", "truthfulqa_mc1", "truthfulqa_mc2", "gsm8k", "wikitext")
+
+
+@pytest.mark.skipif(not (DATA / "lm_eval").is_dir(), reason="needs data/lm_eval")
+@pytest.mark.parametrize("limit", [1, pytest.param(25, marks=pytest.mark.slow)])
+def test_real_tasks_equal_lm_evals_backend_from_local_files(limit: int) -> None:
+    import lm_eval
+
+    settings: dict[str, Any] = {"limit": limit, "num_fewshot": 0, "gen_kwargs": "max_gen_toks=8", "bootstrap_iters": 0}
+    options = Options(REAL, **settings)
+    lm = MethodLM("opt-e2e-mini/full", "full", 8, expected_tokens=23)
+    full = evaluate(lm, options, DATA)
+    with lm_eval_data.local_data(DATA), quiet():
+        loaded = load_tasks(options, DATA)
+        want = lm_eval.simple_evaluate(
+            model=made.hf(lm.decoder, 8), tasks=loaded.roots, task_manager=loaded.manager, **settings
+        )
+    for task in REAL:
+        for mine, theirs in zip(full["samples"][task], want["samples"][task], strict=True):
+            for ours, other in zip(mine["resps"], want_first(theirs), strict=True):
+                same(ours[0], other[0])
+        for key, value in want["results"][task].items():
+            assert full["results"][task][key] == (
+                value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
+            ), key
+    assert full["depthbench"]["truncated"]
+    assert len(loaded.tasks["wikitext"].eval_docs) == 62
+
+
+def want_first(sample: dict[str, Any]) -> Any:
+    return sample["resps"]
+
+
+def same(ours: Any, other: Any) -> None:
+    if isinstance(ours, str):
+        assert ours == other
+        return
+    (mine, greedy), (value, flag) = (pair if isinstance(pair, tuple) else (pair, None) for pair in (ours, other))
+    made.close([mine], [value])
+    assert greedy == flag
+
+
+def test_statistics_put_shares_first() -> None:
+    results = {
+        "samples": {
+            "t": [{"doc_id": 0, "metrics": ["perplexity", "acc"], "filter": "none", "perplexity": -1.0, "acc": 1}]
+        },
+        "aggregations": {"t": {"perplexity": "perplexity", "acc": "mean"}},
+    }
+    assert document_statistics(results, "t") == {"0": {"acc": [1.0, 1.0], "perplexity": [-1.0, 1.0]}}

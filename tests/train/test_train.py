@@ -1,0 +1,185 @@
+"""Training: the loss is that of the scoring pass, it falls, an interrupted run resumes, what is saved loads."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import methods
+from harness.decode.forced import score
+from harness.errors import BadInput
+from harness.models.decoder import Decoder
+from harness.models.load import load_model
+from harness.train import progress, recipes
+from harness.train.batches import Pair, collate
+from harness.train.stage_model import ForcedModel
+from harness.train.train import train
+from tests.conftest import tiny_recipe
+
+PAIRS = [Pair([5, 6, 7, 8], [[9, 10, 1], [11, 12, 13, 14, 1]]), Pair([15, 16], [[17, 1]])]
+
+
+def forced_model(decoder: Decoder, spec: str, stage: int = 0) -> ForcedModel:
+    plan = methods.create(spec).training_plan()
+    return ForcedModel(decoder, plan, plan.stages[stage], expected_tokens=5, seed=0)
+
+
+def test_collate_pads_and_names_owners() -> None:
+    batch = collate(PAIRS, pad=0)
+    assert batch["prompts"].tolist() == [[5, 6, 7, 8], [15, 16, 0, 0]]
+    assert batch["prompt_lengths"].tolist() == [4, 2]
+    assert batch["owners"].tolist() == [0, 0, 1]
+    assert batch["labels"].tolist() == [[9, 10, 1, 0, 0], [11, 12, 13, 14, 1], [17, 1, 0, 0, 0]]
+    assert batch["real"].sum(1).tolist() == [3, 5, 2]
+
+
+@pytest.mark.parametrize("spec", ["full", "skipdecode(min_layers=2,max_layers=4)"])
+def test_training_loss_is_the_score_of_the_references(opt: Decoder, spec: str) -> None:
+    """The trainer and `score` are one computation: the loss is the mean of the scored log-likelihoods."""
+    loss = forced_model(opt, spec)(**collate(PAIRS, pad=0))["loss"]
+    total, count = 0.0, 0
+    for pair in PAIRS:
+        for target in pair.targets:
+            ids = torch.tensor([pair.prompt + target])
+            logits = score(opt, methods.create(spec), ids, [len(pair.prompt)], expected_tokens=5)[0]
+            logp = logits[len(pair.prompt) - 1 : -1].log_softmax(-1)
+            total -= float(logp.gather(1, torch.tensor(target).unsqueeze(1)).sum())
+            count += len(target)
+    assert float(loss.detach()) == pytest.approx(total / count, abs=1e-4)
+
+
+def test_every_weight_gets_a_gradient(opt: Decoder) -> None:
+    for spec in ("full", "calm", "skipdecode"):
+        model = forced_model(opt, spec)
+        model.zero_grad()
+        model(**collate(PAIRS, pad=0))["loss"].backward()
+        silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
+        assert not silent, f"{spec}: {silent}"
+        model.zero_grad()
+
+
+def test_probe_stage_freezes_the_model(opt: Decoder) -> None:
+    model = forced_model(opt, "calm", stage=1)
+    try:
+        model(**collate(PAIRS, pad=0))["loss"].backward()
+        assert {n for n, p in model.named_parameters() if p.grad is not None} == {
+            "extras.calm_probe__weight",
+            "extras.calm_probe__bias",
+        }
+    finally:
+        opt.source.requires_grad_(True)
+
+
+def test_skipdecode_draws_every_target_or_keeps_the_one_given() -> None:
+    draw = methods.create("skipdecode").training_plan().draw
+    assert draw is not None
+    rng = random.Random(0)
+    assert {draw(rng).params["speedup"] for _ in range(100)} == {1.0, 2.0, 3.0, 4.0, 5.0}
+    fixed = methods.create("skipdecode(speedup=3)")
+    draw = fixed.training_plan().draw
+    assert draw is not None and draw(rng) == fixed
+
+
+def test_loss_falls_and_the_checkpoint_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = train(tiny_recipe(steps=12), tmp_path / "full")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    losses = [float(line.split()[3]) for line in lines]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
+    decoder = load_model(out)
+    assert decoder.card["trained_for"] == "full" and decoder.card["data"] == ["restaurants"]
+    assert decoder.tokenizer.decode(decoder.tokenizer("name[Mossgrove]\n").input_ids) == "name[Mossgrove]\n"
+    with pytest.raises(BadInput, match="holds a checkpoint already"):
+        train(tiny_recipe(), out)
+
+
+def test_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe("skipdecode(min_layers=2,max_layers=3)", steps=4, save_every=2)
+    want = load_model(train(recipe, tmp_path / "straight"))
+    import harness.train.train as module
+
+    def stop(self: object, args: object, state: object, control: object, logs: object = None, **rest: object) -> None:
+        if state.global_step == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Lines, "on_log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+    got = load_model(train(recipe, tmp_path / "broken"))
+    for (name, a), (_, b) in zip(want.source.named_parameters(), got.source.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+
+
+def test_a_training_that_never_began_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Bad input found late, with the folder marked and the tokenizer made, must not bind the next attempt to that recipe."""
+    out, work = tmp_path / "out", tmp_path / "out.work"
+    with pytest.raises(BadInput, match="no pair of prompt and reference fits into 4 tokens"):
+        train(tiny_recipe(max_tokens=4), out)
+    assert not list(tmp_path.iterdir())
+    # What the user keeps there is not ours to remove.
+    work.mkdir()
+    (work / "notes").write_text("mine")
+    with pytest.raises(BadInput, match="no pair"):
+        train(tiny_recipe(max_tokens=4), out)
+    assert [path.name for path in work.iterdir()] == ["notes"]
+    # Killed before the first saved step: another recipe begins anew, with a tokenizer of its own.
+    progress.claim(work, tiny_recipe(seed=5).model_dump(mode="json"))
+    (work / "tokenizer").mkdir()
+    (work / "tokenizer" / "tokenizer.json").write_text("of other data")
+    assert load_model(train(tiny_recipe(steps=1), out)).card["recipe"]["seed"] == 0
+
+
+def test_a_state_that_was_not_saved_whole_is_passed_over(tmp_path: Path) -> None:
+    """Killed while saving: the state before it is taken, and the broken one is gone."""
+    for step, text in ((2, "{}"), (10, '{"global_'), (12, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if text is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(text)
+    assert progress.last_saved(tmp_path) == tmp_path / "checkpoint-2"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+    assert progress.last_saved(tmp_path / "none") is None
+
+
+def test_saved_steps_of_another_recipe_are_refused(tmp_path: Path) -> None:
+    one, other = (tiny_recipe(seed=seed).model_dump(mode="json") for seed in (0, 1))
+    assert progress.claim(tmp_path, one) and progress.claim(tmp_path, other), "nothing saved yet: nothing lost"
+    (tmp_path / "weights" / "checkpoint-2").mkdir(parents=True)
+    assert not progress.claim(tmp_path, other)
+    with pytest.raises(BadInput, match="another seed"):
+        progress.claim(tmp_path, one)
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(BadInput, match="no readable recipe.json"):
+        progress.claim(tmp_path, one)
+
+
+def test_calm_recipe_trains_and_stores_the_probe(checkpoint: Path) -> None:
+    decoder = load_model(checkpoint)
+    assert set(decoder.extras) == {"calm_probe.weight", "calm_probe.bias"}
+    assert decoder.extras["calm_probe.weight"].shape == (1, 32) and decoder.extras["calm_probe.weight"].any()
+
+
+def test_bundled_recipes_are_valid() -> None:
+    assert set(recipes.names()) >= {"opt-e2e-mini-full", "opt-e2e-mini-skipdecode", "opt-e2e-mini-calm"}
+    for name in recipes.names():
+        recipe = recipes.load_recipe(name)
+        plan = methods.create(recipe.method).training_plan()
+        assert set(recipe.stages) <= {stage.name for stage in plan.stages}
+
+
+def test_bad_recipes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="did you mean opt-e2e-mini-full"):
+        recipes.load_recipe("opt-e2e-mini-ful")
+    path = tmp_path / "r.yaml"
+    path.write_text("method: full\nstart: a/b\ndata: [{task: e2e}]\nstages: {weights: {steps: 0, learning_rate: 1}}\n")
+    with pytest.raises(BadInput, match=r"stages\.weights\.steps"):
+        recipes.load_recipe(str(path))
+    path.write_text("method: full\ndata: [{task: e2e}]\nstages: {weights: {steps: 1, learning_rate: 1}}\n")
+    with pytest.raises(BadInput, match="start or architecture"):
+        recipes.load_recipe(str(path))
+    stages = {"weights": {"steps": 1, "learning_rate": 0.1}, "probe": {"steps": 1, "learning_rate": 0.1}}
+    with pytest.raises(BadInput, match="stages.probe is not a stage of full"):
+        train(tiny_recipe(stages=stages), tmp_path / "x")
