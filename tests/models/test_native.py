@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from harness.models.blocks import NATIVE_ACTIVATIONS
 from torch.nn import functional as F
 
 import methods
@@ -20,6 +19,7 @@ from harness.decode.engine import generate
 from harness.errors import BadInput
 from harness.models import fused
 from harness.models.decoder import Decoder
+from harness.models.families.blocks import NATIVE_ACTIVATIONS
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native
 from harness.models.kernels.native import check
