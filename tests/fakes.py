@@ -117,7 +117,8 @@ class FakeExecutor:
         found: Json = {
             "status": "ok", "error": None, "runs": runs, "batch_size": batch, "new_tokens": 4, "depth": 4, "finite": True,
             "repeatable": True, "tokens_hash": "t", "prompts_seen": ["p"], "outputs": outputs, "layers_per_token": 4.0,
-            "flops_per_token": 1e6, "conditions": {"prompts_hash": "p", "batch_size": batch, "cpu": "x"},
+            "flops_per_token": 1e6, "ideal_full_step_s": 0.01, "ideal_step_s": 0.01 * (1 + place),
+            "conditions": {"prompts_hash": "p", "batch_size": batch, "cpu": "x"},
         }  # fmt: skip
         if arm["method"] == "layerskip":
             found["divergences"] = {"count": 0, "first": []}

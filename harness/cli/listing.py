@@ -139,7 +139,7 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
 
 
 def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
-    """Measure with `harness.peers.decoding`, keep the record in `out`; the table to print, and what was left out and why."""
+    """Measure with `harness.peers.decoding`, keep the record in `out`; the table to print, and lines below it."""
     import json
 
     from harness.files import write_atomically
@@ -151,7 +151,8 @@ def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, [json.dumps(record, indent=1) + "\n"])
-    return comparison.table(record), record["problems"]
+    lost = [f"left out or fallen back: {problem}" for problem in record["problems"]]
+    return comparison.table(record), [*filter(None, [comparison.reading_line(record)]), *lost]
 
 
 def scoring_speed(out: Path | None, data: Path | None, **settings: Any) -> Rows:

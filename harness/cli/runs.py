@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import typer
 
 from harness.cli.app import Data, Device, app, print_table
 from harness.errors import CellFailed
+from harness.machine.doctor import OK, Finding
 
 
 @app.command()
@@ -98,6 +100,8 @@ def compare(
     from harness.records import compare as comparing
 
     compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
+    if compared.processors:
+        typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
     print_table(comparing.table(compared), left=("label", "what", "verdict"))
     for line in compared.refusals:
         typer.echo(f"not compared: {line}", err=True)
@@ -149,10 +153,25 @@ def doctor(
     """Say what would spoil a run on this machine now; exit status 1 if something would."""
     from harness.machine import doctor as doctors
 
-    findings = doctors.examine(out, device)
+    findings = [*doctors.examine(out, device), *_reading(device)]
     print_table(doctors.table(findings), left=("what", "found", "verdict", "what to do"))
     if bad := [finding.what for finding in findings if finding.verdict == doctors.BAD]:
         raise CellFailed(f"a run here now would mislead because of: {', '.join(bad)}")
+
+
+def _reading(device: str) -> list[Finding]:
+    """What the cores read per second now, and with which vectors and kernels; a GPU's rate is not measured here."""
+    if device != "cpu":
+        return []
+    from harness.measure.probes import reading
+    from harness.models.kernels import native
+
+    found = reading.measure(psutil.cpu_count(logical=False) or 1)
+    said = (
+        f"{found.memory_gb_per_s:.1f} GB/s from memory ({found.memory_bytes / 1e6:.0f} MB), {found.cache_gb_per_s:.0f} GB/s "
+        f"from cache ({found.cache_bytes / 1e6:.0f} MB), {found.threads} threads"
+    )
+    return [Finding("reading", said, OK), Finding("kernels", native.status(), OK)]
 
 
 @app.command()

@@ -65,7 +65,7 @@ def baseline(
     """Compare the full model's speed here with the engines a user could pick instead: same weights, prompts and threads."""
     from harness.cli import listing
 
-    table, problems = listing.baseline(
+    table, below = listing.baseline(
         out,
         model=model,
         batch_sizes=listing.numbers("batch", batch),
@@ -78,8 +78,8 @@ def baseline(
         dtype=dtype,
     )
     print_table(table, left=("engine",))
-    for problem in problems:
-        typer.echo(f"left out: {problem}", err=True)
+    for line in below:
+        typer.echo(line, err=True)
 
 
 @app.command("lm-eval")

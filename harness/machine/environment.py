@@ -37,7 +37,8 @@ def fingerprint() -> dict[str, Any]:
     """Return what identifies machine and software, as plain JSON values; takes well under a second.
 
     Keys: `commit` and `dirty` of the project's own repository (None outside one), `date` (UTC), `versions`, `os`, `cpu`
-    (`model`, physical `cores`, logical `threads`, `usable_cores` of this process, `governor`, `turbo`, `max_mhz`),
+    (`model`, physical `cores`, logical `threads`, `usable_cores` of this process, `governor`, `turbo`, `max_mhz`, `vectors`,
+    `cache_bytes` by level),
     `memory_bytes`, `memory_available_bytes`, `memory_limit_bytes` (of the control
     group), `swap_used_bytes`, `load_average` (1, 5, 15 minutes), `threads` (environment variables) and
     `gpu` (one record per device, or None).
@@ -125,7 +126,35 @@ def _cpu() -> dict[str, Any]:
         "governor": _governor(),
         "turbo": _turbo(),
         "max_mhz": maximum.max if maximum and maximum.max else None,
+        "vectors": vectors(),
+        "cache_bytes": cache_bytes() or None,
     }
+
+
+def vectors() -> str | None:
+    """The widest vectors of the processor that matter here: avx512, avx2, sse2 or neon; None where the system does not tell."""
+    flags: set[str] = set()
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        if line.startswith(("flags", "Features")):
+            flags = set(line.partition(":")[2].split())
+            break
+    known = (
+        ("avx512", {"avx512f", "avx512dq", "avx512vl"}),
+        ("avx2", {"avx2", "fma"}),
+        ("sse2", {"sse2"}),
+        ("neon", {"asimd"}),
+    )
+    return next((name for name, needs in known if flags >= needs), None)
+
+
+def cache_bytes() -> dict[str, int]:
+    """Bytes of the data caches the first processor sees, by name (L1d, L2, L3); empty where the system does not tell."""
+    found: dict[str, int] = {}
+    for folder in _try(lambda: sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index[0-9]*"))) or []:
+        level, kind, size = (_read(folder / name) for name in ("level", "type", "size"))
+        if level and size and kind in ("Data", "Unified") and size[:-1].isdigit() and size[-1] in "KM":
+            found[f"L{level}{'d' if kind == 'Data' else ''}"] = int(size[:-1]) << (10 if size[-1] == "K" else 20)
+    return found
 
 
 def cpu_model() -> str | None:

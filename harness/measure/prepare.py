@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import methods
-from harness.decode.engine import generate
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy
@@ -16,15 +16,14 @@ from harness.measure.setup import (
     lm_eval_cells,
     load,
     set_threads,
-    speed_batch,
     task_examples,
-    timed_examples,
     timed_expected,
 )
 from harness.method import Method
+from harness.models import contest
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.suites.suite import BASELINE, Suite
+from harness.suites.suite import Suite
 from harness.tasks.prompts import expected_tokens
 
 
@@ -33,7 +32,7 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
 
     Returns:
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
-        `kernels`: the layout of the weights chosen for each shape and number of rows; `energy_counters`: names of those that
+        `kernels`: what runs each number of rows, and `contests`: the times that decided it; `energy_counters`: names of those that
         can be read here.
 
     Raises:
@@ -97,9 +96,15 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
                 "weights": digests[arm["checkpoint"]],
             }
         )
-    _choose_kernels(suite, first, data)
+    contests = _contests(suite, first)
     meters = [meter.name for meter in energy.counters(first.device)]
-    return {"arms": described, "expected_tokens": expected, "kernels": linear.table(), "energy_counters": meters}
+    return {
+        "arms": described,
+        "expected_tokens": expected,
+        "kernels": linear.table(),
+        "contests": contests,
+        "energy_counters": meters,
+    }
 
 
 def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
@@ -111,13 +116,12 @@ def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
         )
 
 
-def _choose_kernels(suite: Suite, decoder: Decoder, data: Path | None) -> None:
-    """Run two tokens at every batch size, so that the layouts of the weights are chosen once for all processes of the run."""
-    full = methods.create(BASELINE)
-    examples = timed_examples(suite, decoder, data)
-    for size in (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes:
-        batch = speed_batch(suite, decoder, examples, size, 0)
-        generate(decoder, full, batch.ids, batch.mask, max_new_tokens=2, stop_at_eos=False)
+def _contests(suite: Suite, decoder: Decoder) -> list[dict[str, Any]]:
+    """What runs the full model's step at every number of rows that will be decoded, chosen once for all processes of the run."""
+    sizes = (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes
+    return [
+        {**asdict(found), "said": str(found)} for size in sorted(set(sizes)) for found in [contest.hold(decoder, size)]
+    ]
 
 
 def _trained(method: Method, decoder: Decoder) -> str:

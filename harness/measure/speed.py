@@ -6,6 +6,7 @@ import gc
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
 from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
 from harness.measure import conditions as evidence
-from harness.measure.probes import breakdown, flops, latency, layers
+from harness.measure.probes import breakdown, flops, latency, layers, reading
 from harness.measure.running import say_arm
 from harness.measure.setup import Arm, Prepared, begin, load, speed_batch, timed_examples, timed_expected
 from harness.method import Method
@@ -50,6 +51,7 @@ def speed(
         "end_of_sequence": "ignored",
         "expected_tokens": tokens,
     }
+    read = {"process": process, **asdict(reading.measure())} if base.device.type == "cpu" else None
     bench = _Bench(suite, decoders, batches, tokens)
     bench.timed_ids = [evidence.timed_ids(suite, examples, batch_size, s) for s in range(suite.prompt_sets)]
     states = {arm["label"]: bench.start(arm) for arm in arms}
@@ -77,6 +79,7 @@ def speed(
     for arm in arms:
         state = states[arm["label"]]
         state.update(conditions=conditions, batch_size=batch_size, new_tokens=suite.new_tokens)
+        state.update(reading=[] if read is None else [read])
         state.update(prompt_tokens=max(b.ids.shape[1] for b in batches), prompts_hash=conditions["prompts_hash"])
         if state["status"] == "ok":
             state.update(_ideal(full, state))
@@ -172,6 +175,7 @@ class _Bench:
             "head_flops_per_token": sum(s.head for s in sums) / tokens,
             "prefill_flops": sums[0].prefill,
             "weight_bytes_per_token": sum(s.weight_bytes for s in sums) / tokens,
+            "kv_bytes_per_token": sum(s.kv_bytes for s in sums) / tokens,
             "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
             "kv_written_bytes": max(o.kv_written_bytes for o in outputs),
             "tokens_hash": hashlib.sha256(b"".join(o.tokens.cpu().numpy().tobytes() for o in outputs)).hexdigest()[:16],

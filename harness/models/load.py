@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def load_model(
 
     Args:
         model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), local folder, hub id, `random:<shape>` (a named
-            configuration without weights, see shapes.py), or a transformers model.
+            configuration without weights, see shapes.py), a `.gguf` file of a supported family (needs the extra `gguf`; its
+            weights are dequantised), or a transformers model.
         dtype: type of the weights in memory; ignored for a model object, which is used as it is.
         device: `cpu`, `cuda` or `cuda:N`; ignored for a model object.
         tokenizer: only for a model object.
@@ -62,6 +64,8 @@ def load_model(
     check_device(device)
     if shapes.is_random(name):
         return _wrap(name, shapes.build(name, dtype, device), None, None)
+    if Path(name).suffix == ".gguf":
+        return _wrap(name, *_from_gguf(Path(name), dtype, device), None)
     folder = bundled_folder(name)
     if folder is None and Path(name).is_dir():
         folder = Path(name)
@@ -162,7 +166,20 @@ def family(config: Any) -> type[Decoder]:
     return cls
 
 
-def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _from_gguf(path: Path, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
+    """Model and tokenizer of a GGUF file, dequantised by transformers' own reader."""
+    if not path.is_file():
+        raise BadInput(f"model: {path} is not there; give the path of a GGUF file")
+    if importlib.util.find_spec("gguf") is None:
+        raise BadInput("model: reading GGUF files needs the package gguf; pip install 'depthbench[gguf]'")
+    source, tokenizer = _load(str(path), str(path.parent), dtype, gguf_file=path.name)
+    # What the file was quantised with says nothing of these weights any more.
+    source.config.__dict__.pop("quantization_config", None)
+    source.hf_quantizer, source.is_quantized = None, False
+    return source.to(device).eval(), tokenizer
+
+
+def _load(name: str, where: str, dtype: torch.dtype, **more: str) -> tuple[Any, Any]:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -171,13 +188,19 @@ def _load(name: str, where: str, dtype: torch.dtype) -> tuple[Any, Any]:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **more)
         family(config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            where,
+            config=config,
+            dtype=dtype,
+            use_safetensors=not more,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **more,
         )
         source, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **more)
     except BadInput:
         raise
     except SafetensorError as error:

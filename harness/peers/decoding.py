@@ -24,7 +24,7 @@ from harness.stats import intervals
 Json = dict[str, Any]
 
 OWN = "depthbench"
-ENGINES = (OWN, "transformers", "transformers-static", "ctranslate2")
+ENGINES = (OWN, "transformers", "transformers-static", "ctranslate2", "llamacpp")
 _PAUSE_S = 0.3
 """Before every turn: idle OpenMP threads of the engine before spin for up to 0.2 s."""
 
@@ -48,7 +48,7 @@ class Settings:
 
     model: str = "opt-e2e-mini/full"
     batch_sizes: tuple[int, ...] = (1, 8, 32)
-    engines: tuple[str, ...] = ENGINES
+    engines: tuple[str, ...] = ENGINES[:-1]
     prompt_tokens: int = 32
     new_tokens: int = 64
     repeats: int = 7
@@ -75,14 +75,15 @@ def measure(settings: Settings) -> Json:
 
     Returns:
         A record: `settings`, `environment`, `rows` (one per batch size and engine: raw seconds, decode time per token, ratio to
-        this engine with its interval, share of equal tokens), `profile` of this engine's decode step, `problems`.
+        this engine with its interval, share of equal tokens, weights read per second), `profile` of this engine's decode step,
+        `contests` of its kernels with torch's calls, `reading`: what the cores read per second, `problems`.
 
     Raises:
         BadInput: a setting does not fit the model.
     """
     threads = settings.threads or psutil.cpu_count(logical=False) or 1
     record: Json = {"settings": {**settings.__dict__, "threads": threads}, "environment": environment.fingerprint()}
-    record.update(rows=[], profile={}, problems=[])
+    record.update(rows=[], profile={}, contests=[], reading=[], problems=[])
     workers: dict[str, _Worker] = {}
     try:
         for name in settings.engines:
@@ -101,7 +102,14 @@ def measure(settings: Settings) -> Json:
             )
         for batch in settings.batch_sizes:
             prompts = _prompts(settings, batch, sizes["vocabulary"])
+            found = workers[OWN].ask("check", prompts, settings.new_tokens)
+            record["contests"].append(found["contest"])
+            record["reading"].append(found["reading"])
+            if found["lost"]:
+                record["problems"].append(f"{OWN}: {found['contest']['said']}")
             record["rows"] += _turns(workers, settings, batch, prompts, record["problems"])
+            for row in record["rows"]:
+                row.setdefault("weight_gb_per_s", sizes["step_bytes"] / row["decode_ms_per_token"] / 1e6)
             record["profile"][str(batch)] = workers[OWN].ask("profile", prompts, settings.new_tokens)
     finally:
         for worker in workers.values():
@@ -174,7 +182,10 @@ def _finite(value: float) -> float | None:
 
 def table(record: Json) -> list[tuple[str, ...]]:
     """Rows to print; a ratio above 1 says that this engine is the faster one."""
-    head = ("batch", "engine", "decode ms/token", "tokens/s", "decode: time / ours", "all: time / ours", "equal tokens")
+    head = (
+        *("batch", "engine", "decode ms/token", "tokens/s", "weights GB/s"),
+        *("decode: time / ours", "all: time / ours", "equal tokens"),
+    )
     rows: list[tuple[str, ...]] = [head]
     for row in record["rows"]:
         ratios = [_ratio_text(row[key]) for key in ("decode_ratio", "whole_ratio")]
@@ -184,11 +195,21 @@ def table(record: Json) -> list[tuple[str, ...]]:
                 row["engine"],
                 f"{row['decode_ms_per_token']:.2f}",
                 f"{row['tokens_per_s']:.0f}",
+                f"{row['weight_gb_per_s']:.1f}",
                 *(("1", "1") if row["engine"] == OWN else ratios),
                 f"{row['equal_tokens']:.1%}",
             )
         )
     return rows
+
+
+def reading_line(record: Json) -> str:
+    """What the cores read per second beside it, in one line."""
+    found = record["reading"]
+    if not found or found[0] is None:
+        return ""
+    memory, cache = (max(one[key] for one in found) for key in ("memory_gb_per_s", "cache_gb_per_s"))
+    return f"the cores read {memory:.1f} GB/s from memory, {cache:.0f} GB/s from cache ({found[0]['threads']} threads)"
 
 
 def _ratio_text(ratio: Json) -> str:
@@ -210,7 +231,7 @@ class _Worker:
         self.sizes: dict[str, int] = self._receive()
 
     def ask(self, what: str, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:
-        """`run`: (seconds, tokens); `profile`: what `Peer.profile` says."""
+        """`run`: (seconds, tokens); `profile` and `check`: what the functions of `Own` say."""
         self._pipe.send((what, prompts, new_tokens))
         return self._receive()
 
@@ -250,8 +271,8 @@ def _serve(pipe: Connection, name: str, model: str, dtype: str, device: str, thr
         except EOFError:
             return
         try:
-            if what == "profile":
-                pipe.send(("ok", engine.profile(prompts, new_tokens)))
+            if what in ("profile", "check"):
+                pipe.send(("ok", getattr(engine, what)(prompts, new_tokens)))
                 continue
             start = time.perf_counter()
             tokens = engine.run(prompts, new_tokens)
@@ -266,6 +287,10 @@ def _engine(name: str, model: str, dtype: str, device: str, threads: int) -> Any
         from harness.peers.ctranslate2 import CTranslate2
 
         return CTranslate2(model, dtype, device, threads)
+    if name == "llamacpp":
+        from harness.peers.llamacpp import LlamaCpp
+
+        return LlamaCpp(model, dtype, device, threads)
     from harness.peers.engines import PEERS
 
     return PEERS[name](model, dtype, device, threads)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ import methods
 from harness.decode.engine import Decoding
 from harness.decode.engine import generate as continuation
 from harness.errors import BadInput
-from harness.measure.probes import breakdown
+from harness.measure.probes import breakdown, reading
+from harness.models import contest
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
@@ -49,8 +51,14 @@ class Peer(ABC):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """What callers draw prompts from: vocabulary and positions."""
-        return {"vocabulary": self.decoder.geometry.vocabulary, "max_positions": self.decoder.geometry.max_positions}
+        """What callers draw prompts from, vocabulary and positions; and the bytes of weights a decode step reads."""
+        g = self.decoder.geometry
+        step = g.depth * (g.attention_weights + g.feed_weights + g.block_vectors) + g.head_weights + g.embed_weights
+        return {
+            "vocabulary": g.vocabulary,
+            "max_positions": g.max_positions,
+            "step_bytes": step * self.decoder.dtype.itemsize,
+        }
 
     def profile(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> dict[str, Any] | None:
         """Where a decode step's time goes, for the engine that can tell."""
@@ -64,6 +72,12 @@ class Own(Peer):
         """See `Peer.generate`."""
         full = methods.create("full")
         return continuation(self.decoder, full, ids, max_new_tokens=new_tokens, stop_at_eos=False).tokens
+
+    def check(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> dict[str, Any]:
+        """Choose what runs this number of rows; and what the cores read per second now, on a CPU."""
+        found = contest.hold(self.decoder, len(prompts))
+        read = asdict(reading.measure()) if self.decoder.device.type == "cpu" else None
+        return {"contest": {**asdict(found), "said": str(found)}, "lost": found.lost, "reading": read}
 
     def profile(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> dict[str, Any]:
         """See `Peer.profile`: seconds of each step's parts, and what ran the maps."""

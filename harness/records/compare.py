@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import BadInput
-from harness.records import summary
+from harness.records import believable, summary
 from harness.records.folder import Json, Run, load_run
 from harness.stats import intervals
 from harness.stats.intervals import Interval
@@ -31,6 +31,9 @@ SAME, AMBIGUOUS = "no difference", "ambiguous"
 SPEEDUP, TPOT = "speedup", "tpot"
 OWN = {"kernels": "chosen by measuring, anew in every run"}
 """Conditions that each run settles for itself: they are equal within a run and may differ between two."""
+
+PROCESSOR = ("cpu", "device_name", "compiled_kernels")
+"""Conditions that say which processor a run was on."""
 
 _RULE = re.compile(r"\s*([\w./-]+)\s+(drop|rise)\s*>\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 
@@ -82,6 +85,8 @@ class Comparison:
     changes: tuple[Change, ...]
     refused: tuple[Refusal, ...]
     broken: tuple[str, ...]
+    processors: str = ""
+    """How the processors differ; empty where they do not. Times on two processors are not compared, only ratios and scores."""
 
     @property
     def refusals(self) -> list[str]:
@@ -144,17 +149,25 @@ def compare(
         raise BadInput(f"threshold: {100 * threshold:g} is out of range; more than 0 and less than 100 percent")
     rules = [_rule(text) for text in fail_if]
     runs = load_run(before), load_run(after)
-    pairs, refused = _pairs(*runs, ignore)
+    apart = _processors(*runs)
+    pairs, refused = _pairs(*runs, {*ignore, *(PROCESSOR if apart else ())})
     cells = [{(c["arm"]["label"], c["batch_size"]): c for c in _ok(run, "speed")} for run in runs]
     names = [_full(run) for run in runs]
     changes: list[Change] = []
     for ours, theirs in pairs:
         if ours["kind"] == "speed":
             fulls = [found.get((name, ours["batch_size"])) for found, name in zip(cells, names, strict=True)]
-            changes += _speeds(ours, theirs, fulls, threshold)
+            changes += _speeds(ours, theirs, fulls, threshold, times=not apart)
         else:
             changes += _scores(ours, theirs, margin)
-    return Comparison(tuple(changes), tuple(refused), tuple(_broken(rules, changes, refused)))
+    return Comparison(tuple(changes), tuple(refused), tuple(_broken(rules, changes, refused)), apart)
+
+
+def _processors(before: Run, after: Run) -> str:
+    """How the processors of two runs differ in what both say of them; empty where they do not."""
+    ours, theirs = believable.processor(before), believable.processor(after)
+    apart = [f"{key} {ours[key]} and {theirs[key]}" for key in ours if key in theirs and ours[key] != theirs[key]]
+    return "; ".join(apart)
 
 
 def table(compared: Comparison) -> list[tuple[str, ...]]:
@@ -250,10 +263,10 @@ def _said(change: Change) -> str:
     return f"{change.before:.4g} to {change.after:.4g}"
 
 
-def _pairs(before: Run, after: Run, ignore: Sequence[str]) -> tuple[list[tuple[Json, Json]], list[Refusal]]:
+def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple[Json, Json]], list[Refusal]]:
     """Cells that both runs measured under the same conditions, and those of the first run that have no partner."""
     known = {key for run in (before, after) for cell in run.cells for key in cell.get("conditions") or {}}
-    if unknown := sorted(set(ignore) - known):
+    if unknown := sorted(set(ignore) - known - {*PROCESSOR}):
         raise BadInput(f"ignore: no condition {unknown[0]!r}; they are {', '.join(sorted(known))}")
     others = {_key(cell): cell for cell in after.cells}
     pairs, refused = [], []
@@ -320,14 +333,14 @@ def _full(run: Run) -> str | None:
     return next((str(arm["label"]) for arm in arms if arm.get("method") == "full"), None)
 
 
-def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: float) -> list[Change]:
+def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: float, *, times: bool) -> list[Change]:
     label, where = before["arm"]["label"], f"batch {before['batch_size']}"
     found = []
-    times = [_time_per_token(cell) for cell in (before, after)]
-    if times[0] and times[1]:
-        effect = ratio(times[1], times[0])
+    taken = [_time_per_token(cell) for cell in (before, after)] if times else [None, None]
+    if taken[0] and taken[1]:
+        effect = ratio(taken[1], taken[0])
         verdict = ratio_verdict(effect, threshold, up=SLOWER, down=FASTER)
-        values = (1000 * times[0].value, 1000 * times[1].value)
+        values = (1000 * taken[0].value, 1000 * taken[1].value)
         found.append(Change(label, where, TPOT, *values, effect, True, verdict))
     ups = [
         summary.speedup(full, cell) if full and full["id"] != cell["id"] else None

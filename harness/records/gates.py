@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.records import measures
+from harness.records import believable, measures
 from harness.records.folder import SCHEMA_VERSION, Json, Run, RunStore, load_run
 from harness.records.limits import BASELINE, Limits
 
@@ -112,7 +112,7 @@ class _Facts:
     """A run's cells, sorted for the gates."""
 
     def __init__(self, run: Run, limits: Limits) -> None:
-        self.run, self.limits = run.run, limits
+        self.run, self.limits, self.run_ = run.run, limits, run
         self.speed = [c for c in run.cells if c["kind"] == "speed"]
         self.timed = [c for c in self.speed if c["status"] == "ok"]
         self.scored = [c for c in run.cells if c["kind"] == "quality" and c["status"] == "ok"]
@@ -347,6 +347,50 @@ def _dispersion(facts: _Facts) -> Gate:
     return Gate(name, FAILED if noisy else PASSED, round(worst[1], 4), limit, unit, many, detail, _cells(noisy))
 
 
+def _within_prediction(facts: _Facts) -> Gate:
+    name, unit, limit = "no speed-up outruns its prediction", "realised over predicted", believable.MARGIN
+    fulls = {c["batch_size"]: c for c in reversed(facts.timed) if c["arm"].get("method") == BASELINE}
+    found = []
+    for cell in facts.timed:
+        full = fulls.get(cell["batch_size"])
+        if full is None or cell is full or cell["arm"].get("method") == BASELINE:
+            continue
+        speedup = measures.speedup(full, cell) if measures.fixed_length(cell) else None
+        beside = None if speedup is None else believable.predicted(full, cell, speedup)
+        if beside is not None:
+            found.append((cell["id"], beside))
+    if not found:
+        return Gate(name, NOT_MEASURED, None, limit, unit, True, "no speed-up with an interval and a prediction")
+    worst = max(found, key=lambda pair: pair[1].efficiency.low if not pair[1].explained else 0.0)[1].efficiency
+    bad = [cell for cell, beside in found if beside.unusable]
+    explained = [f"{cell}: {beside.explained}" for cell, beside in found if beside.explained]
+    detail = f"{len(found)} speed-ups; the most is {worst.value:.2f} [{worst.low:.2f}, {worst.high:.2f}]"
+    if bad:
+        detail += f"; faster than their work allows, so the baseline is suspect: {', '.join(bad[:3])}"
+    if explained:
+        detail += f"; explained: {'; '.join(explained[:3])}"
+    value = round(worst.low, 4)
+    return Gate(name, FAILED if bad else PASSED, value, limit, unit, True, detail, _cells(bad))
+
+
+def _same_work(facts: _Facts) -> Gate:
+    """Shown, not counted: on a machine that is shared it says how small a difference can be ranked at all."""
+    name, unit, limit = "arms that do the same work take the same time", "relative difference", believable.SAME_WORK
+    batches = sorted({c["batch_size"] for c in facts.timed})
+    found = [(batch, *pair) for batch in batches for pair in believable.same_work(facts.run_, batch)]
+    if not found:
+        return Gate(
+            name, NOT_APPLICABLE, None, limit, unit, False, "no two arms run the full model on weights of one shape"
+        )
+    off = [(abs(i.value - 1), i, f"batch {batch}, {label}") for batch, label, i in found]
+    worst = max(off, key=lambda one: one[0])
+    bad = [f"{where} reads {i.value:.2f} [{i.low:.2f}, {i.high:.2f}]" for far, i, where in off if far > limit]
+    detail = f"{len(found)} controls"
+    if bad:
+        detail += f"; {'; '.join(bad[:3])}: differences of that size between other arms there rank nothing"
+    return Gate(name, FAILED if bad else PASSED, round(worst[0], 4), limit, unit, False, detail)
+
+
 def _quiet_cpu(facts: _Facts) -> Gate:
     name, unit, limit = "other work on the processor", "share of its time", facts.limits.foreign_cpu_share
     if facts.cuda:
@@ -382,5 +426,5 @@ def _one_version(facts: _Facts) -> Gate:
 
 _GATES: tuple[Callable[[_Facts], Gate], ...] = (
     _conditions, _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored, _foreign_gpu, _throttled, _dispersion,
-    _quiet_cpu, _one_version,
+    _within_prediction, _same_work, _quiet_cpu, _one_version,
 )  # fmt: skip

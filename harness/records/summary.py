@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.records import measures
+from harness.records import believable, measures
 from harness.records.folder import Json, Run, RunStore, load_run
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
@@ -35,7 +35,8 @@ EXTRA_COLUMNS = (
     "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "batch_tax", "noisy", "dispersion",
     "exact", "paired_repeats", "speedup_geomean", "speedup_geomean_low", "speedup_geomean_high", "peak_memory_kind",
     "reserved_memory_mb", "nvml_process_mb", "nvml_device_mb", "kv_written_mb", "energy_above_idle_j_per_token",
-    "cpu_energy_j_per_token", "idle_w", *(f"{part}_ms" for part in measures.PARTS), "notes",
+    "cpu_energy_j_per_token", "idle_w", "weight_gb_per_s", "read_gb_per_s", *(f"{part}_ms" for part in measures.PARTS),
+    "notes",
 )  # fmt: skip
 BASELINE = "baseline"
 
@@ -188,6 +189,7 @@ def _row(table: _Cells, arm: Json, batch: int) -> Row:
         reference = _comparable(full, cell)
         if reference:
             row |= _against(table, reference, cell, is_full=arm is table.full)
+            notes = "; ".join(filter(None, (notes, row.pop("why", ""))))
         elif full:
             notes = "; ".join(filter(None, (notes, "timed under other conditions than full")))
         if cell.get("finite") is False:
@@ -225,6 +227,8 @@ def _speed(cell: Json) -> Row:
         "kv_written_mb": _ratio(cell.get("kv_written_bytes"), 1e6),
         "computed_layers_per_token": _real(cell.get("computed_layers_per_token")),
         "batch_tax": measures.batch_tax(cell),
+        "weight_gb_per_s": believable.weight_rate(cell),
+        "read_gb_per_s": max((r["memory_gb_per_s"] for r in cell.get("reading") or []), default=None),
         **measures.breakdown(cell),
     }
 
@@ -241,13 +245,18 @@ def _against(table: _Cells, full: Json, cell: Json, *, is_full: bool) -> Row:
     marked = bool(cell.get("noisy") or full.get("noisy"))
     marked |= limit is not None and any(each is not None and each > limit for each in (one, other))
     wide = interval.known and interval.high > intervals.WIDE * interval.low
+    found = None if is_full else believable.predicted(full, cell, interval)
+    verdict = BASELINE if is_full else "inconclusive" if marked else intervals.speed_verdict(interval)
+    if found is not None and found.unusable:
+        verdict = believable.UNUSABLE
     return row | {
+        "why": "" if found is None else found.unusable or found.explained,
         "noisy": "yes" if marked or wide else "no" if interval.known else None,
         **_interval("speedup", interval),
         **_interval("speedup_geomean", pairs.geometric_mean()),
         "efficiency": _ratio(interval.value, ideal),
         "paired_repeats": interval.n,
-        "verdict": BASELINE if is_full else "inconclusive" if marked else intervals.speed_verdict(interval),
+        "verdict": verdict,
     }
 
 

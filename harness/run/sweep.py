@@ -91,6 +91,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "arms": prepared["arms"],
         "expected_tokens": prepared["expected_tokens"],
         "kernels": prepared["kernels"],
+        "contests": prepared.get("contests", []),
         "energy_counters": prepared.get("energy_counters", []),
         "published": published.select(suite.published),
         "environment": environment.fingerprint(),
@@ -100,6 +101,9 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     }
     record = resuming.go_on(store, record, suite, here=isinstance(workers, local.LocalExecutor))
     store.write_run(record)
+    for found in record["contests"]:
+        if found["chosen"] == "torch" and found["native_s"]:
+            print(f"kernels: {found['said']}", file=sys.stderr)
     failed = jobs.run(record)
     store.write_samples()
     summary.write_summary(store)
@@ -328,7 +332,7 @@ def join_shares(arm: Json, batch: int, shares: Sequence[Json]) -> tuple[str, Jso
     """One speed cell from what single processes measured of an arm: its id, its fields, and why it failed, if it did."""
     good = [share for share in shares if share["status"] == "ok"]
     fields: Json = {"batch_size": batch, **(good[0] if good else {})}
-    for raw in ("runs", "breakdown"):
+    for raw in ("runs", "breakdown", "reading"):
         fields[raw] = [one for share in good for one in share.get(raw) or ()]
     fields["machine"] = [share["machine"] for share in good if share.get("machine")]
     if good:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +167,7 @@ def test_a_cell_that_is_gone_or_failed_does_not_pass(tmp_path: Path) -> None:
 
 
 def test_what_an_older_run_kept_elsewhere_is_taken_from_there(tmp_path: Path) -> None:
-    """Before conditions held the processor, run.json did: another processor is refused all the same."""
+    """Before conditions held the processor, run.json did: another processor is told all the same."""
     a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     for folder, cpu in ((a, "x"), (b, "y")):
         store = RunStore(folder)
@@ -174,7 +176,31 @@ def test_what_an_older_run_kept_elsewhere_is_taken_from_there(tmp_path: Path) ->
             old = copy.deepcopy(cell)
             del old["conditions"]["cpu"]
             store.write_cell(old)
-    assert "cpu 'x' and 'y'" in compare.compare(a, b).refusals[0]
+    assert compare.compare(a, b).processors == "processor x and y"
+
+
+def test_two_processors_are_told_first_and_their_times_are_not_compared(tmp_path: Path) -> None:
+    """The same model name on a wider and a narrower processor: ratios and scores are ranked, times are not."""
+    a, b = make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    assert compare.compare(a, b).processors == "" and "tpot" in {c.metric for c in compare.compare(a, b).changes}
+    for folder, vectors in ((a, "avx512"), (b, "avx2")):
+        store = RunStore(folder)
+        caches = {"L3": 2**25, "L2": 2**20}
+        store.write_run(
+            {**store.read_run(), "environment": {"cpu": {"model": "x", "vectors": vectors, "cache_bytes": caches}}}
+        )
+        for cell in store.cells():
+            cell["conditions"]["compiled_kernels"] = f"on: {vectors}, cc 12"
+            store.write_cell(cell)
+    compared = compare.compare(a, b)
+    assert compared.processors == "vectors avx512 and avx2; kernels avx512 and avx2"
+    assert not compared.refusals, "what says which processor it was refuses nothing then"
+    metrics = {change.metric for change in compared.changes}
+    assert "speedup" in metrics and "tpot" not in metrics
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", "compare", str(a), str(b)], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("two processors: vectors avx512 and avx2")
 
 
 def test_an_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:

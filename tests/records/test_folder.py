@@ -74,7 +74,8 @@ def test_resume_listing(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from harness import files, store
+from harness import files
+from harness.records import folder as store
 os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 s = store.RunStore(sys.argv[1])
 s.write_cell({"id": sys.argv[2], "kind": "speed", "status": "ok", "arm": {"label": "x"}, "new": True})

@@ -173,7 +173,7 @@ def test_files_are_yaml_without_repeated_keys() -> None:
 
 def test_reading_needs_no_torch() -> None:
     code = (
-        "import sys; from harness import published; [published.load(k) for k in published.bibkeys()]; "
+        "import sys; from harness.records import published; [published.load(k) for k in published.bibkeys()]; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -25,6 +25,7 @@ class FlopCount:
         fill: K and V written for blocks that did not run.
         tokens: tokens the decode steps yielded (every row, ended ones too: the batch stays aligned).
         weight_bytes: bytes of weights the decode steps read, once per matrix and step.
+        kv_bytes: bytes of keys and values that their attention looked at, once per row and step.
     """
 
     prefill: float
@@ -34,6 +35,7 @@ class FlopCount:
     fill: float
     tokens: int
     weight_bytes: float
+    kv_bytes: float
 
     @property
     def decode(self) -> float:
@@ -51,12 +53,13 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
     """
     g, rows, width = geometry, trace.batch_size, trace.prompt_width
     per_key = 4 * g.heads * g.head_dim
+    held = 2 * g.kv_heads * g.head_dim
     prefill = rows * (
         g.depth * (width * 2 * (g.attention_weights + g.feed_weights) + width * width * per_key)
         + width * 2 * g.embed_weights
         + 2 * g.head_weights
     )
-    blocks = head = tests = fill = weights = 0.0
+    blocks = head = tests = fill = weights = looked = 0.0
     keys = [width] * g.depth
     for step in trace.steps:
         for part in step.passes:
@@ -65,6 +68,7 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
             products = sum(g.attention_weights * a + g.feed_weights * f for _, a, f in ran) + g.embed_weights
             attending = sum(a for _, a, _ in ran)
             blocks += columns * (2 * products + attending * per_key * part.keys)
+            looked += rows * attending * held * part.keys
             head += part.head_rows * 2 * g.head_weights
             weights += products + len(ran) * g.block_vectors + g.head_weights * (part.head_rows > 0)
         if step.passes:
@@ -76,6 +80,7 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
             if attends:
                 keys[layer] += 1
                 blocks += running * (2 * g.attention_weights + per_key * keys[layer])
+                looked += running * held * keys[layer]
                 weights += g.attention_weights
             if feeds:
                 blocks += running * 2 * g.feed_weights
@@ -90,4 +95,4 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
         # A vocabulary projection reads its matrix once for all rows; tests project the whole column.
         weights += g.head_weights * (step.test_reads + (step.head_rows > 0))
     tokens = sum(rows if step.yielded is None else int(step.yielded.sum()) for step in trace.steps)
-    return FlopCount(prefill, blocks, head, tests, fill, tokens, weights * element_bytes)
+    return FlopCount(prefill, blocks, head, tests, fill, tokens, weights * element_bytes, looked * element_bytes)
