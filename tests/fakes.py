@@ -118,6 +118,7 @@ class FakeExecutor:
             "status": "ok", "error": None, "runs": runs, "batch_size": batch, "new_tokens": 4, "depth": 4, "finite": True,
             "repeatable": True, "tokens_hash": "t", "prompts_seen": ["p"], "outputs": outputs, "layers_per_token": 4.0,
             "flops_per_token": 1e6, "ideal_full_step_s": 0.01, "ideal_step_s": 0.01 * (1 + place),
+            "weight_bytes_per_token": 1e6, "kv_bytes_per_token": 1e3,
             "conditions": {"prompts_hash": "p", "batch_size": batch, "cpu": "x"},
         }  # fmt: skip
         if arm["method"] == "layerskip":

@@ -19,7 +19,7 @@ from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
 from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
 from harness.measure import conditions as evidence
-from harness.measure.probes import breakdown, flops, latency, layers, reading
+from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading
 from harness.measure.running import say_arm
 from harness.measure.setup import Arm, Prepared, begin, load, speed_batch, timed_examples, timed_expected
 from harness.method import Method
@@ -54,6 +54,7 @@ def speed(
     read = {"process": process, **asdict(reading.measure())} if base.device.type == "cpu" else None
     bench = _Bench(suite, decoders, batches, tokens)
     bench.timed_ids = [evidence.timed_ids(suite, examples, batch_size, s) for s in range(suite.prompt_sets)]
+    fewer: dict[int, list[float]] = {count: [] for count in fewer_blocks.counts(base.depth)}
     states = {arm["label"]: bench.start(arm) for arm in arms}
     alive = [arm for arm in arms if states[arm["label"]]["status"] == "ok"]
     base_arm = next((arm for arm in alive if arm["method"] == BASELINE), arms[0])
@@ -67,6 +68,8 @@ def speed(
                 if states[arm["label"]]["status"] == "ok":  # one that failed in an earlier repeat stays out
                     bench.repeat(arm, states[arm["label"]], process, repeat, place, number)
             bench.instrument(base_arm, states[base_arm["label"]], process, number)
+            if repeat < _CURVES:
+                bench.fewer(base_arm, states[base_arm["label"]], number, fewer)
             gc.collect()
         # The other arms' instrumented pass comes after everything that is timed.
         for arm in alive:
@@ -82,9 +85,14 @@ def speed(
         state.update(reading=[] if read is None else [read])
         state.update(prompt_tokens=max(b.ids.shape[1] for b in batches), prompts_hash=conditions["prompts_hash"])
         if state["status"] == "ok":
-            state.update(_ideal(full, state))
+            state.update(_ideal(full, state, fewer, drafts=arm["family"] == "draft"))
+            state["fewer_blocks"] = [{"process": process, "blocks": n, "step_s": found} for n, found in fewer.items()]
     _compare_exact(arms, states)
     return {label: {k: v for k, v in state.items() if k != "tokens"} for label, state in states.items()}
+
+
+_CURVES = 3
+"""Repeats in which the full model is timed with fewer blocks, too."""
 
 
 class _Bench:
@@ -112,6 +120,16 @@ class _Bench:
             static=static,
         )
 
+    def fewer(self, arm: Arm, state: Mapping[str, Any], number: int, found: Mapping[int, list[float]]) -> None:
+        """Time the full model with some of its blocks alone; the median step of each number is added to `found`."""
+        if state["status"] != "ok":
+            return
+        decoder = self.decoders[arm["checkpoint"]]
+        for count, seconds in found.items():
+            method = fewer_blocks.FirstBlocks(count)
+            timing, _ = latency.measure(partial(self._decoding, number, decoder, method), decoder.device)
+            seconds.append(round(statistics.median(timing.step_s), 9))
+
     def _make(self, arm: Arm, number: int) -> Decoding:
         return self._decoding(number, self.decoders[arm["checkpoint"]], methods.create(arm["spec"]))
 
@@ -138,6 +156,7 @@ class _Bench:
                 "prompt_set": number,
                 "step_s": [round(s, 9) for s in found.step_s],
                 "step_tokens": found.step_tokens,
+                "blocks_s": [round(s, 9) for s in found.blocks_s],
                 "parts_s": {part: [round(s, 9) for s in seconds] for part, seconds in found.parts_s.items()},
             }
         )
@@ -229,11 +248,13 @@ def _failed(error: Exception) -> dict[str, Any]:
     return {"status": "failed", "error": one_line(error), "failure": {"reason": reason, "log_tail": []}}
 
 
-def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The time per token if skipping were free: the full model's own parts, with sublayers in proportion to those a row ran.
+def _ideal(
+    full: Mapping[str, Any] | None, state: Mapping[str, Any], fewer: Mapping[int, Sequence[float]], *, drafts: bool
+) -> dict[str, Any]:
+    """The time per token if skipping were free: that of the full model's own step with as many of its blocks as a row ran.
 
-    A method that drafts pays embedding, head and the rest of a step once per pass; running its blocks over the several columns
-    of a verification is taken to cost what one column costs.
+    What is around the blocks is paid once per pass by a method that drafts; running its blocks over the several columns of a
+    verification is taken to cost what one column costs.
     """
     heads = state["heads_per_token"]
     if full is None or heads is None or not full["breakdown"]:
@@ -246,13 +267,17 @@ def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str
         part: pace * statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
         for part in ("embed", "attention", "feed", "head", "sampling")
     }
-    # What the host does between sublayers goes with them: a skipped block needs no call either.
-    rest = parts["sampling"]
-    around = parts["embed"] + parts["head"] + rest
-    blocks_alone = parts["attention"] + parts["feed"]
-    share = max(step - around, 0.0) / blocks_alone if blocks_alone else 0.0
-    attention, feed = share * parts["attention"] / depth, share * parts["feed"] / depth
+    points = [(n, min(statistics.median(found), step)) for n, found in fewer.items() if found]
+    points = (
+        [*points, (depth, step)] if points else [(0, parts["embed"] + parts["head"] + parts["sampling"]), (depth, step)]
+    )
+    around = fewer_blocks.step_seconds(points, 0)
+    alone = parts["attention"] + parts["feed"]
+    # A block's sublayers, by their shares of what the blocks cost.
+    whole = step - around
+    attention, feed = (whole * parts[part] / alone / depth if alone else 0.0 for part in ("attention", "feed"))
     blocks = state["serial_attention_per_token"] * attention + state["serial_feed_per_token"] * feed
+    ran = depth * blocks / whole if whole else 0.0
     return {
         "step_parts_s": {
             "block": attention + feed,
@@ -260,10 +285,10 @@ def _ideal(full: Mapping[str, Any] | None, state: Mapping[str, Any]) -> dict[str
             "feed": feed,
             "head": parts["head"],
             "embed": parts["embed"],
-            "rest": rest,
+            "rest": max(around - parts["head"] - parts["embed"], 0.0),
         },
-        "ideal_step_s": heads * around + blocks,
-        "ideal_full_step_s": around + depth * (attention + feed),
+        "ideal_step_s": heads * around + blocks if drafts else fewer_blocks.step_seconds(points, ran),
+        "ideal_full_step_s": step,
     }
 
 

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-Whole = np.ndarray[Any, np.dtype[np.int64]]
-
 
 class Memory(Protocol):
     """Where a block puts its keys and values and finds those of earlier positions."""
@@ -29,19 +27,15 @@ class Columns(NamedTuple):
     """Columns of some blocks' caches that a kernel writes itself, N blocks.
 
     Attributes:
-        keys, values: addresses of each block's [B, capacity, Hkv, d], [N].
-        capacity: positions there is room for [N].
-        column: the first to write [N], those before it are held; or
-        columns: one for each row [B], the same in all blocks.
-        places: cache rows [R] the rows at hand belong to; None: all, in order.
+        fields: [N, 6]: addresses of the block's keys and values [B, capacity, Hkv, d], of the cache rows that the rows at hand
+            belong to (0: all, in order), of each row's first column (0: the same for all), the capacity, the first column.
+        column: the first column of each block [N], where it is the same for all rows.
+        kept: what the addresses point to.
     """
 
-    keys: Whole
-    values: Whole
-    capacity: Whole
-    column: Whole
-    columns: torch.Tensor | None
-    places: torch.Tensor | None
+    fields: np.ndarray[Any, np.dtype[np.int64]]
+    column: list[int]
+    kept: tuple[torch.Tensor | None, torch.Tensor | None]
 
 
 class KVCache:
@@ -73,7 +67,7 @@ class KVCache:
         self.lengths = [0] * len(capacities)
         self.capacities, self.rows, self.device = list(capacities), batch_size, device
         self._columns: torch.Tensor | None = None
-        self._addresses: Whole | None = None
+        self._fields: np.ndarray[Any, np.dtype[np.int64]] | None = None
         self._firsts: torch.Tensor | None = None
         self._start = self._held = 0
         self._row = heads * head_dim * batch_size
@@ -124,38 +118,43 @@ class KVCache:
             self._positions[layer].narrow(1, start, count).copy_(positions)
         self.lengths[layer] = start + count
 
-    def columns(self, layers: Whole, count: int) -> Columns:
-        """Where a kernel puts `count` columns of blocks `layers` [N] itself; `wrote` must follow."""
+    def columns(self, layers: list[int], count: int) -> Columns:
+        """Where a kernel puts `count` columns of some blocks itself; `wrote` must follow."""
         if self._columns is not None:
-            return self.columns_at(layers, np.full(len(layers), self._held - count), count, None, self._firsts)
-        column = np.full(len(layers), self._start) if self._held else np.array(self.lengths)[layers]
+            return self.columns_at(layers, [self._held - count] * len(layers), count, None, self._firsts)
+        column = [self._start] * len(layers) if self._held else [self.lengths[layer] for layer in layers]
         return self.columns_at(layers, column, count, None)
 
     def columns_at(
         self,
-        layers: Whole,
-        column: Whole,
+        layers: list[int],
+        column: list[int],
         count: int,
         places: torch.Tensor | None,
         columns: torch.Tensor | None = None,
     ) -> Columns:
         """Where a kernel puts `count` columns from `column` [N] on for the cache rows `places`; none lies beyond."""
-        if self._addresses is None:
-            parts = [(k.data_ptr(), v.data_ptr(), c) for (k, v), c in zip(self._write, self.capacities, strict=True)]
-            self._addresses = np.array(parts, dtype=np.int64)
-        keys, values, capacity = self._addresses[layers].T
-        if (beyond := column + count > capacity).any():
-            at = int(beyond.argmax())
-            raise IndexError(
-                f"block {layers[at]} has room for {capacity[at]} positions, {column[at] + count} are needed"
-            )
-        return Columns(keys, values, capacity, column, columns, places)
+        if self._fields is None:
+            parts = [
+                (k.data_ptr(), v.data_ptr(), 0, 0, c, 0) for (k, v), c in zip(self._write, self.capacities, strict=True)
+            ]
+            self._fields = np.array(parts, dtype=np.int64)
+        for layer, first in zip(layers, column, strict=True):
+            if first + count > self.capacities[layer]:
+                room = self.capacities[layer]
+                raise IndexError(f"block {layer} has room for {room} positions, {first + count} are needed")
+        fields = self._fields[layers]
+        fields[:, 5] = column
+        for at, tensor in ((2, places), (3, columns)):
+            if tensor is not None:
+                fields[:, at] = tensor.data_ptr()
+        return Columns(fields, column, (places, columns))
 
-    def wrote(self, layers: Whole, at: Columns, count: int) -> None:
+    def wrote(self, layers: list[int], at: Columns, count: int) -> None:
         """A kernel put keys and values into these columns."""
-        for layer, column in zip(layers.tolist(), at.column.tolist(), strict=True):
+        for layer, column in zip(layers, at.column, strict=True):
             end = column + count
-            self.lengths[layer] = end if at.columns is None else max(self.lengths[layer], end)
+            self.lengths[layer] = end if at.kept[1] is None else max(self.lengths[layer], end)
 
     def put(
         self, layer: int, at: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
@@ -227,11 +226,11 @@ class RowsOfCache:
         if self._cache._positions is not None:
             self._cache._positions[layer][self._rows, start : start + count] = positions
 
-    def columns(self, layers: Whole, count: int) -> Columns:
+    def columns(self, layers: list[int], count: int) -> Columns:
         """See `KVCache.columns`."""
-        return self._cache.columns_at(layers, np.array(self._cache.lengths)[layers], count, self._rows)
+        return self._cache.columns_at(layers, [self._cache.lengths[layer] for layer in layers], count, self._rows)
 
-    def wrote(self, layers: Whole, at: Columns, count: int) -> None:
+    def wrote(self, layers: list[int], at: Columns, count: int) -> None:
         """See `KVCache.wrote`; the position is counted elsewhere."""
 
     def key_positions(self, layer: int) -> torch.Tensor:

@@ -123,15 +123,13 @@ class FusableBlock(Block):
         self, blocks: Sequence[Block], operations: Operations, x: torch.Tensor, memory: Memory, context: Context
     ) -> torch.Tensor | None:
         """See `Block.run_plan`: one call of the kernels."""
-        layers, what = _codes(tuple(operations))
-        return _run(blocks, layers, what, x, memory, context)
+        return _run(blocks, _codes(tuple(operations)), x, memory, context)
 
     def fill_blocks(
         self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
     ) -> bool:
         """See `Block.fill_blocks`: one call of the kernels."""
-        filled = np.array(layers)
-        return _run(blocks, filled, np.full(len(filled), native.FILL), x, memory, context) is not None
+        return _run(blocks, tuple((layer, native.FILL) for layer in layers), x, memory, context) is not None
 
     def _alone(
         self,
@@ -144,7 +142,7 @@ class FusableBlock(Block):
         """One sublayer of this block in the kernels; None where they cannot."""
         if self._stack is None:
             return None
-        return self._stack.run(np.array([self.index]), np.array([what]), x, memory, context, entry)
+        return self._stack.run(((self.index, what),), x, memory, context, entry)
 
     def runs_native(self, rows: int) -> bool:
         """Whether the kernels run a decode step of this block over a number of rows now."""
@@ -167,15 +165,12 @@ class _Stack:
         self._what: list[Sublayers | None] | None = None
         self._held: list[native.Sublayers] | None = None
         self._library: native.Library | None = None
+        self._prepared: dict[Codes, _Prepared | None] = {}
 
     def sublayers(self) -> list[Sublayers | None]:
         """What every block computes; None for one that the kernels cannot run."""
         if self._what is None:
             self._what = [b.sublayers() if isinstance(b, FusableBlock) else None for b in self._blocks]
-            rotaries = {id(w.rotary): w.rotary for w in self._what if w is not None}
-            self._rotaries = list(rotaries.values())
-            self._kinds = np.array([0 if w is None else list(rotaries).index(id(w.rotary)) for w in self._what])
-            self._able = np.array([w is not None for w in self._what])
         return self._what
 
     def serves(self, layer: int, rows: int) -> bool:
@@ -184,114 +179,138 @@ class _Stack:
         group = None if what is None else what.qkv.group
         return group is not None and group.native(rows)
 
-    def _addresses(self) -> np.ndarray[Any, Any]:
-        """Where the description of every block lies; 0 for one that the kernels cannot run."""
+    def _ready(self, codes: Codes) -> _Prepared | None:
+        """What is the same whenever these blocks run; None where the kernels cannot run all of them."""
+        what = self.sublayers()
+        found = [what[layer] for layer, _ in codes]
+        if any(each is None for each in found):
+            return None
         if self._held is None:
             self._library = native.library()
             assert self._library is not None, "asked only where there are kernels"
-            self._held = [native.Sublayers() if w is None else _described(w) for w in self.sublayers()]
-            where = [ctypes.addressof(held) for held in self._held]
-            self._at = np.where(self._able, np.array(where, dtype=np.int64), 0)
-            whole = self._library.panel_columns
-            self._fills = np.array([w is not None and w.heads * w.head_dim % whole == 0 for w in self.sublayers()])
-        return self._at
+            self._held = [native.Sublayers() if w is None else _described(w) for w in what]
+        assert self._library is not None
+        whole = self._library.panel_columns
+        if any(
+            w is not None and d & native.FILL and w.heads * w.head_dim % whole
+            for w, (_, d) in zip(found, codes, strict=True)
+        ):
+            return None
+        return _Prepared(codes, found, [ctypes.addressof(self._held[layer]) for layer, _ in codes])
 
     def run(
         self,
-        layers: np.ndarray[Any, Any],
-        what: np.ndarray[Any, Any],
+        codes: Codes,
         x: torch.Tensor,
         memory: Memory | None,
         context: Context | None,
         entry: torch.Tensor | None = None,
         spent: np.ndarray[Any, Any] | None = None,
     ) -> torch.Tensor | None:
-        """Blocks `layers` [N] in turn, each doing `what` [N] of it, over x [B, T, D]; None where that is for torch's calls.
+        """Blocks in turn over x [B, T, D], each doing what its code says; None where that is for torch's calls.
 
         Seconds of each block's attention, feeding and filling are added to `spent` [N, 3].
         """
         rows, count, _ = x.shape
-        if count > MAX_COLUMNS or not kernels.native_allowed(x):
+        if count > MAX_COLUMNS or not kernels.fits_kernels(x) or (self._library or native.library()) is None:
             return None
-        self.sublayers()
-        if not self._able[layers].all() or not self.serves(int(layers[0]), rows * count):
+        if not self.serves(codes[0][0], rows * count):
             return None
-        addresses = self._addresses()
-        attends = (what & (native.ATTEND | native.FILL)) != 0
-        writes = layers[attends]
-        if len(writes) and (
-            not isinstance(memory, (KVCache, RowsOfCache))
-            or context is None
-            # Several columns need the mask that says which of them see which: drafts have one, prompts are for torch's calls.
-            or (count > 1 and context.mask is None)
-            or not self._fills[layers[(what & native.FILL) != 0]].all()
-        ):
+        if codes not in self._prepared:
+            self._prepared[codes] = self._ready(codes)
+        ready = self._prepared[codes]
+        if ready is None:
             return None
-        operations = np.zeros(len(layers), dtype=_OPERATION)
-        operations["block"], operations["what"], operations["count"] = addresses[layers], what, count
+        operations = ready.operations  # used by one call at a time, under the interpreter's lock
+        if ready.count != count:
+            operations[:, _COUNT] = ready.count = count
         mask: tuple[int | None, int, int] = (None, 0, 0)
-        if len(writes):
-            assert isinstance(memory, (KVCache, RowsOfCache)) and context is not None
-            at = memory.columns(writes, count)
-            for name in ("keys", "values", "capacity", "column"):
-                operations[name][attends] = getattr(at, name)
-            for name in ("places", "columns"):
-                operations[name] = native.pointer(getattr(at, name)) or 0
-            self._turn(operations, layers, context)
+        at = None
+        if ready.writes:
+            # Several columns need the mask that says which of them see which: drafts have one, prompts are for torch's calls.
+            if (
+                not isinstance(memory, (KVCache, RowsOfCache))
+                or context is None
+                or (count > 1 and context.mask is None)
+            ):
+                return None
+            at = memory.columns(ready.writes, count)
+            operations[ready.writing, _KEYS : _COLUMN + 1] = at.fields
+            for rotary, mine in ready.rotaries:
+                operations[mine, _COSINES : _COSINES + 2] = [
+                    t.data_ptr() for t in rotary.tables(context, torch.float32)
+                ]
             mask = _mask(context)
         x = x.contiguous()
         out = torch.empty_like(x)
         entry = None if entry is None or entry is x else entry.contiguous()
         assert self._library is not None
         status = self._library.calls.run(
-            *(operations.ctypes.data, len(layers), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), *mask),
+            *(ready.address, len(codes), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), *mask),
             *(torch.get_num_threads(), None if spent is None else spent.ctypes.data),
         )
         if status:
             raise MemoryError("no memory to work in for a decode step")
-        if len(writes):
+        if at is not None:
             assert isinstance(memory, (KVCache, RowsOfCache))
-            memory.wrote(writes, at, count)
+            memory.wrote(ready.writes, at, count)
         return out
 
-    def _turn(self, operations: np.ndarray[Any, Any], layers: np.ndarray[Any, Any], context: Context) -> None:
-        """Tell every block its rotary tables; `context` keeps what they point to."""
-        for kind, rotary in enumerate(self._rotaries):
-            if rotary is None:
-                continue
-            tables = [table.data_ptr() for table in rotary.tables(context, torch.float32)]
-            mine = self._kinds[layers] == kind
-            for name, table in zip(("cosines", "sines"), tables, strict=True):
-                operations[name][mine] = table
+
+Codes = tuple[tuple[int, int], ...]
+"""Blocks in turn, and what each does: ATTEND, FEED and FILL of `kernels.native` added up."""
+_KEYS, _COLUMN, _COUNT, _COSINES = (native.OPERATION.index(name) for name in ("keys", "column", "count", "cosines"))
 
 
-_OPERATION = np.dtype([(name, np.int64) for name in native.OPERATION])
+class _Prepared:
+    """What is the same whenever some blocks run.
+
+    Attributes:
+        operations: [N, fields of `native.OPERATION`], what does not change from step to step filled in.
+        address: where that lies.
+        count: columns of a row that it is filled in for.
+        writes: the blocks that write keys and values.
+        writing: their rows of `operations`.
+        rotaries: what turns keys and queries, and the rows it does so for.
+    """
+
+    def __init__(self, codes: Codes, what: Sequence[Sublayers | None], addresses: Sequence[int]) -> None:
+        self.operations = np.zeros((len(codes), len(native.OPERATION)), dtype=np.int64)
+        self.operations[:, 0], self.operations[:, -1] = addresses, [does for _, does in codes]
+        rows = [i for i, (_, does) in enumerate(codes) if does & (native.ATTEND | native.FILL)]
+        self.address: int = self.operations.ctypes.data
+        self.count = 0
+        self.writes = [codes[i][0] for i in rows]
+        self.writing: slice | list[int] = slice(None) if len(rows) == len(codes) else rows
+        turned: dict[int, tuple[Rotary, list[int]]] = {}
+        for i, each in enumerate(what):
+            if each is not None and each.rotary is not None:
+                turned.setdefault(id(each.rotary), (each.rotary, []))[1].append(i)
+        self.rotaries: list[tuple[Rotary, slice | list[int]]] = [
+            (rotary, slice(None) if len(mine) == len(codes) else mine) for rotary, mine in turned.values()
+        ]
 
 
 def _run(
-    blocks: Sequence[Block],
-    layers: np.ndarray[Any, Any],
-    what: np.ndarray[Any, Any],
-    x: torch.Tensor,
-    memory: Memory,
-    context: Context,
+    blocks: Sequence[Block], codes: Codes, x: torch.Tensor, memory: Memory, context: Context
 ) -> torch.Tensor | None:
     watched = False
-    for layer in layers:
+    for layer, _ in codes:
         block = blocks[layer]
         if not isinstance(block, FusableBlock):
             return None
-        watched = watched or block.watch is not None
+        if block.watch is not None:
+            watched = True
         # Whoever replaced a sublayer's function wants to be asked; who only wants to know the seconds is told them.
-        if block.watch is None and not _SUBLAYERS.isdisjoint(block.__dict__):
+        elif not _SUBLAYERS.isdisjoint(block.__dict__):
             return None
-    stack = blocks[layers[0]]._stack  # type: ignore[attr-defined]
+    stack = blocks[codes[0][0]]._stack  # type: ignore[attr-defined]
     if stack is None:
         return None
-    spent = np.zeros((len(layers), 3)) if watched else None
-    out = stack.run(layers, what, x, memory, context, None, spent)
+    spent = np.zeros((len(codes), 3)) if watched else None
+    out = stack.run(codes, x, memory, context, None, spent)
     if out is not None and spent is not None:
-        for layer, does, seconds in zip(layers, what, spent.tolist(), strict=True):
+        for (layer, does), seconds in zip(codes, spent.tolist(), strict=True):
             watch = blocks[layer].watch  # type: ignore[attr-defined]
             for code, part, spent_s in zip((native.ATTEND, native.FEED, native.FILL), PARTS, seconds, strict=True):
                 if watch is not None and does & code:
@@ -304,10 +323,9 @@ _SUBLAYERS = frozenset(("attend", "feed", "fill"))
 
 
 @functools.lru_cache(maxsize=4096)
-def _codes(operations: Operations) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Layers [N] of a plan's operations, and what each does."""
-    what = [native.ATTEND * attends + native.FEED * feeds for _, attends, feeds in operations]
-    return np.array([layer for layer, _, _ in operations]), np.array(what)
+def _codes(operations: Operations) -> Codes:
+    """A plan's operations as the kernels take them."""
+    return tuple((layer, native.ATTEND * attends + native.FEED * feeds) for layer, attends, feeds in operations)
 
 
 def _described(what: Sublayers) -> native.Sublayers:

@@ -1,11 +1,12 @@
 """Can a speed-up be believed? What its work allows, what explains more, and arms that do the same work as a control. Torch-free.
 
-The predicted speed-up is what the parts of the full model's own step allow (`ideal_speedup`). One that is realised beyond
-it, interval and all, says that the baseline is slow rather than the method fast: unless what was recorded explains it.
+A step that reads half of the bytes and computes half of the operations can be twice as fast. A speed-up beyond that, interval
+and all, says that the baseline is slow rather than the method fast: unless what was recorded explains it.
 """
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,10 @@ from harness.stats.intervals import Interval
 
 UNUSABLE = "unusable"
 MARGIN = 1.1
-"""Realised over predicted, beyond the interval, above which a speed-up outruns its prediction."""
+"""Speed-up over what the work allows, beyond the interval, above which it needs an explanation."""
+EVEN = 1.5
+"""How much longer than the median block the slowest may take: blocks of one shape do the same work."""
+_TIMES = 3
 SAME_WORK = 0.03
 """How far the full model on other weights of the same shape may be from the baseline's time."""
 
@@ -25,33 +29,60 @@ class Prediction:
     """A speed-up beside what its work allows.
 
     Attributes:
-        efficiency: realised over predicted, with the interval of the speed-up.
-        outruns: the whole interval lies above MARGIN.
-        explained: what in the record explains that; empty where nothing does.
+        work: how many times less a step of the method reads or computes than the full model's, whichever is more: weights, keys
+            and values, the head included.
+        beyond: the speed-up over that, with its interval.
+        explained: what in the record explains a speed-up beyond it; empty where nothing does, or nothing needs to.
     """
 
-    efficiency: Interval
-    outruns: bool
+    work: float
+    beyond: Interval
     explained: str
+
+    @property
+    def outruns(self) -> bool:
+        """Whether the whole interval lies above MARGIN."""
+        return self.beyond.low > MARGIN
 
     @property
     def unusable(self) -> str:
         """Why the cell is unusable; empty where it is not."""
         if not self.outruns or self.explained:
             return ""
-        return (
-            f"faster than its work allows ({self.efficiency.value:.2f} times the prediction); the baseline is suspect"
-        )
+        return f"faster than its work allows ({self.beyond.value:.2f} times); the baseline is suspect"
 
 
 def predicted(full: Json, cell: Json, speedup: Interval) -> Prediction | None:
-    """The speed-up of a timed cell over full's beside its prediction; None where there is no prediction or no interval."""
-    ideal = measures.ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
-    if ideal is None or not speedup.known:
+    """The speed-up of a timed cell over full's beside what its work allows; None where that is unknown."""
+    work = work_limit(full, cell)
+    if work is None or not speedup.known:
         return None
-    found = Interval(speedup.value / ideal, speedup.low / ideal, speedup.high / ideal, speedup.n)
-    outruns = found.low > MARGIN
-    return Prediction(found, outruns, _explained(full, cell) if outruns else "")
+    beyond = Interval(speedup.value / work, speedup.low / work, speedup.high / work, speedup.n)
+    return Prediction(work, beyond, _explained(full, cell, speedup) if beyond.low > MARGIN else "")
+
+
+def work_limit(full: Json, cell: Json) -> float | None:
+    """Bytes or operations of a full step over those of the method's, whichever is more."""
+    bytes_ = measures.ratio(step_bytes(full), step_bytes(cell))
+    operations = measures.ratio(full.get("flops_per_token"), cell.get("flops_per_token"))
+    known = [found for found in (bytes_, operations) if found is not None]
+    return max(known) if bytes_ is not None and known else None
+
+
+def byte_limit(full: Json, cell: Json) -> float | None:
+    """Weight bytes that a step of the full model reads over those that a step of the method reads."""
+    return measures.ratio(full.get("weight_bytes_per_token"), cell.get("weight_bytes_per_token"))
+
+
+def slowest_block(full: Json) -> tuple[int, float] | None:
+    """The block that took longest, and its seconds over the median block's; None where they were not timed often enough."""
+    timed = [one["blocks_s"] for one in full.get("breakdown") or [] if one.get("blocks_s")]
+    if len(timed) < _TIMES or len(timed[0]) < _TIMES:
+        return None
+    each = [min(seconds) for seconds in zip(*timed, strict=True)]  # a disturbance of one block is no slow block
+    middle = statistics.median(each)
+    worst = max(range(len(each)), key=each.__getitem__)
+    return (worst, each[worst] / middle) if middle else None
 
 
 def step_bytes(cell: Json) -> float | None:
@@ -69,24 +100,19 @@ def weight_rate(cell: Json) -> float | None:
     return None if weights is None or not seconds else weights * tokens / seconds / 1e9
 
 
-def _explained(full: Json, cell: Json) -> str:
-    """Why fewer blocks may cost less than their share: what is left fits the cache, and is read no faster than the cache can."""
-    readings = [*(full.get("reading") or []), *(cell.get("reading") or [])]
-    sizes, rates = ([found for one in readings if (found := measures.real(one.get(key)))] for key in _READ)
-    mine, theirs = step_bytes(cell), step_bytes(full)
-    if not sizes or not rates or mine is None or theirs is None or not mine <= max(sizes) < theirs:
+def _explained(full: Json, cell: Json, speedup: Interval) -> str:
+    """Why fewer blocks may cost less than their share: the full model's own step shows it, and none of its blocks is slow."""
+    predicted_ = measures.ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
+    slowest = slowest_block(full)
+    if not any(one.get("step_s") for one in full.get("fewer_blocks") or []) or predicted_ is None or slowest is None:
         return ""
-    times = measures.times(cell).values()
-    tokens, seconds = sum(count for _, count in times), sum(spent for spent, _ in times)
-    if not seconds or mine * tokens / cell["batch_size"] / seconds > 1e9 * max(rates):
+    if slowest[1] > EVEN or speedup.low > MARGIN * predicted_:
         return ""
-    megabytes = (f"{value / 1e6:.0f}" for value in (mine, max(sizes), theirs))
-    return "what a step reads ({} MB) fits the last-level cache ({} MB), what the full model's reads ({} MB) does not".format(
-        *megabytes
-    )
-
-
-_READ = ("last_level_cache_bytes", "cache_gb_per_s")
+    mine, theirs, reads = step_bytes(cell), step_bytes(full), ""
+    if mine is not None and theirs is not None:
+        reads = f" (a step reads {mine / 1e6:.0f} MB, the full model's {theirs / 1e6:.0f} MB)"
+    said = f"the full model's own step is {predicted_:.2f} times faster with as few of its blocks"
+    return f"{said}: what is left stays in the cache{reads}"
 
 
 def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:

@@ -347,8 +347,8 @@ def _dispersion(facts: _Facts) -> Gate:
     return Gate(name, FAILED if noisy else PASSED, round(worst[1], 4), limit, unit, many, detail, _cells(noisy))
 
 
-def _within_prediction(facts: _Facts) -> Gate:
-    name, unit, limit = "no speed-up outruns its prediction", "realised over predicted", believable.MARGIN
+def _within_work(facts: _Facts) -> Gate:
+    name, unit, limit = "no speed-up outruns its work", "speed-up over what the work allows", believable.MARGIN
     fulls = {c["batch_size"]: c for c in reversed(facts.timed) if c["arm"].get("method") == BASELINE}
     found = []
     for cell in facts.timed:
@@ -360,8 +360,8 @@ def _within_prediction(facts: _Facts) -> Gate:
         if beside is not None:
             found.append((cell["id"], beside))
     if not found:
-        return Gate(name, NOT_MEASURED, None, limit, unit, True, "no speed-up with an interval and a prediction")
-    worst = max(found, key=lambda pair: pair[1].efficiency.low if not pair[1].explained else 0.0)[1].efficiency
+        return Gate(name, NOT_MEASURED, None, limit, unit, True, "no speed-up with an interval and known work")
+    worst = max(found, key=lambda pair: pair[1].beyond.low if not pair[1].explained else 0.0)[1].beyond
     bad = [cell for cell, beside in found if beside.unusable]
     explained = [f"{cell}: {beside.explained}" for cell, beside in found if beside.explained]
     detail = f"{len(found)} speed-ups; the most is {worst.value:.2f} [{worst.low:.2f}, {worst.high:.2f}]"
@@ -371,6 +371,20 @@ def _within_prediction(facts: _Facts) -> Gate:
         detail += f"; explained: {'; '.join(explained[:3])}"
     value = round(worst.low, 4)
     return Gate(name, FAILED if bad else PASSED, value, limit, unit, True, detail, _cells(bad))
+
+
+def _even_blocks(facts: _Facts) -> Gate:
+    name, unit, limit = "blocks of the full model take alike", "slowest over median block", believable.EVEN
+    fulls = [c for c in facts.timed if c["arm"].get("method") == BASELINE]
+    found = [(cell["id"], *slowest) for cell in fulls if (slowest := believable.slowest_block(cell)) is not None]
+    if not found:
+        return Gate(name, NOT_MEASURED, None, limit, unit, True, "the blocks were not timed one by one")
+    bad = [cell for cell, _, ratio in found if ratio > limit]
+    where, block, worst = max(found, key=lambda one: one[2])
+    detail = f"{len(found)} cells of the full model; the slowest is block {block} in {where}"
+    if bad:
+        detail += ": a method that skips it looks faster than it is"
+    return Gate(name, FAILED if bad else PASSED, round(worst, 4), limit, unit, True, detail, _cells(bad))
 
 
 def _same_work(facts: _Facts) -> Gate:
@@ -426,5 +440,5 @@ def _one_version(facts: _Facts) -> Gate:
 
 _GATES: tuple[Callable[[_Facts], Gate], ...] = (
     _conditions, _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored, _foreign_gpu, _throttled, _dispersion,
-    _within_prediction, _same_work, _quiet_cpu, _one_version,
+    _within_work, _even_blocks, _same_work, _quiet_cpu, _one_version,
 )  # fmt: skip

@@ -35,7 +35,8 @@ EXTRA_COLUMNS = (
     "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "batch_tax", "noisy", "dispersion",
     "exact", "paired_repeats", "speedup_geomean", "speedup_geomean_low", "speedup_geomean_high", "peak_memory_kind",
     "reserved_memory_mb", "nvml_process_mb", "nvml_device_mb", "kv_written_mb", "energy_above_idle_j_per_token",
-    "cpu_energy_j_per_token", "idle_w", "weight_gb_per_s", "read_gb_per_s", *(f"{part}_ms" for part in measures.PARTS),
+    "cpu_energy_j_per_token", "idle_w", "weight_gb_per_s", "read_gb_per_s", "byte_limit",
+    *(f"{part}_ms" for part in measures.PARTS),
     "notes",
 )  # fmt: skip
 BASELINE = "baseline"
@@ -255,6 +256,7 @@ def _against(table: _Cells, full: Json, cell: Json, *, is_full: bool) -> Row:
         **_interval("speedup", interval),
         **_interval("speedup_geomean", pairs.geometric_mean()),
         "efficiency": _ratio(interval.value, ideal),
+        "byte_limit": believable.byte_limit(full, cell),
         "paired_repeats": interval.n,
         "verdict": verdict,
     }

@@ -332,7 +332,7 @@ def join_shares(arm: Json, batch: int, shares: Sequence[Json]) -> tuple[str, Jso
     """One speed cell from what single processes measured of an arm: its id, its fields, and why it failed, if it did."""
     good = [share for share in shares if share["status"] == "ok"]
     fields: Json = {"batch_size": batch, **(good[0] if good else {})}
-    for raw in ("runs", "breakdown", "reading"):
+    for raw in ("runs", "breakdown", "reading", "fewer_blocks"):
         fields[raw] = [one for share in good for one in share.get(raw) or ()]
     fields["machine"] = [share["machine"] for share in good if share.get("machine")]
     if good:

@@ -71,11 +71,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     original = fused._Stack.run
 
-    def counted(self: fused._Stack, layers: Any, what: Any, *more: Any) -> torch.Tensor | None:
-        out = original(self, layers, what, *more)
+    def counted(self: fused._Stack, codes: Any, *more: Any) -> torch.Tensor | None:
+        out = original(self, codes, *more)
         if out is not None:
             names = {native.ATTEND: "attend", native.FEED: "feed", native.FILL: "fill"}
-            seen.extend(name for does in what for code, name in names.items() if does & code)
+            seen.extend(name for _, does in codes for code, name in names.items() if does & code)
         return out
 
     monkeypatch.setattr(fused._Stack, "run", counted)

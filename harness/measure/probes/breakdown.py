@@ -40,11 +40,13 @@ class Breakdown:
         step_s: each decode step.
         step_tokens: tokens each step yielded over the batch.
         parts_s: seconds of every part of PARTS, by step; they add up to `step_s`.
+        blocks_s: seconds of the sublayers of every block over all steps [L].
     """
 
     step_s: list[float]
     step_tokens: list[int]
     parts_s: dict[str, list[float]]
+    blocks_s: list[float]
 
 
 def measure(
@@ -72,6 +74,7 @@ def measure(
     step_tokens: list[int] = []
     parts: dict[str, list[float]] = {part: [] for part in PARTS}
     watch.wait()
+    watch.blocks.clear()
     while not decoding.done:
         watch.seconds = dict.fromkeys(PARTS, 0.0)
         began = clock()
@@ -82,7 +85,9 @@ def measure(
         step_s.append(took)
         for part, seconds in watch.seconds.items():
             parts[part].append(seconds)
-    return Breakdown(step_s, step_tokens, parts), decoding.output()
+    return Breakdown(
+        step_s, step_tokens, parts, [watch.blocks.get(i, 0.0) for i in range(decoder.depth)]
+    ), decoding.output()
 
 
 class _Stopwatch:
@@ -91,15 +96,18 @@ class _Stopwatch:
     def __init__(self, clock: Clock, wait: Callable[[], None]) -> None:
         self.clock, self.wait = clock, wait
         self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.blocks: dict[int, float] = {}
         self._inside = False
 
-    def add(self, part: str, seconds: float) -> None:
-        """Count seconds that whoever ran a part measured itself."""
+    def add(self, block: int, part: str, seconds: float) -> None:
+        """Count seconds that whoever ran a block's part measured itself."""
         if not self._inside:
             self.seconds[part] += seconds
+            if part != "kv_fill":
+                self.blocks[block] = self.blocks.get(block, 0.0) + seconds
 
-    def of(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, its time added to `part` unless it is called inside another wrapped one."""
+    def of(self, part: str, function: Callable[..., Any], block: int | None = None) -> Callable[..., Any]:
+        """The function, its time added to `part` (and to the block's) unless it is called inside another wrapped one."""
 
         @functools.wraps(function)
         def timed(*arguments: Any, **named: Any) -> Any:
@@ -113,13 +121,16 @@ class _Stopwatch:
                 self.wait()
                 return result
             finally:
-                self.seconds[part] += self.clock() - began
+                took = self.clock() - began
+                self.seconds[part] += took
+                if block is not None:
+                    self.blocks[block] = self.blocks.get(block, 0.0) + took
                 self._inside = False
 
         return timed
 
 
-def _shadowed(thing: T, **functions: Callable[..., Any]) -> T:
+def _shadowed(thing: T, **functions: Callable[..., Any] | None) -> T:
     """A shallow copy of an object, frozen or not, some of whose methods are replaced."""
     copied = copy.copy(thing)
     for name, function in functions.items():
@@ -136,11 +147,11 @@ def _decoder(watch: _Stopwatch, decoder: Decoder) -> Decoder:
 def _block(watch: _Stopwatch, block: Block) -> Block:
     return _shadowed(
         block,
-        attend=watch.of("attention", block.attend),
-        feed=watch.of("feed", block.feed),
+        attend=watch.of("attention", block.attend, block.index),
+        feed=watch.of("feed", block.feed, block.index),
         fill=watch.of("kv_fill", block.fill),
         # Where several blocks run in one call, they say themselves what each took; a block with functions of its own is called.
-        watch=watch.add if {"attend", "feed", "fill"}.isdisjoint(vars(block)) else None,
+        watch=functools.partial(watch.add, block.index) if {"attend", "feed", "fill"}.isdisjoint(vars(block)) else None,
     )
 
 

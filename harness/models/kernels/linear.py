@@ -54,8 +54,10 @@ def choose(kind: str, rows: int, what: str) -> None:
 
 def chosen(kind: str, rows: int) -> str:
     """What runs this number of rows; the choice of the nearest one measured, the kernels where none was."""
+    if not _choices:
+        return NATIVE
     at = bucket(rows)
-    found = _choices.get(f"{kind}, rows {at}") if _choices else NATIVE
+    found = _choices.get(f"{kind}, rows {at}")
     if found is None:
         known = {
             int(key.rpartition(" ")[2]): what for key, what in _choices.items() if key.rpartition(", rows ")[0] == kind
@@ -167,8 +169,11 @@ class Group:
         return self._fits
 
 
+def fits_kernels(x: torch.Tensor) -> bool:
+    """Whether the compiled kernels, where there are any, may compute with this tensor now."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
+
+
 def native_allowed(x: torch.Tensor) -> bool:
-    """Whether the kernels of `kernels.native` may compute with this tensor now."""
-    return (
-        x.dtype == torch.float32 and x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
-    ) and native.library() is not None
+    """Whether there are compiled kernels, and they may compute with this tensor now."""
+    return fits_kernels(x) and native.library() is not None

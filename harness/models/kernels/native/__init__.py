@@ -75,7 +75,7 @@ class Sublayers(ctypes.Structure):
 
 
 OPERATION = (
-    "block", "keys", "values", "places", "columns", "capacity", "column", "count", "cosines", "sines", "what"
+    "block", "keys", "values", "places", "columns", "capacity", "column", "count", "cosines", "sines", "what",
 )  # fmt: skip
 """Fields of `operation` of step.c, 8 bytes each."""
 
