@@ -226,7 +226,7 @@ def test_ideal_is_in_proportion_to_sublayers(pace: float) -> None:
 
 
 def test_ideal_is_read_off_the_full_models_own_step_with_fewer_blocks() -> None:
-    """Worked out by hand: a block costs 8 of 100 where half of ten run, 12 in the others; a draft pays what is around once a pass."""
+    """Worked out by hand: a block costs 8 of 100 where half of ten run, 12 in the others; a draft pays the rest once a pass."""
     parts = {"embed": [1.0], "attention": [40.0], "feed": [40.0], "head": [8.0], "sampling": [1.0], "host": [10.0]}
     full = {"breakdown": [{"parts_s": parts, "step_s": [100.0]}], "runs": [{"step_s": [100.0]}], "depth": 10}
     fewer = {2: [16.0, 15.0, 30.0], 5: [40.0, 40.0, 41.0]}
