@@ -39,7 +39,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
         # What reads and draws takes long to load; the second process is at work meanwhile.
         from harness.records import summary
         from reports.facts import load
-        from reports.view import view
+        from reports.write import view
         from reports.view.parts import Figure, Table, walk
         from reports.write import export, pdf
         from reports.write import html as render

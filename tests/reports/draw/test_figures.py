@@ -27,7 +27,7 @@ from reports.draw.svg import fit, inline, sign, signs, text_width
 from reports.facts import load
 from reports.view import plots
 from reports.view.parts import Figure, Swatch
-from reports.view.view import build
+from reports.write.view import build
 
 
 def test_labels_of_a_crowd_do_not_overlap() -> None:

@@ -18,7 +18,7 @@ from reports.view.answer import sentences
 from reports.view.parts import Figure, Fold, RunView, Sample, Table, Warnings
 from reports.view.samples import compare
 from reports.view.verdicts import verdict_table
-from reports.view.view import build
+from reports.write.view import build
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, FULL, Synthetic, arm_record, edit_cells, write_cell, write_run
 

@@ -18,7 +18,8 @@ from reports import write_report
 from reports.draw.figures import draw
 from reports.draw.style import PAGE
 from reports.facts import load
-from reports.view import plots, view
+from reports.view import plots
+from reports.write import view
 from reports.view.parts import Figure, Swatch, Table, walk
 from reports.write import export, pdf
 from reports.write.export import tex
