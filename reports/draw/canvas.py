@@ -121,8 +121,11 @@ def plain(value: float) -> str:
 
 
 def scale(axis: Any, low: float, high: float, most: int = 6, words: Callable[[float], str] = plain) -> None:
-    """Set the bounds of `Axes.xaxis` or `Axes.yaxis` (a falling pair turns it round), and at most `most` round ticks."""
-    axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
+    """Set the bounds of `Axes.xaxis` or `Axes.yaxis` (a falling pair turns it round), and at most `most` round ticks.
+
+    Equal bounds, where all values are one, give an axis one unit long.
+    """
+    axis.axes.set(**{f"{axis.axis_name}lim": (low, high + (low == high))})
     axis.set_major_locator(MaxNLocator(most - 1, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(lambda value, _: words(value))
 

@@ -185,7 +185,7 @@ def draw_breakdown(plot: Breakdown, sheet: Sheet) -> Canvas:
     totals = [sum(v for _, v in row.parts) for row in plot.rows]
     right = text_width(fixed(max(totals), 2), sheet.small) + 14  # for the sum at the end of a bar
     figure, on = named_rows([row.name for row in plot.rows], sheet, pitch=16, top=24, right=right)
-    scale(on.xaxis, 0.0, max(totals) or 1.0, 8)
+    scale(on.xaxis, 0.0, max(totals), 8)
     looks = {name: PART_COLOURS.get(name, ("pink", 0.8)) for name in names}
     keys = [box_key(name, shade, alpha) for name, (shade, alpha) in looks.items()]
     legend(figure, keys, sheet, 34 if sheet.column > 300 else 4)

@@ -283,7 +283,7 @@ def draw_step_times(plot: StepTimes, sheet: Sheet) -> Canvas:
     figure, made = grid(sheet, len(rows), height=100, top=8, gap_y=16, above=above)
     every = [c for shown in rows for c in shown]
     low, high = min(c.ms[0] for c in every), max(c.ms[-1] for c in every)
-    bounds = (low - 0.03 * (high - low), high + (0.02 * (high - low) or 1.0))
+    bounds = (low - 0.03 * (high - low), high + 0.02 * (high - low))
     for on, shown in zip(made, rows, strict=True):
         scale(on.xaxis, *bounds, 5)
         scale(on.yaxis, 0.0, 1.02)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from reports import write_report
-from reports.draw.batch_sizes import ByBatch, Series
+from reports.draw.batch_sizes import ByBatch, Rate, Rates, Series
 from reports.draw.figures import FIGURES, draw, gather
+from reports.draw.promises import Breakdown, Broken
+from reports.draw.spreads import Curve, StepTimes
 from reports.draw.style import PAGE, PAPER, Sheet
 from reports.facts import facts, load
 from reports.view.parts import Figure, Swatch
@@ -70,6 +72,21 @@ def test_an_arm_without_a_value_beside_one_with(sheet: Sheet) -> None:
     for series in ((empty, ideal), (ideal, empty), (empty,)):
         body = draw(Figure("f", "", "", "alt", ByBatch((1, 8), series, True)), sheet).body
         assert all(s.name in body for s in series)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "plot",
+    [
+        Rates((1, 8), None, (("m", (Rate("_named so", Swatch("calm"), ((1, 0.0), (8, 0.0))),)),)),
+        StepTimes(1, Curve("_named so", Swatch("full"), (2.0, 2.0), (0.0, 0.99)), ()),
+        Breakdown(1, (Broken("_named so", (("blocks", 0.0),)),)),
+    ],
+    ids=lambda plot: type(plot).__name__,
+)
+def test_values_that_are_all_one(plot: object) -> None:
+    """The axis still has a length, and a name that matplotlib takes for a private one is shown."""
+    assert "_named so" in draw(Figure("f", "", "", "alt", plot), PAGE).body
 
 
 def test_every_kind_gives_nothing_for_nothing(tmp_path: Path) -> None:
