@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,34 +64,17 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
         run: a run as read from its folder.
         margin: loss of a task's first metric, in its own points, that still counts as keeping quality; None: the suite's.
     """
-    return aligned(arm_rows(run, margin).values())
-
-
-def arm_rows(
-    run: Run, margin: float | None = None, chosen: Callable[[int], bool] | None = None
-) -> dict[int, list[Row]]:
-    """Return the rows of each arm by its place, each with the columns it has values for; see summarise.
-
-    With `chosen`, only those of the arms whose place it takes: a large run may be shared between processes.
-    """
     table = _Cells(run)
     margin = quality_margin(run.run) if margin is None else margin
-    found: dict[int, list[Row]] = {}
-    for place, arm in enumerate(table.arms):
-        if chosen is None or chosen(place):
-            columns, verdict = _quality(table, arm, margin)
-            own = columns | {"quality_verdict": verdict}
-            found[place] = [_row(table, arm, batch) | own for batch in table.batch_sizes]
-    return found
-
-
-def aligned(rows: Iterable[Sequence[Row]]) -> list[Row]:
-    """Return the rows of all arms, in order, with the same keys in the same order."""
-    every = [row for of_arm in rows for row in of_arm]
-    scores = list(dict.fromkeys(key for row in every for key in row if "/" in key))  # task/metric
+    rows: list[Row] = []
+    for arm in table.arms:
+        columns, verdict = _quality(table, arm, margin)
+        own = columns | {"quality_verdict": verdict}
+        rows += [_row(table, arm, batch) | own for batch in table.batch_sizes]
+    scores = list(dict.fromkeys(key for row in rows for key in row if "/" in key))  # task/metric
     main = [key for key in scores if not key.endswith(_LATE)]
     late = [key for key in scores if key.endswith(_LATE)]
-    return [{key: row.get(key) for key in (*COLUMNS, *main, *late, *EXTRA_COLUMNS)} for row in every]
+    return [{key: row.get(key) for key in (*COLUMNS, *main, *late, *EXTRA_COLUMNS)} for row in rows]
 
 
 def write_summary(store: RunStore | str | Path) -> Path:

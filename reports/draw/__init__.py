@@ -1,1 +1,1 @@
-"""From the numbers of a plot to its drawing."""
+"""Figures: from facts to numbers with a caption, and from those to a drawing."""

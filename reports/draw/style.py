@@ -26,6 +26,13 @@ COLOURS = {
     "grey": ("#737b82", "#a9b1b8"),
     "olive": ("#6a6424", "#cdc47b"),
 }
+
+
+def colour(name: str) -> str:
+    """Return the light value of a named colour, which the page replaces by its own."""
+    return COLOURS[name][0]
+
+
 SHARE_RGB = (41, 120, 194)
 """The one hue of shaded maps; how opaque it is says how much, so it reads on white, on black and in grey."""
 
@@ -70,11 +77,6 @@ def look(method: str) -> Look:
     draw = zlib.crc32(method.encode("utf-8", "replace"))
     colour = _SPARE_COLOURS[draw % len(_SPARE_COLOURS)]
     return Look(colour, _SPARE_MARKERS[draw // 8 % len(_SPARE_MARKERS)])
-
-
-def markers() -> list[str]:
-    """Return all markers a look can have."""
-    return sorted({*(marker for _, marker in _METHODS.values()), *_SPARE_MARKERS})
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
 
-from reports.draw.glyphs import corners, width
-from reports.draw.style import COLOURS, look
+import numpy as np
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ft2font import LoadFlags
+from matplotlib.markers import MarkerStyle
+
+from reports.draw.style import COLOURS, colour, look
 from reports.view.parts import Swatch
+
+TYPEFACE = "DejaVu Sans"
+"""Comes with matplotlib, and is wider than what pages and papers are set in: what has room in it has room everywhere."""
 
 _TOKENS = {light: name for name, (light, _) in COLOURS.items()}
 _COLOUR = re.compile(r'((?:fill|stroke)(?:: |="))(#[0-9a-f]{6})')
@@ -32,14 +39,19 @@ class Drawing:
     body: str
 
 
-def colour(name: str) -> str:
-    """Return the light value of a named colour, which the page replaces by its own."""
-    return COLOURS[name][0]
-
-
 def text_width(text: str, size: float) -> float:
     """Return how wide `text` is in points; rather too much than too little in most typefaces."""
-    return size * sum(map(width, text))
+    return size * sum(map(_width, text))
+
+
+@lru_cache(maxsize=4096)
+def _width(character: str) -> float:
+    """The width of a character as a share of the type size; an em where the typeface lacks it."""
+    font = get_font(findfont(TYPEFACE))
+    font.set_size(100, 72)
+    if not font.get_char_index(ord(character)):
+        return 1.0
+    return float(font.load_char(ord(character), flags=LoadFlags.NO_HINTING).linearHoriAdvance) / 65536 / 100
 
 
 def fit(text: str, size: float, room: float) -> str:
@@ -109,5 +121,7 @@ def _shape(swatch: Swatch) -> str:
     style = f'fill="{fill}" stroke="{colour(drawn.colour)}" stroke-width="{edge}"'
     if drawn.marker == "o":
         return f'<circle r="5" {style}/>'
-    points = " ".join(f"{10 * x:.1f},{-10 * y:.1f}" for x, y in corners(drawn.marker))
+    marker = MarkerStyle(drawn.marker)
+    corners = marker.get_path().transformed(marker.get_transform()).to_polygons()
+    points = " ".join(f"{10 * x:.1f},{-10 * y:.1f}" for x, y in np.asarray(corners[0]))
     return f'<polygon points="{points}" {style}/>'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from harness.records.folder import Run, cell_files, load_run
 from harness.records.summary import summarise
 
 Json = dict[str, Any]
-Summaries = Callable[[Sequence[Run]], Sequence[Sequence[Json]]]
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,8 @@ def unique(folders: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def load(folders: Sequence[Path], summaries: Summaries | None = None) -> tuple[RunData, ...]:
+def load(folders: Sequence[Path]) -> tuple[RunData, ...]:
     """Return the runs in the given folders, each folder once, in the order given.
-
-    `summaries` makes the rows of all runs, where something else than `summarise` one by one is to do it.
 
     Raises:
         BadInput: no folder given, or one that holds no readable run; the message names it.
@@ -63,7 +60,7 @@ def load(folders: Sequence[Path], summaries: Summaries | None = None) -> tuple[R
     folders = unique(folders)
     stored = [load_run(folder) for folder in folders]
     checksums = [_checksums(folder) for folder in folders]
-    rows = summaries(stored) if summaries else [summarise(run) for run in stored]
+    rows = [summarise(run) for run in stored]
     return tuple(map(_run_data, folders, stored, checksums, rows))
 
 

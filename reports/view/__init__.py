@@ -1,1 +1,1 @@
-"""From facts to the report as plain data: sections of tables, plots and prose."""
+"""From facts to tables, verdicts and prose, as plain data."""

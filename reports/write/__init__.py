@@ -1,1 +1,1 @@
-"""From the view to files: HTML, PDF, figures and tables."""
+"""The sections of a report in their order, and from them files: HTML, PDF, figures and tables."""

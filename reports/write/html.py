@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 
 import jinja2
 from markupsafe import Markup
 
+from reports.draw.figures import draw_all
 from reports.draw.style import COLOURS, PAGE
 from reports.draw.svg import Drawing, inline, sign, signs
 from reports.view.parts import Column, Figure, ReportView, Swatch, Table
@@ -30,17 +31,16 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def html(view: ReportView, drawings: Callable[[], Mapping[str, Drawing]] | None = None) -> str:
+def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> str:
     """Return the report as one HTML document; the same view gives the same bytes.
 
-    `drawings` gives the figures as drawn for the page, by id, where the caller has them; it is called when all else is laid out.
+    `drawings` holds the figures as drawn for the page, by id, where the caller has them already.
     """
+    drawn = draw_all(view, PAGE) if drawings is None else drawings
     swatches: set[Swatch] = set()
-    alts: dict[str, str] = {}
 
-    def marked(figure: Figure) -> Markup:
-        alts[figure.id] = figure.alt
-        return Markup(f"{_MARK}{figure.id}{_MARK}")
+    def drawing(figure: Figure) -> Markup:
+        return Markup(inline(drawn[figure.id], figure.alt))
 
     def sign_of(swatch: Swatch) -> Markup:
         swatches.add(swatch)
@@ -51,25 +51,14 @@ def html(view: ReportView, drawings: Callable[[], Mapping[str, Drawing]] | None 
     page = _environment().get_template("report.html.j2")
     # Both are files of this package, not results, and stand in elements whose content HTML does not unescape.
     laid_out = page.render(
-        view=view, svg=marked, sign=sign_of, style=Markup(_palette() + _read("report.css")), script=Markup(script),
-        script_hash=digest, signs=Markup(f"{_MARK}{_MARK}"),
+        view=view, svg=drawing, sign=sign_of, style=Markup(_palette() + _read("report.css")), script=Markup(script),
+        script_hash=digest, signs=Markup(_MARK),
     )  # fmt: skip
-    found = drawings() if drawings else _drawn(view)
-    parts = laid_out.split(_MARK)
-    parts[1::2] = [inline(found[name], alts[name]) if name else signs(swatches) for name in parts[1::2]]
-    return "".join(parts)
+    return laid_out.replace(_MARK, signs(swatches), 1)
 
 
 _MARK = "\0"
-"""Stands around what is put into the page last; reports.text lets no such character through."""
-
-
-def _drawn(view: ReportView) -> Mapping[str, Drawing]:
-    from reports.draw.figures import (
-        draw_all,  # here: matplotlib takes long to load, and a large report is drawn elsewhere
-    )
-
-    return draw_all(view, PAGE)
+"""Stands for the shapes of the signs, which are known last; reports.text lets no such character through."""
 
 
 def _read(name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
+from reports.draw.figures import draw_all
 from reports.draw.style import PAGE, SERIF
 from reports.draw.svg import Drawing, sign_document, standalone, text_width
 from reports.text import counted
@@ -60,10 +61,6 @@ def foreign(text: str) -> bool:
 def document(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> dict[str, bytes]:
     """Return the files that Typst reads."""
     if drawings is None:
-        from reports.draw.figures import (
-            draw_all,  # here: matplotlib takes long to load, and a large report is drawn elsewhere
-        )
-
         drawings = draw_all(view, PAGE)
     packer = _Packer(drawings)
     data = {

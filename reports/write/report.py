@@ -28,30 +28,31 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
     Raises:
         BadInput: no folder given, a folder without a readable run, an unknown style, or a place that cannot be written to.
     """
-    from reports.draw.style import SHEETS
-    from reports.write import second
+    from reports.draw.style import PAGE, SHEETS
 
     if style not in SHEETS:
         raise BadInput(f"report: style {style!r} is not known; known: {', '.join(SHEETS)}")
     folders = [Path(folder) for folder in run_dirs]
     sheet = SHEETS[style]
-    with _undisturbed(), second.started(folders) as helper:
-        # What reads and draws takes long to load; the second process is at work meanwhile.
+    with _undisturbed():
+        # What reads and draws takes long to load: bad input is refused before.
         from harness.records import summary
+        from reports.draw import figures
         from reports.facts import load
-        from reports.view import view
         from reports.view.parts import Figure, Table, walk
-        from reports.write import export, pdf
+        from reports.write import export, pdf, view
         from reports.write import html as render
 
-        runs = load.load(folders, lambda stored: second.summaries(helper, stored))
+        runs = load.load(folders)
         page = _place(folders[0] if out is None else Path(out))
         shown = view.build(runs)
-        figures = [part for part in walk(shown) if isinstance(part, Figure)]
-        with ThreadPoolExecutor() as pool:  # waiting for the second process, and Typst, leave the interpreter free
-            drawings, figure_files = second.figures(helper, figures, sheet, pool)
-            document = pool.submit(lambda: pdf.pdf(shown, drawings.result()))
-            table_files, html = export.table_files(shown), render.html(shown, drawings.result)
+        parts = [part for part in walk(shown) if isinstance(part, Figure)]
+        drawings = {part.id: figures.draw(part, PAGE) for part in parts}
+        with ThreadPoolExecutor() as pool:  # Typst leaves the interpreter free
+            document = pool.submit(pdf.pdf, shown, drawings)
+            for_files = drawings if sheet == PAGE else {part.id: figures.draw(part, sheet) for part in parts}
+            figure_files = pool.submit(export.figure_files, parts, for_files, sheet)
+            table_files, html = export.table_files(shown), render.html(shown, drawings)
         made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
         drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)
     for name, content in made.items():

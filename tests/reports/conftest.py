@@ -8,8 +8,7 @@ import pytest
 
 from reports import write_report
 from reports.facts import load
-from reports.view import view
-from reports.write import html
+from reports.write import html, view
 from tests.reports.synthetic import ARMS, write_run
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from harness.stats.intervals import Interval
+from reports.draw import trade_off
 from reports.draw.figures import draw
 from reports.draw.style import PAPER
 from reports.draw.svg import standalone
-from reports.view import plots
 from reports.view.parts import (
     Cell,
     Code,
@@ -67,13 +67,13 @@ SCATTER = Figure(
     "Quality against speed",
     "n = 9.",
     "Two <arms>.",
-    plots.TradeOff(
+    trade_off.TradeOff(
         1,
         "BLEU on e2e (points)",
         True,
         (
-            plots.Point("Full model", Swatch("full"), Interval(1, 1, 1, 0), Interval(60, 59, 61, 9), True),
-            plots.Point(
+            trade_off.Point("Full model", Swatch("full"), Interval(1, 1, 1, 0), Interval(60, 59, 61, 9), True),
+            trade_off.Point(
                 "a <b> & $x$", Swatch("calm", hollow=True), Interval(2, 1.9, 2.1, 9), Interval(59, 58, 60, 9), True
             ),
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import pickle
 import re
 import subprocess
 import sys
@@ -18,16 +17,14 @@ import pytest
 from PIL import Image
 
 from harness.stats.intervals import Interval
-from reports.draw import glyphs
+from reports.draw import spreads, trade_off
 from reports.draw.figures import draw, draw_all
-from reports.draw.panels import ticks
 from reports.draw.place import Box, place
-from reports.draw.style import COLOURS, PAGE, PAPER, Sheet, look, markers
+from reports.draw.style import COLOURS, PAGE, PAPER, Sheet, look
 from reports.draw.svg import fit, inline, sign, signs, text_width
 from reports.facts import load
-from reports.view import plots
 from reports.view.parts import Figure, Swatch
-from reports.view.view import build
+from reports.write.view import build
 
 
 def test_labels_of_a_crowd_do_not_overlap() -> None:
@@ -97,27 +94,15 @@ def _shape(swatch: Swatch) -> str:
     return str(name)
 
 
-def test_another_process_needs_no_matplotlib_for_what_it_was_told() -> None:
-    """Widths and markers learnt are those measured, and nothing else is loaded for them."""
-    told = glyphs.known(markers())
-    code = (
-        "import pickle, sys; from reports import glyphs, svg; from reports.view.parts import Swatch; "
-        "glyphs.learn(pickle.load(sys.stdin.buffer)); svg.signs([Swatch('skipdecode'), Swatch('calm')]); "
-        "print(svg.text_width('Größe × 2…', 8), 'matplotlib' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(told), capture_output=True, check=True)
-    assert found.stdout.decode().split() == [str(text_width("Größe × 2…", 8)), "False"]
-
-
 def svg(figure: Figure) -> str:
     return inline(draw(figure, PAGE), figure.alt)
 
 
 def heat(steps: int = 63, depth: int = 24) -> Figure:
-    panel = plots.HeatPanel(
+    panel = spreads.HeatPanel(
         "An arm with $two$ dollars & <angles>", np.linspace(0, 1, steps * depth).reshape(steps, depth), 12.0
     )
-    return Figure("fig-one", "title", "caption", 'alt with "quotes" & <angles>', plots.Heat((panel,)))
+    return Figure("fig-one", "title", "caption", 'alt with "quotes" & <angles>', spreads.Heat((panel,)))
 
 
 def test_drawing_is_inline_and_escaped() -> None:
@@ -131,10 +116,10 @@ def test_drawing_is_inline_and_escaped() -> None:
 
 def test_points_tell_their_values() -> None:
     points = (
-        plots.Point("Full model", Swatch("full"), Interval(1, 1, 1, 0), Interval(60, 59, 61, 9), True),
-        plots.Point("a <b>", Swatch("calm"), Interval(2, 1.9, 2.1, 9), Interval(59, 58, 60, 9), True),
+        trade_off.Point("Full model", Swatch("full"), Interval(1, 1, 1, 0), Interval(60, 59, 61, 9), True),
+        trade_off.Point("a <b>", Swatch("calm"), Interval(2, 1.9, 2.1, 9), Interval(59, 58, 60, 9), True),
     )
-    plot = plots.TradeOff(1, "BLEU", True, points, 60.0, 1.0)
+    plot = trade_off.TradeOff(1, "BLEU", True, points, 60.0, 1.0)
     drawn = svg(Figure("f", "", "", "alt", plot))
     assert "<title>a &lt;b&gt;: 2.00 times (1.90 to 2.10), BLEU 59.0 (58.0 to 60.0)</title>" in drawn
 
@@ -177,15 +162,6 @@ def test_no_text_leaves_its_drawing(quick_run: Path, sheet: Sheet) -> None:
             assert 0.5 * size <= y <= drawing.height, (ident, text.text)
 
 
-def test_ticks_are_round_and_few() -> None:
-    for low, high, most in ((0, 1, 6), (0.93, 8.21, 8), (-3, 101, 5), (0, 15_000, 5), (2.01, 2.02, 6)):
-        found = ticks(low, high, most)
-        assert 2 <= len(found) <= most and found[0] >= low and found[-1] <= high
-        steps = np.diff(found)
-        assert np.allclose(steps, steps[0])
-    assert ticks(1, 1) == [1]
-
-
 def test_a_long_name_is_cut_to_its_room() -> None:
     assert fit("SkipDecode", 8, 200) == "SkipDecode"
     cut = fit("SkipDecode on some weights", 8, 60)
@@ -194,8 +170,8 @@ def test_a_long_name_is_cut_to_its_room() -> None:
 
 def test_a_map_of_shares_keeps_them() -> None:
     """Four pixels a side for each share, so that no viewer blurs one into the next; opacity is the share."""
-    panel = plots.HeatPanel("a", np.array([[0.0, 1.0], [0.5, 0.25]]), 1.0)
-    body = draw(Figure("f", "", "", "alt", plots.Heat((panel,))), PAGE).body
+    panel = spreads.HeatPanel("a", np.array([[0.0, 1.0], [0.5, 0.25]]), 1.0)
+    body = draw(Figure("f", "", "", "alt", spreads.Heat((panel,))), PAGE).body
     images = re.findall(r"data:image/png;base64,\s*([^\"]+)", body)
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(images[0]))).convert("RGBA"))
     assert pixels.shape == (8, 8, 4)

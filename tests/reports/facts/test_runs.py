@@ -10,7 +10,7 @@ import pytest
 
 from reports.facts import load, merge
 from reports.facts.facts import gather
-from reports.view.view import build
+from reports.write.view import build
 from tests.reports.conftest import html_of
 from tests.reports.synthetic import ARMS, edit_cells, write_run
 

@@ -11,14 +11,14 @@ import pytest
 from harness.errors import BadInput
 from harness.stats.intervals import Interval
 from reports import write_report
+from reports.draw import trade_off
 from reports.facts.facts import Facts, gather
 from reports.facts.load import load
-from reports.view import charts, plots
 from reports.view.answer import sentences
 from reports.view.parts import Figure, Fold, RunView, Sample, Table, Warnings
 from reports.view.samples import compare
 from reports.view.verdicts import verdict_table
-from reports.view.view import build
+from reports.write.view import build
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, FULL, Synthetic, arm_record, edit_cells, write_cell, write_run
 
@@ -158,9 +158,9 @@ def test_pareto_front() -> None:
         },
         quality,
     )
-    figure = charts.trade_off(facts, "t", 1, "fig")  # type: ignore[arg-type]
+    figure = trade_off.trade_off(facts, "t", 1)  # type: ignore[arg-type]
     assert figure is not None
-    assert isinstance(figure.plot, plots.TradeOff)
+    assert isinstance(figure.plot, trade_off.TradeOff)
     assert {p.name for p in figure.plot.points if p.front} == {"Full model", "a", "c"}
     assert "b (" not in figure.alt
 

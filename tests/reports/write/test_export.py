@@ -15,12 +15,12 @@ import pytest
 
 from harness.errors import BadInput
 from reports import write_report
+from reports.draw import batch_sizes
 from reports.draw.figures import draw
 from reports.draw.style import PAGE
 from reports.facts import load
-from reports.view import plots, view
 from reports.view.parts import Figure, Swatch, Table, walk
-from reports.write import export, pdf
+from reports.write import export, pdf, view
 from reports.write.export import tex
 from tests.reports.synthetic import ARMS, edit_cells, write_run
 
@@ -160,8 +160,10 @@ def test_a_figure_does_not_depend_on_those_it_is_made_with(monkeypatch: pytest.M
     assert asked["plain.svg"] == {False} and asked["foreign.svg"] == {True}
 
 
-def _rates(name: str) -> plots.Rates:
-    return plots.Rates((1, 8), None, (("", (plots.Rate(name, Swatch("skipdecode"), ((1, 10.0), (8, 60.0))),)),))
+def _rates(name: str) -> batch_sizes.Rates:
+    return batch_sizes.Rates(
+        (1, 8), None, (("", (batch_sizes.Rate(name, Swatch("skipdecode"), ((1, 10.0), (8, 60.0))),)),)
+    )
 
 
 def test_names_of_files_are_plain() -> None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 
+from reports.draw import batch_sizes, canvas, figures, promises, spreads
+from reports.draw.batch_sizes import Tax
 from reports.draw.figures import draw
-from reports.draw.style import PAGE
+from reports.draw.promises import Breakdown
+from reports.draw.spreads import Depths, blocks_run
+from reports.draw.style import PAGE, Sheet
 from reports.facts import load
 from reports.facts.facts import Facts, gather
-from reports.view import charts, choice, gates, papers, spreads
-from reports.view.parts import Prose, Table
-from reports.view.plots import Breakdown, Depths, Tax
-from reports.view.spreads import blocks_run
+from reports.view import choice, gates, papers
+from reports.view.parts import Figure, Prose, Table
 from reports.view.tasks import lm_eval_table
+from reports.write import sections
 from tests.reports.conftest import html_of
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, edit_cells, write_run
@@ -129,7 +133,7 @@ def test_the_histogram_agrees_with_the_mean(facts: Facts) -> None:
 
 
 def test_the_tax_is_what_the_batch_computed_beyond_its_rows(facts: Facts) -> None:
-    figure = charts.tax(facts)
+    figure = batch_sizes.tax(facts)
     assert figure is not None and isinstance(figure.plot, Tax)
     (row,) = figure.plot.rows
     assert row.name == "CALM softmax 0.9"
@@ -139,7 +143,7 @@ def test_the_tax_is_what_the_batch_computed_beyond_its_rows(facts: Facts) -> Non
 
 def test_parts_of_a_step(facts: Facts) -> None:
     """An arm's own instrumented passes come first; without them only the full model's step is taken apart."""
-    figure = charts.breakdown(facts, 1)
+    figure = promises.breakdown(facts, 1)
     assert figure is not None and isinstance(figure.plot, Breakdown)
     (full,) = figure.plot.rows
     assert dict(full.parts) == pytest.approx(
@@ -152,7 +156,7 @@ def test_parts_of_a_step(facts: Facts) -> None:
     }  # fmt: skip
     calm = facts.speed["CALM softmax 0.9", 1]
     speed = {**facts.speed, ("CALM softmax 0.9", 1): replace(calm, row={**calm.row, **own})}
-    figure = charts.breakdown(replace(facts, speed=speed), 1)
+    figure = promises.breakdown(replace(facts, speed=speed), 1)
     assert figure is not None and isinstance(figure.plot, Breakdown)
     assert [row.name for row in figure.plot.rows] == ["Full model", "CALM softmax 0.9"]
     parts = dict(figure.plot.rows[1].parts)
@@ -255,3 +259,25 @@ def test_parameters_chosen_by_tuning_name_their_source(small_run: Path) -> None:
     ):
         assert words in text, words
     assert "max loss" not in text
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A plot of a kind that no section knows."""
+
+    value: float
+
+
+def test_a_new_kind_of_figure_is_one_row(facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands at the end of the section its row names, and is drawn, with no other place that knows it."""
+
+    def draw(plot: Dot, sheet: Sheet) -> Canvas:
+        figure = canvas.blank(sheet.column, 50)
+        canvas.shapes(canvas.panel(figure, 10, 10, 100, 20), [(plot.value, 0)], "o", "blue", "blue", ["a dot"], 5)
+        return figure
+
+    figure = Figure("fig-dot", "A dot", "n = 1.", "A dot.", Dot(1.0))
+    monkeypatch.setitem(figures.FIGURES, Dot, figures.Kind("layers", lambda facts: (figure,), draw))
+    (layers,) = (s for s in sections.sections(facts) if s.id == "layers")
+    assert layers.blocks[-1] is figure and len(layers.blocks) > 1
+    assert "<title>a dot</title>" in figures.draw(figure, PAGE).body

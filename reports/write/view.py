@@ -9,9 +9,9 @@ from reports.facts import merge
 from reports.facts.facts import Facts, gather
 from reports.facts.load import RunData
 from reports.text import counted, label, listed
-from reports.view import sections
 from reports.view.parts import Block, Figure, Fold, ReportView, RunView, Section, Table
 from reports.view.settings import machine, values
+from reports.write import sections
 
 
 def build(runs: Sequence[RunData]) -> ReportView:

@@ -7,32 +7,46 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
+from reports.draw import figures
+from reports.draw.arms import ends
+from reports.draw.batch_sizes import ByBatch, Rates, Tax
+from reports.draw.promises import Breakdown, Promises
+from reports.draw.spreads import Heat
+from reports.draw.trade_off import TradeOff
 from reports.facts.facts import Facts
 from reports.text import clean
-from reports.view import charts, choice, conditions, gates, spreads, tables, tasks, verdicts
+from reports.view import choice, conditions, gates, tables, tasks, verdicts
 from reports.view.answer import sentences
-from reports.view.parts import Block, Cell, Code, Column, Fold, Prose, Section, Table, Warnings, table
+from reports.view.parts import Block, Cell, Code, Column, Figure, Fold, Prose, Section, Table, Warnings, table
 from reports.view.samples import choose
 
 CODE_LIMIT = 20_000
 LONG_TABLE = 40
 ELSEWHERE = "is in report.html and, as CSV, in tables/."
 
+Drawn = dict[type, tuple[Figure, ...]]
+"""The figures of a run by kind; a section takes out those that it places among its tables."""
+
 
 def sections(facts: Facts) -> tuple[Section, ...]:
-    """Return every section; what was not measured is a sentence."""
-    return (
+    """Return every section; what was not measured is a sentence. Figures that no section places stand at the end of theirs."""
+    drawn = figures.gather(facts)
+    found = (
         Section("answer", "The answer", _answer(facts)),
         Section("conditions", "Conditions", _conditions(facts)),
-        Section("trade-off", "Quality against speed", _trade_off(facts)),
-        Section("speed-up", "From target to realised speed-up", _speed_up(facts)),
-        Section("batch", "Batch size", _batch(facts)),
-        Section("layers", "Layers by position", _layers(facts)),
+        Section("trade-off", "Quality against speed", _trade_off(facts, drawn)),
+        Section("speed-up", "From target to realised speed-up", _speed_up(facts, drawn)),
+        Section("batch", "Batch size", _batch(facts, drawn)),
+        Section("layers", "Layers by position", _layers(drawn)),
         Section("cost", "Memory, operations and energy", _cost(facts)),
         Section("latency", "Latency", _latency(facts)),
         Section("samples", "Texts side by side", _samples(facts)),
         Section("beside", "Other tasks and papers", tasks.blocks(facts)),
         Section("reproduce", "How to reproduce this", _reproduce(facts)),
+    )
+    rest = [(figures.FIGURES[kind].section, some) for kind, some in drawn.items()]
+    return tuple(
+        Section(s.id, s.title, (*s.blocks, *(f for name, some in rest if name == s.id for f in some))) for s in found
     )
 
 
@@ -51,63 +65,53 @@ def _conditions(facts: Facts) -> tuple[Block, ...]:
     return (*gated, *_some(conditions.failed_table(facts)), conditions.definitions(facts))
 
 
-def _trade_off(facts: Facts) -> tuple[Block, ...]:
+def _trade_off(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
+    found = drawn.pop(TradeOff)
     if not facts.tasks:
         return (Prose(("No quality was measured, so there is nothing to set against speed.",)),)
-    blocks: list[Block] = []
-    timed = [b for b in facts.batch_sizes if any((a.label, b) in facts.speed for a in facts.arms)]
-    ends = list(dict.fromkeys((timed[0], timed[-1]))) if timed else []
-    later: list[Block] = []
-    for batch in ends:
-        drawn = [charts.trade_off(facts, task, batch, f"fig-trade-{task_id(task)}-{batch}") for task in facts.tasks]
-        (blocks if batch == ends[0] else later).extend(f for f in drawn if f)
-    if not blocks and not later:
+    sizes = ends(facts)
+    blocks: list[Block] = [f for f in found if isinstance(f.plot, TradeOff) and f.plot.batch == sizes[0]]
+    later: list[Block] = [f for f in found if f not in blocks]
+    if not found:
         blocks.append(
             Prose(("No arm has both a speed-up and a score beside the full model's, so there is no plot to draw.",))
         )
     if len(later) > 1:
-        several = f"The same at batch size {ends[-1]}"
-        later = [Fold(several, tuple(later), f"Quality against speed at batch size {ends[-1]} is in report.html.")]
+        several = f"The same at batch size {sizes[-1]}"
+        later = [Fold(several, tuple(later), f"Quality against speed at batch size {sizes[-1]} is in report.html.")]
     return (*blocks, *later, *(verdicts.metrics_table(facts, task) for task in facts.tasks))
 
 
-def task_id(task: str) -> str:
-    """Return a task's name as an id may hold it."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in task)[:40]
-
-
-def _speed_up(facts: Facts) -> tuple[Block, ...]:
+def _speed_up(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
+    promises, breakdowns = drawn.pop(Promises), drawn.pop(Breakdown)
     if not facts.speed:
         return (Prose(("No speed was measured.",)),)
-    timed = [b for b in facts.batch_sizes if any((a.label, b) in facts.speed for a in facts.arms)]
-    drawn = [f for b in dict.fromkeys((timed[0], timed[-1])) if (f := charts.breakdown(facts, b))]
-    parts: tuple[Block, ...] = (*drawn, *_some(tables.parts_table(facts)))
+    parts: tuple[Block, ...] = (*breakdowns, *_some(tables.parts_table(facts)))
     if not parts:
         parts = (Prose(("No cell of this run says where the time of a decode step goes.",)),)
     if not any((a.label, b) in facts.speed for a in facts.others for b in facts.batch_sizes):
         return (Prose(("Only the full model was timed, so there is no speed-up to show.",)), *parts)
-    return (*_some(charts.promises(facts)), *_by_batch(facts, tables.promise_table), *parts)
+    words = (
+        "No arm has a realised speed-up to draw: that takes the full model timed beside it, and two repeats or more."
+    )
+    return (*(promises or (Prose((words,)),)), *_by_batch(facts, tables.promise_table), *parts)
 
 
-def _batch(facts: Facts) -> tuple[Block, ...]:
+def _batch(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
     if not facts.speed:
         return (Prose(("No speed was measured.",)),)
     if sum(any((a.label, b) in facts.speed for a in facts.arms) for b in facts.batch_sizes) < 2:
         words = "One batch size was timed, so there is no speed-up against batch size to show, and no batch tax."
         return (Prose((words,)),)
-    drawn = _some(charts.by_batch(facts), choice.crossover_table(facts), charts.rates(facts), charts.tax(facts))
+    blocks = (*drawn.pop(ByBatch), *_some(choice.crossover_table(facts)), *drawn.pop(Rates), *drawn.pop(Tax))
     if any(arm.family == "exit" for arm in facts.others):
-        return drawn
-    return (*drawn, Prose(("No arm exits row by row, so there is no batch tax.",)))
+        return blocks
+    return (*blocks, Prose(("No arm exits row by row, so there is no batch tax.",)))
 
 
-def _layers(facts: Facts) -> tuple[Block, ...]:
-    heat = _or(spreads.heat(facts), "No arm left blocks out, or none recorded which blocks it ran.")
-    return (*heat, *_some(spreads.depths(facts)))
-
-
-def _or(block: Block | None, sentence: str) -> tuple[Block, ...]:
-    return (block,) if block is not None else (Prose((sentence,)),)
+def _layers(drawn: Drawn) -> tuple[Block, ...]:
+    words = "No arm left blocks out, or none recorded which blocks it ran."
+    return () if drawn[Heat] else (Prose((words,)),)
 
 
 def _by_batch(facts: Facts, make: Callable[[Facts, Sequence[int]], Table]) -> tuple[Block, ...]:
@@ -133,11 +137,7 @@ def _some(*blocks: Block | None) -> tuple[Block, ...]:
 
 
 def _latency(facts: Facts) -> tuple[Block, ...]:
-    if not facts.speed:
-        return (Prose(("No speed was measured.",)),)
-    timed = [b for b in facts.batch_sizes if any((a.label, b) in facts.speed for a in facts.arms)]
-    drawn = [f for b in dict.fromkeys((timed[0], timed[-1])) if (f := spreads.step_times(facts, b))]
-    return (*_by_batch(facts, tables.latency_table), *drawn)
+    return _by_batch(facts, tables.latency_table) if facts.speed else (Prose(("No speed was measured.",)),)
 
 
 def _cost(facts: Facts) -> tuple[Block, ...]:
