@@ -39,6 +39,7 @@ class Method(ABC):
         exact: the greedy tokens equal the full model's.
         needs_training: the published method expects weights trained for it.
         skipped_kv: what happens to the K/V of blocks a position did not run.
+        decisions: functions by which a family decides while a step runs; their time is that of exit tests.
         cannot_score: why `score` cannot compute given tokens as this method would when decoding; empty where it can.
     """
 
@@ -49,6 +50,7 @@ class Method(ABC):
     exact: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
     skipped_kv: ClassVar[str]
+    decisions: ClassVar[tuple[str, ...]] = ()
     cannot_score: ClassVar[str] = ""
 
     def __str__(self) -> str:
@@ -82,7 +84,7 @@ class Method(ABC):
         return self.params
 
     def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """The sublayers a decode step may run. The engine asks once per step; an exit gate can only take away."""
+        """The sublayers a decode step may run. A schedule is asked once for each step, before the prompt runs."""
         return LayerPlan.full(depth)
 
     def candidates(self, depth: int) -> Sequence[Method]:
@@ -123,6 +125,7 @@ class Exit(Method):
     """Rows stop at a block of their own choosing; they never start again at the same position."""
 
     family: ClassVar[str] = "exit"
+    decisions: ClassVar[tuple[str, ...]] = ("should_exit",)
     skipped_kv: ClassVar[str] = "each skipped block projects its own K/V from the propagated exit state"
 
     def tests(self, layer: int, depth: int) -> bool:
@@ -205,6 +208,7 @@ class Draft(Method):
     """
 
     family: ClassVar[str] = "draft"
+    decisions: ClassVar[tuple[str, ...]] = ("goes_on",)
     exact: ClassVar[bool] = True
     skipped_kv: ClassVar[str] = "verification writes the K/V that drafting left out"
 

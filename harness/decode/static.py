@@ -114,6 +114,11 @@ class StaticSteps:
         self._depth = depth
         self._owner: weakref.ref[Any] | None = None
 
+    @property
+    def captures(self) -> bool:
+        """Whether steps are captured as graphs and replayed; False: called, as on a CPU."""
+        return self._pool is not None
+
     def claim(self, owner: Any) -> bool:
         """Take the buffers for a generation; False while another one that is not done has them."""
         other = None if self._owner is None else self._owner()

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import transformers
 
 import methods
-from harness.decode.engine import Decoding
+from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.machine.environment import THREAD_VARIABLES, cpu_model, gpu_driver
 from harness.method import Method
@@ -46,7 +46,8 @@ def conditions(suite: Suite, decoder: Decoder) -> Json:
         "padding": "left",
         "attention": "torch scaled_dot_product_attention",
         "compiled_kernels": "unused" if cuda else native.status(),
-        "steps": "replayed as graphs" if cuda else "called",
+        # What is offered to all arms alike; what an arm's steps really were stands in its cell (`steps`).
+        "steps": "replayed as graphs where their shapes are fixed" if cuda else "called",
         "matmul_precision": torch.get_float32_matmul_precision(),
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32) if cuda else None,
         "sampling": "greedy",
@@ -56,6 +57,11 @@ def conditions(suite: Suite, decoder: Decoder) -> Json:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def steps(outputs: Iterable[Output]) -> str:
+    """How the steps of an arm's generations ran; drafts and compacted exits change their shapes and are called anywhere."""
+    return " and ".join(sorted({"replayed as graphs" if output.replayed else "called" for output in outputs}))
 
 
 def device_uuid(device: torch.device) -> str | None:

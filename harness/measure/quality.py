@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from harness.decode.engine import generate
+from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
 from harness.measure.probes import latency, layers
 from harness.measure.setup import (
@@ -67,7 +67,7 @@ def quality(
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     method = methods.create(arm["spec"])
     rows: dict[int, dict[str, Any]] = {}
-    traces = []
+    outputs: list[Output] = []
     batches: list[dict[str, Any]] = []
     wait = latency.synchronise(decoder.device)
     for start in range(0, len(order), suite.quality_batch_size):
@@ -90,7 +90,7 @@ def quality(
         seconds = time.perf_counter() - began
         tokens, lengths = out.tokens.tolist(), out.lengths.tolist()
         batches.append({"rows": len(chosen), "seconds": seconds, "tokens": sum(lengths)})
-        traces.append((out.trace, out.lengths))
+        outputs.append(out)
         ran = out.trace.layers.sum(2)
         for row, index in enumerate(chosen):
             ids = tokens[row][: lengths[row]]
@@ -115,7 +115,7 @@ def quality(
         found.update(prompt=example.prompt, output=texts[index], references=list(example.references))
         found["stats"] = {name: values[index] for name, values in scored.items()}
         found["stats"]["agreement"] = agreement_statistics(found["token_ids"], list(other))
-    counted = layers.count(traces)
+    counted = layers.count([(out.trace, out.lengths) for out in outputs])
     parted = {}
     if lossless is not None:
         names = [example.id for example in examples]
@@ -137,6 +137,7 @@ def quality(
         "layers_per_token": counted.per_token,
         "layers_by_position": counted.by_position,
         "depth": decoder.depth,
+        "steps": evidence.steps(outputs),
         "tokens": sum(row["tokens"] for row in rows.values()),
         "unfinished": sum(not row["ended"] for row in rows.values()),
         "batches": batches,
