@@ -1,6 +1,6 @@
 """Settings of a method tried one after the other on one split: what `tune` and `calibrate` choose from.
 
-Outputs, scores and times come from the functions that measure a suite's cells (`harness.measure.jobs`), so a trial is
+Outputs, scores and times come from the functions that measure a suite's cells (`harness.measure`), so a trial is
 what a run would have measured. Nothing is tried before it is asked for, and nothing twice; what it cost is counted.
 """
 
@@ -18,7 +18,8 @@ from typing import Any
 import methods
 from harness import tasks
 from harness.errors import BadInput
-from harness.measure import jobs
+from harness.measure.prepare import prepare
+from harness.measure.quality import quality
 from harness.measure.setup import load
 from harness.method import Method
 from harness.models.decoder import Decoder
@@ -142,7 +143,7 @@ class Trials:
                 {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": self._suite.checkpoint(e)}
                 for e in self._suite.methods
             ]
-            return jobs.prepare(self._suite, arms, self.setup.data)
+            return prepare(self._suite, arms, self.setup.data)
 
     @property
     def expected_tokens(self) -> int:
@@ -159,7 +160,7 @@ class Trials:
                 reference = {e["id"]: e["token_ids"] for e in self.quality(None)["examples"]}
             with self._counted():
                 decoder = self._decoder(arm["checkpoint"])
-                cell = jobs.quality(self._suite, arm, 0, self._prepared, self.setup.data, reference, decoder=decoder)
+                cell = quality(self._suite, arm, 0, self._prepared, self.setup.data, reference, decoder=decoder)
             self._cells[index] = cell
             self.cost["trials"] += 1
             self.cost["scored_examples"] += len(cell["examples"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput
-from harness.measure import jobs
+from harness.measure.prepare import prepare
 from harness.models.kernels import linear
 from harness.records import summary
 from harness.run import sweep
@@ -22,6 +22,7 @@ from harness.tasks.lm_eval.bridge import MethodLM
 from harness.tasks.lm_eval.documents import compare, document_statistics
 from harness.tasks.lm_eval.evaluate import Options, evaluate, load_tasks, quiet
 from tests.cli.test_main import call
+from tests.fakes import HereExecutor
 from tests.tasks.lm_eval import fixtures as made
 
 CHOICE = """
@@ -229,11 +230,10 @@ def test_a_suite_mixes_tasks_and_reports_them_together(
     """Jobs run in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
     from reports import write_report
 
-    monkeypatch.setattr(sweep._Jobs, "call", lambda self, function, *rest: getattr(jobs, function)(*rest))
     monkeypatch.setattr(linear, "install", lambda choices: None)
     tasks, data = tiny_tasks
     out = tmp_path / "run"
-    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data) == 0
+    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data, workers=HereExecutor()) == 0
     with open(out / "summary.csv", newline="") as file:
         rows = {row["label"]: row for row in csv.DictReader(file)}
     row = rows["skipdecode(speedup=2.0)" if "skipdecode(speedup=2.0)" in rows else "skipdecode(speedup=2)"]
@@ -260,9 +260,9 @@ def test_suites_check_lm_eval_tasks_first(checkpoint: Path, tiny_tasks: tuple[Pa
     arms = [{"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}]
     wrong = suite(tasks, checkpoint, tasks=["restaurants", "lm_eval:helaswag"])
     with pytest.raises(BadInput, match="did you mean hellaswag"):
-        jobs.prepare(wrong, arms, data)
+        prepare(wrong, arms, data)
     timed = suite(tasks, checkpoint, tasks=[{"name": "lm_eval:tiny_choice", "include_path": str(tasks)}])
-    assert jobs.prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
+    assert prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
     file = tmp_path / "s.yaml"
     text = "model: m\nmethods: [full]\nbatch_sizes: [1]\ntasks: [{name: e2e, num_fewshot: 3}]\n"
     file.write_text(text)
