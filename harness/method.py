@@ -17,15 +17,12 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
 from harness.errors import BadInput
 from harness.plan import LayerPlan, Step
-
-if TYPE_CHECKING:
-    from harness.train.training_pass import TrainingPass
 
 
 @dataclass(frozen=True)
@@ -232,6 +229,50 @@ class Moment:
 
     step: int
     steps: int
+
+
+class Model(Protocol):
+    """What a loss may know of the model being trained."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, L."""
+        ...
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """Final norm and output projection: [..., D] to logits [..., V]."""
+        ...
+
+
+class TrainingPass(Protocol):
+    """A differentiable teacher-forced pass with its labels: what `TrainingStage.loss` is given (`harness.train`)."""
+
+    @property
+    def decoder(self) -> Model:
+        """The model being trained."""
+        ...
+
+    @property
+    def extras(self) -> Mapping[str, torch.Tensor]:
+        """Extra tensors being trained, by name."""
+        ...
+
+    @property
+    def moment(self) -> Moment:
+        """Where the training stands."""
+        ...
+
+    def states(self, layer: int | None = None) -> torch.Tensor:
+        """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""
+        ...
+
+    def loss_at(self, layer: int | None = None) -> torch.Tensor:
+        """Mean cross-entropy of the real labels, predicted by the model's own head from the state after block `layer`."""
+        ...
+
+    def final_loss(self) -> torch.Tensor:
+        """Mean cross-entropy after the last block."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from harness.measure.setup import (
     Prepared,
     begin,
     lm_eval_cells,
+    lm_eval_options,
     load,
     task_examples,
     to_device,
@@ -58,7 +59,16 @@ def quality(
         conditions = {**evidence.conditions(suite, decoder), "task": entry.name, "kernels": choices}
         conditions["batch_size"] = suite.quality_batch_size
         return lm_eval_cells().cell(  # type: ignore[no-any-return]
-            entry, decoder, arm["spec"], suite.quality_batch_size, planned, data, reference, lossless, conditions
+            entry.name,
+            lm_eval_options(entry),
+            decoder,
+            arm["spec"],
+            suite.quality_batch_size,
+            planned,
+            data,
+            reference,
+            lossless,
+            conditions,
         )
     assert isinstance(planned, int)
     task, examples, shortened = task_examples(suite, task_index, decoder, data)

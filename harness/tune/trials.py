@@ -25,14 +25,13 @@ from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.records import summary
+from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
-from harness.suites import artefact
 from harness.suites.suite import Suite
-from harness.tasks.base import Example, Task
+from harness.tasks.base import Example, Task, data_hash
 from harness.tasks.metrics import Metric
 
 Json = dict[str, Any]
-FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Trials:
     def __init__(self, setup: Setup, settings: Sequence[Method], split: str, limit: int | None = None) -> None:
         self.setup, self.settings, self.split = setup, list(settings), split
         self.examples: list[Example] = setup.loaded_task.examples(split, limit)
-        entries = [{"name": FULL, "label": FULL, "checkpoint": setup.baseline}]
+        entries = [{"name": BASELINE, "label": BASELINE, "checkpoint": setup.baseline}]
         self.names = names_of(self.settings)
         entries += [
             {"name": str(m), "label": name, "checkpoint": setup.model}
@@ -181,7 +180,7 @@ class Trials:
             cell = cells[arm["label"]]
             if cell["status"] != "ok":
                 raise BadInput(f"{arm['label']}: cannot be timed: {cell['error']}")
-            self.timed[place] = summary.speedup(cells[FULL], cell)
+            self.timed[place] = summary.speedup(cells[BASELINE], cell)
             self.cost["timed"] += 1
 
     def data(self) -> Json:
@@ -190,7 +189,7 @@ class Trials:
             "task": self.setup.task,
             "split": self.split,
             "examples": len(self.examples),
-            "hash": artefact.data_hash(self.examples),
+            "hash": data_hash(self.examples),
         }
 
     def _decoder(self, checkpoint: str) -> Decoder:
@@ -277,7 +276,7 @@ def settings_of(
         raise BadInput(f"method: no setting fits {model}: {refused}")
     if refused and tried:
         raise BadInput(refused)
-    full = method.no_skip(decoder.depth) or methods.create(FULL)
+    full = method.no_skip(decoder.depth) or methods.create(BASELINE)
     return list(kept.values()), full, decoder.depth
 
 

@@ -14,6 +14,7 @@ from harness.decode.static import StaticSteps
 from harness.measure import conditions
 from harness.models.decoder import Decoder
 from harness.models.tiny import ragged_prompts, tiny_opt
+from harness.tasks.metrics import first_difference
 
 NEW = 6
 
@@ -88,9 +89,9 @@ def test_divergences_are_listed_with_the_margin_there(opt: Decoder) -> None:
 
 
 def test_an_early_end_is_a_difference() -> None:
-    assert conditions.first_difference([1, 2], [1, 2, 3]) == 2
-    assert conditions.first_difference([1, 2], [1, 2]) is None
-    assert conditions.first_difference([1, 4], [1, 2]) == 1
+    assert first_difference([1, 2], [1, 2, 3]) == 2
+    assert first_difference([1, 2], [1, 2]) is None
+    assert first_difference([1, 4], [1, 2]) == 1
 
 
 def test_the_digest_of_weights_changes_with_them_and_only_with_them() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from reports import write_report
 from reports.facts import load
 from reports.view import view
 from reports.write import html
+from reports.write.report import write_report
 from tests.reports.synthetic import ARMS, write_run
 
 

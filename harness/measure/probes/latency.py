@@ -41,7 +41,7 @@ class Timing:
     step_tokens: list[int]
 
 
-def shadowed(thing: T, **functions: Callable[..., Any]) -> T:
+def shadowed(thing: T, **functions: Any) -> T:
     """A shallow copy of an object, frozen or not, some of whose methods are replaced."""
     copied = copy.copy(thing)
     for name, function in functions.items():

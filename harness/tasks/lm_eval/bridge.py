@@ -33,6 +33,7 @@ from harness.errors import BadInput
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
+from harness.records.limits import BASELINE
 from harness.tasks.lm_eval.accounts import Record, Truncation, Work
 from harness.tasks.lm_eval.cache import claim, owner_name, record_key, weights_digest
 from harness.tasks.lm_eval.generation import MAX_GENERATED, generate_texts, read_settings
@@ -67,7 +68,7 @@ class MethodLM(TemplateLM):
     def __init__(
         self,
         model: Decoder | str,
-        method: Method | str = "full",
+        method: Method | str = BASELINE,
         batch_size: int | str = 16,
         *,
         expected_tokens: int | Mapping[str, int] | None = None,

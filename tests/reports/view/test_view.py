@@ -10,7 +10,6 @@ import pytest
 
 from harness.errors import BadInput
 from harness.stats.intervals import Interval
-from reports import write_report
 from reports.facts.facts import Facts, gather
 from reports.facts.load import load
 from reports.view import charts, plots
@@ -19,6 +18,7 @@ from reports.view.parts import Figure, Fold, RunView, Sample, Table, Warnings
 from reports.view.samples import compare
 from reports.view.verdicts import verdict_table
 from reports.view.view import build
+from reports.write.report import write_report
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, FULL, Synthetic, arm_record, edit_cells, write_cell, write_run
 

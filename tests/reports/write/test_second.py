@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reports import write_report
 from reports.write import second
+from reports.write.report import write_report
 
 DIES_AT_ONCE = "raise SystemExit(3)"
 DIES_AFTER_DRAWING = "from reports import second; second._files = lambda *a: exit(3); second.serve()"

@@ -13,7 +13,7 @@ import pytest
 from harness.errors import BadInput
 from harness.measure.prepare import prepare
 from harness.models.kernels import linear
-from harness.records import summary
+from harness.records import readings
 from harness.run import sweep
 from harness.suites.suite import Suite, load_suite
 from harness.tasks.lm_eval import data as lm_eval_data
@@ -228,7 +228,7 @@ def test_a_suite_mixes_tasks_and_reports_them_together(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tiny_tasks: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Jobs run in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
-    from reports import write_report
+    from reports.write.report import write_report
 
     monkeypatch.setattr(linear, "install", lambda choices: None)
     tasks, data = tiny_tasks
@@ -336,9 +336,9 @@ def test_metrics_without_sums_have_no_statistics() -> None:
     assert metrics.stored_name("mcc", "none", "matthews_corrcoef", True) is None
     assert metrics.stored_name("exact_match", "strict-match", "mean", True) == "exact_match:strict-match"
     name = metrics.stored_name("brier", "none", "mean", False)
-    assert name == "brier (mean, lower)" and metrics.find(name).better == "lower"  # type: ignore[union-attr]
-    assert metrics.find("nonsense") is None
-    assert summary.intervals.reading("acc").unit == "percent"  # type: ignore[union-attr]
+    assert name == "brier (mean, lower)" and readings.reading(name).better == "lower"  # type: ignore[union-attr]
+    assert readings.reading("nonsense") is None
+    assert readings.reading("acc").unit == "percent"  # type: ignore[union-attr]
 
 
 DATA = Path("data")
