@@ -17,15 +17,12 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
 from harness.errors import BadInput
 from harness.plan import LayerPlan, Step
-
-if TYPE_CHECKING:
-    from harness.train.training_pass import TrainingPass
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,7 @@ class Method(ABC):
         exact: the greedy tokens equal the full model's.
         needs_training: the published method expects weights trained for it.
         skipped_kv: what happens to the K/V of blocks a position did not run.
+        decisions: functions by which a family decides while a step runs; their time is that of exit tests.
         cannot_score: why `score` cannot compute given tokens as this method would when decoding; empty where it can.
     """
 
@@ -49,6 +47,7 @@ class Method(ABC):
     exact: ClassVar[bool] = False
     needs_training: ClassVar[bool] = False
     skipped_kv: ClassVar[str]
+    decisions: ClassVar[tuple[str, ...]] = ()
     cannot_score: ClassVar[str] = ""
 
     def __str__(self) -> str:
@@ -82,7 +81,7 @@ class Method(ABC):
         return self.params
 
     def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """The sublayers a decode step may run. The engine asks once per step; an exit gate can only take away."""
+        """The sublayers a decode step may run. A schedule is asked once for each step, before the prompt runs."""
         return LayerPlan.full(depth)
 
     def candidates(self, depth: int) -> Sequence[Method]:
@@ -123,6 +122,7 @@ class Exit(Method):
     """Rows stop at a block of their own choosing; they never start again at the same position."""
 
     family: ClassVar[str] = "exit"
+    decisions: ClassVar[tuple[str, ...]] = ("should_exit",)
     skipped_kv: ClassVar[str] = "each skipped block projects its own K/V from the propagated exit state"
 
     def tests(self, layer: int, depth: int) -> bool:
@@ -205,6 +205,7 @@ class Draft(Method):
     """
 
     family: ClassVar[str] = "draft"
+    decisions: ClassVar[tuple[str, ...]] = ("goes_on",)
     exact: ClassVar[bool] = True
     skipped_kv: ClassVar[str] = "verification writes the K/V that drafting left out"
 
@@ -228,6 +229,50 @@ class Moment:
 
     step: int
     steps: int
+
+
+class Model(Protocol):
+    """What a loss may know of the model being trained."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, L."""
+        ...
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        """Final norm and output projection: [..., D] to logits [..., V]."""
+        ...
+
+
+class TrainingPass(Protocol):
+    """A differentiable teacher-forced pass with its labels: what `TrainingStage.loss` is given (`harness.train`)."""
+
+    @property
+    def decoder(self) -> Model:
+        """The model being trained."""
+        ...
+
+    @property
+    def extras(self) -> Mapping[str, torch.Tensor]:
+        """Extra tensors being trained, by name."""
+        ...
+
+    @property
+    def moment(self) -> Moment:
+        """Where the training stands."""
+        ...
+
+    def states(self, layer: int | None = None) -> torch.Tensor:
+        """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""
+        ...
+
+    def loss_at(self, layer: int | None = None) -> torch.Tensor:
+        """Mean cross-entropy of the real labels, predicted by the model's own head from the state after block `layer`."""
+        ...
+
+    def final_loss(self) -> torch.Tensor:
+        """Mean cross-entropy after the last block."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -34,16 +34,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch.nn import functional as F
 
 from harness.errors import BadInput
-from harness.method import Exit, ExitState, TrainingPlan, TrainingStage
-
-if TYPE_CHECKING:
-    from harness.train.training_pass import TrainingPass
+from harness.method import Exit, ExitState, TrainingPass, TrainingPlan, TrainingStage
 
 _PROBE = "calm_probe"
 

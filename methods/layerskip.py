@@ -30,16 +30,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from harness.errors import BadInput
-from harness.method import Draft, Moment, TrainingPlan, TrainingStage
+from harness.method import Draft, Moment, TrainingPass, TrainingPlan, TrainingStage
 from harness.plan import LayerPlan
-
-if TYPE_CHECKING:
-    from harness.train.training_pass import TrainingPass
 
 
 @dataclass(frozen=True)

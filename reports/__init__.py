@@ -1,5 +1,1 @@
-"""Reports from stored results alone: no rerun, no torch."""
-
-from reports.write.report import write_report
-
-__all__ = ["write_report"]
+"""Reports from stored results alone: no rerun, no torch. `reports.write.report` writes them."""

@@ -40,6 +40,18 @@ def suite(**changes: Any) -> Suite:
     return Suite.model_validate(values)
 
 
+class HereExecutor:
+    """Does jobs in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
+
+    slots = 1
+
+    def call(self, function: Callable[..., Any], *arguments: Any, limit_s: float | None = None) -> Outcome[Any]:
+        return Outcome(function(*arguments), dict(MACHINE))
+
+    def close(self) -> None:
+        pass
+
+
 class FakeExecutor:
     """Answers jobs from canned values; `hook(function, arguments)` may raise, as a worker would fail."""
 
@@ -51,12 +63,13 @@ class FakeExecutor:
         """Energy counters that can be read."""
         self._lock = threading.Lock()
 
-    def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
+    def call(self, function: Callable[..., Any], *arguments: Any, limit_s: float | None = None) -> Outcome[Any]:
+        name = function.__name__
         with self._lock:
-            self.calls.append((function, arguments))
+            self.calls.append((name, arguments))
         if self.hook:
-            self.hook(function, arguments)
-        return Outcome(getattr(self, f"_{function}")(*arguments), dict(MACHINE))
+            self.hook(name, arguments)
+        return Outcome(getattr(self, f"_{name}")(*arguments), dict(MACHINE))
 
     def close(self) -> None:
         self.closed = True

@@ -15,7 +15,8 @@ import methods
 from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
-from harness.measure import jobs, setup, speed
+from harness.measure import setup, speed
+from harness.measure.prepare import prepare
 from harness.models.decoder import Decoder
 from harness.records import measures
 from harness.suites.suite import Suite
@@ -39,7 +40,7 @@ def timed(checkpoint: Path) -> dict[str, Any]:
     """One real speed process, and every generation it ran."""
     suite = tiny(checkpoint)
     arms = [{"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": str(checkpoint)} for e in suite.methods]
-    prepared = jobs.prepare(suite, arms, None)
+    prepared = prepare(suite, arms, None)
     ran: list[tuple[str, tuple[int, ...]]] = []
     inner = speed._Bench._measure
 

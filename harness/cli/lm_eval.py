@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import write_atomically
+from harness.records.limits import BASELINE
 
 Json = dict[str, Any]
 Rows = list[tuple[str, ...]]
@@ -66,8 +67,8 @@ def run(
     lm.expect(expected)
     results = evaluate(lm, options, data, loaded)
     rows: list[Json] = []
-    if with_full and lm.method.name != "full":
-        full = MethodLM(lm.decoder, "full", batch_size, expected_tokens=expected, max_batch_size=max_batch_size)
+    if with_full and lm.method.name != BASELINE:
+        full = MethodLM(lm.decoder, BASELINE, batch_size, expected_tokens=expected, max_batch_size=max_batch_size)
         reference = evaluate(full, options, data)
         results["depthbench"]["difference_to_full"] = rows = compare(results, reference)
     name = f"{model}, {method}"

@@ -44,7 +44,7 @@ def run(
     from harness.records import gates
     from harness.run import executors, sweep
     from harness.suites import suite as config
-    from reports import write_report
+    from reports.write.report import write_report
 
     chosen = config.load_suite(suite, set_ or [])
     config.check_names(chosen, methods.names(), tasks.names())
@@ -78,7 +78,7 @@ def report(
     ] = "page",
 ) -> None:
     """Render stored results as HTML and PDF, with figures and tables as files; nothing is measured again."""
-    from reports import write_report
+    from reports.write.report import write_report
 
     typer.echo(write_report(folders, out, style=style))
 
@@ -119,7 +119,7 @@ def trim(
 ) -> None:
     """Copy a run without data-set texts, naming what was left out with its hash, and render it: what may be sent on."""
     from harness.records.trim import trim as trimmed
-    from reports import write_report
+    from reports.write.report import write_report
 
     typer.echo(trimmed(run_folder, out, cells=not tables_only))
     if not tables_only:

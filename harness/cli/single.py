@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from harness.cli.app import Data, Device, Dtype, MethodSpec, Model, app, print_table
+from harness.records.limits import BASELINE
 
 
 @app.command()
 def generate(
     prompt: Annotated[list[str], typer.Argument(help="Prompts; `\\n` stands for a line feed.")],
     model: Model = "opt-e2e-mini/full",
-    method: MethodSpec = "full",
+    method: MethodSpec = BASELINE,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens per prompt at most.")] = 64,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -33,7 +34,7 @@ def score(
     prompt: Annotated[str, typer.Argument(help="Prompt; `\\n` stands for a line feed.")],
     continuation: Annotated[str, typer.Argument(help="Text whose log-likelihood is wanted.")],
     model: Model = "opt-e2e-mini/full",
-    method: MethodSpec = "full",
+    method: MethodSpec = BASELINE,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
@@ -88,7 +89,7 @@ def lm_eval(
         str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")
     ],
     model: Model = "opt-e2e-mini/full",
-    method: MethodSpec = "full",
+    method: MethodSpec = BASELINE,
     data: Data = None,
     with_full: Annotated[
         bool, typer.Option("--with-full", help="Evaluate the full model too, and give the paired difference per task.")

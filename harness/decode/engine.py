@@ -32,6 +32,7 @@ class Output:
         trace: what ran at every position.
         kv_cache_bytes: bytes the cache allocated.
         kv_written_bytes: bytes of it that hold the keys and values of some position.
+        replayed: the steps were captured graphs, replayed; False: their functions were called.
     """
 
     tokens: torch.Tensor
@@ -39,6 +40,7 @@ class Output:
     trace: Trace
     kv_cache_bytes: int
     kv_written_bytes: int
+    replayed: bool
 
 
 class Decoding:
@@ -120,14 +122,14 @@ class Decoding:
         at. On static buffers the next step overwrites them."""
 
     def _prepare_plans(self, width: int, max_new_tokens: int) -> tuple[list[LayerPlan], list[int]]:
-        """The plan of every step, and the positions each block's cache needs room for."""
+        """The plan of every step of a schedule, and the positions each block's cache needs room for."""
         depth = self.decoder.depth
-        plans = [self.method.plan(Step(k, self._expected), width, depth) for k in range(1, max_new_tokens)]
         if isinstance(self.method, Draft):
-            return plans, [width + max_new_tokens + self.method.draft_tokens] * depth
+            return [], [width + max_new_tokens + self.method.draft_tokens] * depth
         if isinstance(self.method, Exit):
-            return plans, [width + max_new_tokens - 1] * depth
+            return [], [width + max_new_tokens - 1] * depth
         # A schedule is known beforehand: a block needs room only for the positions that will run its attention.
+        plans = [self.method.plan(Step(k, self._expected), width, depth) for k in range(1, max_new_tokens)]
         return plans, [width + sum(plan.attention[layer] for plan in plans) for layer in range(depth)]
 
     @torch.inference_mode()
@@ -143,34 +145,36 @@ class Decoding:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded over the batch."""
         if isinstance(self.method, Draft):
             return self._draft_and_verify(self.method)
-        step = Step(self._generated, self._expected)
-        plan = self._plans[self._generated - 1]
         token = self._tokens[:, self._generated - 1 : self._generated]
-        if self._static is not None:
-            return self._emit(self._static_step(self._static, plan, step, token))
-        context = Context(self._next_position, self._step_mask)
-        x = self.decoder.embed(token, self._next_position)
         if isinstance(self.method, Exit):
-            logits, record = run_gated(self.decoder, self._cache, self.method, x, step, context, compact=self._compact)
-            self.trace.steps.append(record)
+            logits, record = self._gated(self.method, token)
         else:
-            logits = self.decoder.head(self._run(plan, x, context)[:, 0])
-            self.trace.steps.append(StepTrace(plan, head_rows=x.shape[0]))
-        self._next_position = self._next_position + 1
+            plan = self._plans[self._generated - 1]
+            logits, record = self._planned(plan, token), StepTrace(plan, head_rows=token.shape[0])
+        self.trace.steps.append(record)
         return self._emit(logits)
 
-    def _static_step(self, static: StaticSteps, plan: LayerPlan, step: Step, token: torch.Tensor) -> torch.Tensor:
-        """Logits [B, V] of one step on static buffers."""
-        if not isinstance(self.method, Exit):
-            self.trace.steps.append(StepTrace(plan, head_rows=token.shape[0]))
-            return static.run(plan, token)
-        x, context = static.enter(token), Context(self._next_position)
-        logits, record = run_gated(
-            self.decoder, self._cache, self.method, x, step, context, compact=False, blocks=static
+    def _planned(self, plan: LayerPlan, token: torch.Tensor) -> torch.Tensor:
+        """Logits [B, V] of one step of a schedule for tokens [B, 1]."""
+        if self._static is not None:
+            return self._static.run(plan, token)
+        context = Context(self._next_position, self._step_mask)
+        x = self._run(plan, self.decoder.embed(token, self._next_position), context)
+        self._next_position = self._next_position + 1
+        return self.decoder.head(x[:, 0])
+
+    def _gated(self, gate: Exit, token: torch.Tensor) -> tuple[torch.Tensor, StepTrace]:
+        """Logits [B, V] of one step whose rows may exit, for tokens [B, 1], and what ran."""
+        static, step = self._static, Step(self._generated, self._expected)
+        context = Context(self._next_position, self._step_mask)
+        x = self.decoder.embed(token, self._next_position) if static is None else static.enter(token)
+        found = run_gated(
+            self.decoder, self._cache, gate, x, step, context, compact=self._compact and static is None, blocks=static
         )
-        static.leave()
-        self.trace.steps.append(record)
-        return logits
+        if static is not None:
+            static.leave()
+        self._next_position = self._next_position + 1
+        return found
 
     def _run(self, plan: LayerPlan, x: torch.Tensor, context: Context, first: int = 0) -> torch.Tensor:
         """The plan's sublayers from block `first` on, over x [B, T, D]."""
@@ -330,6 +334,7 @@ class Decoding:
             self.trace,
             self._cache.allocated_bytes,
             self._cache.written_bytes,
+            self._static is not None and self._static.captures,
         )
 
 

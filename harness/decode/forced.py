@@ -14,22 +14,17 @@ blocks again on the way back instead of keeping what they computed (`through`, g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
 
 import torch
 
 from harness.decode.forced_joined import prefixes, run_joined
-from harness.decode.prompt_pass import Forced, Started, Through, at_once, kept, ran, start
+from harness.decode.prompt_pass import Forced, Started, Through, around, at_once, ran, start
 from harness.errors import BadInput
 from harness.method import Exit, ExitState, Method
-from harness.models.cache import Memory
-from harness.models.decoder import Block, Context, Decoder
+from harness.models.decoder import Columns, Context, Decoder
 from harness.plan import LayerPlan, Step
-
-Sublayer = Callable[[torch.Tensor, torch.Tensor | slice], torch.Tensor]
-"""A sublayer on some columns: their states [N, C, D] and which columns they are."""
 
 
 def force(
@@ -118,16 +113,19 @@ def _proceed(
     rows = seen.shape[0]
     mask = torch.cat((seen[:, None, None, :].expand(rows, 1, t, width), causal.expand(rows, 1, t, t)), dim=3)
     memory = started.memory.continued(owners)
-    x = decoder.embed(targets, positions)
+    x, context = decoder.embed(targets, positions), Context(positions, mask)
     dropped = started.dropped if started.dropped is None or owners is None else started.dropped[owners]
+    blocks: list[torch.Tensor] = []
     if isinstance(method, Exit):
         assert dropped is None, "layer dropout is for whole plans; an exit gate decides by itself"
-        run = _run_exits(decoder, method, memory, x, positions, mask, expected_tokens, through)
+        gated = _Gated(decoder, method, context, x, expected_tokens)
+        hidden = decoder.run_blocks(gated.operations(), x, memory, context, around(through, None, gated.after_block))
+        layers = gated.layers
     else:
-        run = _run_plans(decoder, memory, x, positions, mask, plans, keep_blocks, dropped, through)
-    return Forced(
-        started.hidden, started.last, run.target_hidden, run.layers, started.blocks, target_blocks=run.target_blocks
-    )
+        runs = around(through, dropped, blocks.append if keep_blocks else None)
+        hidden = decoder.run_blocks(_operations(plans, context, keep_blocks), x, memory, context, runs)
+        layers = ran(plans, decoder.depth, n)
+    return Forced(started.hidden, started.last, hidden, layers, started.blocks, target_blocks=blocks)
 
 
 def _plans(decoder: Decoder, method: Method, width: int, steps: int, expected_tokens: int) -> list[LayerPlan]:
@@ -137,97 +135,90 @@ def _plans(decoder: Decoder, method: Method, width: int, steps: int, expected_to
     return [method.plan(Step(k, expected_tokens), width, decoder.depth) for k in range(1, steps + 1)]
 
 
-@dataclass
-class _Run:
-    target_hidden: torch.Tensor
-    layers: torch.Tensor
-    target_blocks: list[torch.Tensor]
+def _operations(
+    plans: Sequence[LayerPlan], context: Context, every: bool
+) -> Iterator[tuple[int, bool | Columns, bool | Columns]]:
+    """What each block runs: a sublayer on the columns of the steps that run it. Blocks that run nothing only where `every` asks."""
+    chosen = cache(partial(_some_columns, context))
+    for layer in range(plans[0].depth):
+        attends, feeds = (chosen(tuple(p.attention[layer] for p in plans)), chosen(tuple(p.feed[layer] for p in plans)))
+        if every or attends or feeds:
+            yield layer, attends, feeds
 
 
-def _run_plans(
-    decoder: Decoder,
-    memory: Memory,
-    x: torch.Tensor,
-    positions: torch.Tensor,
-    mask: torch.Tensor,
-    plans: Sequence[LayerPlan],
-    keep_blocks: bool,
-    dropped: torch.Tensor | None,
-    through: Through,
-) -> _Run:
-    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
-        attends, feeds = [p.attention[block.index] for p in plans], [p.feed[block.index] for p in plans]
-
-        def attend(part: torch.Tensor, columns: torch.Tensor | slice) -> torch.Tensor:
-            count = part.shape[1]
-            context = Context(positions[:, columns], mask[:, :, :count, : mask.shape[3] - mask.shape[2] + count])
-            return block.attend(part, memory, context)
-
-        if attends == feeds:
-            return _on_columns(entry, attends, lambda part, columns: block.feed(attend(part, columns), part))
-        y = _on_columns(entry, attends, attend)
-        return _on_columns(y, feeds, lambda part, columns: block.feed(part, entry[:, columns]))
-
-    blocks: list[torch.Tensor] = []
-    for layer, block in enumerate(decoder.blocks):
-        if any(p.attention[layer] or p.feed[layer] for p in plans):
-            x = kept(x, through(partial(whole, block=block), x), dropped, layer)
-        if keep_blocks:
-            blocks.append(x)
-    return _Run(x, ran(plans, decoder.depth, x.shape[0]), blocks)
-
-
-def _on_columns(x: torch.Tensor, runs: list[bool], sublayer: Sublayer) -> torch.Tensor:
-    """Apply a sublayer to the columns of x [N, T, D] that run it; the others pass by unchanged."""
+def _some_columns(context: Context, runs: tuple[bool, ...]) -> bool | Columns:
+    """The columns [T] of a continuation that run a sublayer: all, none, or some under the context that they have."""
     count = sum(runs)
-    if count == 0:
-        return x
-    if count == len(runs):
-        return sublayer(x, slice(None))
+    if count in (0, len(runs)):
+        return bool(count)
+    assert context.mask is not None, "continuations have one"
+    mask = context.mask[:, :, :count, : context.mask.shape[3] - len(runs) + count]
     if all(runs[:count]):
-        return torch.cat((sublayer(x[:, :count].contiguous(), slice(0, count)), x[:, count:]), dim=1)
-    columns = torch.tensor([i for i, run in enumerate(runs) if run], device=x.device)
-    return x.index_copy(1, columns, sublayer(x.index_select(1, columns), columns))
+        return Columns(
+            lambda x: x[:, :count].contiguous(),
+            lambda new, old: torch.cat((new, old[:, count:]), dim=1),
+            Context(context.positions[:, :count], mask),
+        )
+    columns = torch.tensor([i for i, run in enumerate(runs) if run], device=mask.device)
+    return Columns(
+        lambda x: x.index_select(1, columns),
+        lambda new, old: old.index_copy(1, columns, new),
+        Context(context.positions[:, columns], mask),
+    )
 
 
-def _run_exits(
-    decoder: Decoder,
-    method: Exit,
-    memory: Memory,
-    x: torch.Tensor,
-    positions: torch.Tensor,
-    mask: torch.Tensor,
-    expected_tokens: int,
-    through: Through,
-) -> _Run:
-    n, t, _ = x.shape
-    depth = decoder.depth
-    context = Context(positions, mask)
-    step = torch.arange(1, t + 1, device=x.device).expand(n, t).flatten()
-    state = ExitState(decoder.head, decoder.extras, step, expected_tokens)
-    running = torch.ones(n * t, dtype=torch.bool, device=x.device)
-    layers = torch.zeros(n, t, depth, dtype=torch.bool)
+class _Gated:
+    """The positions of continuations that still run, block by block, under an exit gate; x [N, T, D] is their first input.
 
-    def whole(entry: torch.Tensor, block: Block, places: torch.Tensor) -> torch.Tensor:
-        # Exited positions keep their state; their K and V at this block come from it, which is state propagation. The feed
-        # sublayer is a function of each position alone: only those still running compute it.
-        y = block.attend(entry, memory, context)
-        if len(places) == n * t:
-            return block.feed(y, entry)
-        flat = entry.flatten(0, 1)
-        fed = block.feed(y.flatten(0, 1)[places].unsqueeze(0), flat[places].unsqueeze(0))
-        return flat.index_copy(0, places, fed[0]).view_as(entry)
+    Attributes:
+        layers: bool [N, T, L], block l ran at the position.
+    """
 
-    for layer, block in enumerate(decoder.blocks):
-        layers[:, :, layer] = running.view(n, t).cpu()
-        places = running.nonzero().squeeze(1)
-        if not len(places):
-            break
-        state.advance(x.flatten(0, 1))
-        x = through(partial(whole, block=block, places=places), x)
-        if method.tests(layer, depth):
-            running = running & ~method.should_exit(layer, x.flatten(0, 1), state)
-    return _Run(x, layers, [])
+    def __init__(self, decoder: Decoder, gate: Exit, context: Context, x: torch.Tensor, expected_tokens: int) -> None:
+        n, t, _ = x.shape
+        self._gate, self._depth, self._context, self._entry = gate, decoder.depth, context, x
+        step = torch.arange(1, t + 1, device=x.device).expand(n, t).flatten()
+        self._state = ExitState(decoder.head, decoder.extras, step, expected_tokens)
+        self._running = torch.ones(n * t, dtype=torch.bool, device=x.device)
+        self._layer = 0
+        self.layers = torch.zeros(n, t, decoder.depth, dtype=torch.bool)
+
+    def operations(self) -> Iterator[tuple[int, bool | Columns, bool | Columns]]:
+        """The next block, as long as a position runs."""
+        while self._layer < self._depth:
+            self.layers[:, :, self._layer] = self._running.view(self.layers.shape[:2]).cpu()
+            places = self._running.nonzero().squeeze(1)
+            if not len(places):
+                return
+            if len(places) == len(self._running):
+                yield self._layer, True, True
+            else:
+                yield self._layer, *self._sublayers(places)
+            self._layer += 1
+
+    def _sublayers(self, places: torch.Tensor) -> tuple[Columns, Columns]:
+        """Attention and feed-forward sublayer where only some positions still run.
+
+        Exited positions keep their state; their K and V come from it, which is state propagation: attention takes all. The feed
+        sublayer is a function of each position alone: only those still running compute it.
+        """
+
+        def into(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+            return old.flatten(0, 1).index_copy(0, places, new).view_as(old)
+
+        attends = Columns(lambda x: x, lambda new, old: into(new.flatten(0, 1)[places], old), self._context)
+        feeds = Columns(
+            lambda x: x.flatten(0, 1)[places].unsqueeze(0), lambda new, old: into(new[0], old), self._context
+        )
+        return attends, feeds
+
+    def after_block(self, x: torch.Tensor) -> None:
+        """Test the states [N, T, D] after the block that just ran."""
+        self._state.advance(self._entry.flatten(0, 1))
+        self._entry = x
+        if self._gate.tests(self._layer, self._depth):
+            leaves = self._gate.should_exit(self._layer, x.flatten(0, 1), self._state)
+            self._running = self._running & ~leaves
 
 
 def score(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache
 
 import torch
 from torch.nn import functional as F
 
 from harness.decode.forced_memory import ForcedMemory
-from harness.decode.prompt_pass import Forced, Through, at_last, kept, ran
-from harness.models.decoder import Block, Context, Decoder
+from harness.decode.prompt_pass import Forced, Through, around, at_last, ran
+from harness.models.decoder import Columns, Context, Decoder
 from harness.plan import LayerPlan
 
 
@@ -58,37 +58,23 @@ def run_joined(
         place = columns - lengths.unsqueeze(1)
         ids = torch.where(place >= 0, targets.gather(1, place.clamp(0, t - 1)), ids)
     positions = columns.clamp_max(decoder.geometry.max_positions - 1).expand(n, total)
-    memory = ForcedMemory(decoder.depth)
-    contexts: dict[int, tuple[Context, torch.Tensor | None]] = {}
 
-    def scope(count: int) -> tuple[int, Context, torch.Tensor | None]:
-        """Columns to compute where the first `count` steps run, their context, and which of them count (None: all)."""
+    @cache
+    def leading(count: int) -> Columns:
+        """The prompt and the first `count` steps, computed as far as any row's end reaches; what counts is each row's own."""
         reach = total if count >= t else max(b + min(count, a) for b, a in zip(before, after, strict=True))
-        if count not in contexts:
-            counting = None if level or count >= t else (columns[:reach] < (lengths + count).unsqueeze(1)).unsqueeze(2)
-            contexts[count] = Context(positions[:, :reach], causal=True), counting
-        return reach, *contexts[count]
+        counting = None if level or count >= t else (columns[:reach] < (lengths + count).unsqueeze(1)).unsqueeze(2)
 
-    def merged(new: torch.Tensor, old: torch.Tensor, counting: torch.Tensor | None) -> torch.Tensor:
-        reach = new.shape[1]
-        if counting is not None:
-            new = torch.where(counting, new, old[:, :reach])
-        return new if reach == total else torch.cat((new, old[:, reach:]), dim=1)
+        def put(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+            if counting is not None:
+                new = torch.where(counting, new, old[:, :reach])
+            return new if reach == total else torch.cat((new, old[:, reach:]), dim=1)
 
-    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
-        attends, feeds = counts[block.index]
-        reach, context, counting = scope(attends)
-        part = entry[:, :reach].contiguous()
-        y = block.attend(part, memory, context)
-        if attends == feeds:
-            return merged(block.feed(y, part), entry, counting)
-        y = merged(y, entry, counting)
-        reach, _, counting = scope(feeds)
-        return merged(block.feed(y[:, :reach].contiguous(), entry[:, :reach]), y, counting)
+        return Columns(lambda x: x[:, :reach].contiguous(), put, Context(positions[:, :reach], causal=True))
 
-    x = decoder.embed(ids, positions)
-    for block in decoder.blocks:
-        x = kept(x, through(partial(whole, block=block), x), dropped, block.index)
+    operations = ((layer, leading(attends), leading(feeds)) for layer, (attends, feeds) in enumerate(counts))
+    x, context = decoder.embed(ids, positions), Context(positions, causal=True)
+    x = decoder.run_blocks(operations, x, ForcedMemory(decoder.depth), context, around(through, dropped))
     after_prompt = (lengths.unsqueeze(1) + torch.arange(t, device=device)).clamp_max(total - 1)
     return Forced(
         x[:, :width],

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 
 from harness.decode.forced_memory import ForcedMemory
 from harness.models.cache import Memory
-from harness.models.decoder import Block, Context, Decoder
+from harness.models.decoder import Around, Context, Decoder
 from harness.plan import LayerPlan
 
 Through = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
@@ -20,6 +19,30 @@ Through = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch
 def at_once(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     """Call the function."""
     return function(x)
+
+
+def around(
+    through: Through, dropped: torch.Tensor | None = None, after_block: Callable[[torch.Tensor], None] | None = None
+) -> Around | None:
+    """How a pass runs its blocks; None where they are simply called.
+
+    Args:
+        through: how blocks are called.
+        dropped: bool [M, L], blocks that a row leaves out; None: none.
+        after_block: is given the state after every block.
+    """
+    if through is at_once and dropped is None and after_block is None:
+        return None
+
+    def run(layer: int, block: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        y = through(block, x)
+        if dropped is not None:
+            y = torch.where(dropped[:, layer, None, None], x, y)
+        if after_block is not None:
+            after_block(y)
+        return y
+
+    return run
 
 
 @dataclass
@@ -72,10 +95,7 @@ def run_prompt(
     memory: Memory,
     ids: torch.Tensor,
     mask: torch.Tensor | None,
-    after_block: Callable[[torch.Tensor], None] | None = None,
-    *,
-    dropped: torch.Tensor | None = None,
-    through: Through = at_once,
+    around: Around | None = None,
 ) -> torch.Tensor:
     """All blocks over prompts `ids` [M, P]; K and V go to `memory`. The one place where prompts are computed.
 
@@ -84,9 +104,7 @@ def run_prompt(
         memory: of the prompts.
         ids: left-padded where `mask` says so; without a mask right-padded or not at all.
         mask: 1 for real tokens [M, P], None without padding on the left.
-        after_block: is given the state after every block.
-        dropped: bool [M, L], blocks that a row leaves out; None: none.
-        through: how blocks are called.
+        around: how blocks are run.
 
     Returns:
         The state after the last block [M, P, D].
@@ -103,21 +121,10 @@ def run_prompt(
         own = torch.eye(width, dtype=torch.bool, device=ids.device)
         context = Context(positions, (causal & seen[:, None, None, :]) | own)
 
-    def whole(entry: torch.Tensor, block: Block) -> torch.Tensor:
-        return block.feed(block.attend(entry, memory, context), entry)
-
-    x = decoder.embed(ids, positions)
-    for block in decoder.blocks:
-        # The block is bound now: a call on the way back must not meet the loop's last one.
-        x = kept(x, through(partial(whole, block=block), x), dropped, block.index)
-        if after_block is not None:
-            after_block(x)
-    return x
-
-
-def kept(x: torch.Tensor, y: torch.Tensor, dropped: torch.Tensor | None, layer: int) -> torch.Tensor:
-    """Output y [R, T, D] of a block, its input x in the rows that leave it out (`dropped` [R, L])."""
-    return y if dropped is None else torch.where(dropped[:, layer, None, None], x, y)
+    x, operations = decoder.embed(ids, positions), LayerPlan.full(decoder.depth).operations
+    if around is None:
+        return decoder.run_plan(operations, x, memory, context)
+    return decoder.run_blocks(operations, x, memory, context, around)
 
 
 def start(
@@ -135,7 +142,7 @@ def start(
     memory = ForcedMemory(decoder.depth)
     blocks: list[torch.Tensor] = []
     keep = (lambda x: blocks.append(at_last(x, lengths))) if keep_blocks else None
-    hidden = run_prompt(decoder, memory, prompts, None, keep, dropped=dropped, through=through)
+    hidden = run_prompt(decoder, memory, prompts, None, around(through, dropped, keep))
     return Started(memory, hidden, lengths, blocks, dropped)
 
 

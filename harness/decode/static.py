@@ -114,6 +114,11 @@ class StaticSteps:
         self._depth = depth
         self._owner: weakref.ref[Any] | None = None
 
+    @property
+    def captures(self) -> bool:
+        """Whether steps are captured as graphs and replayed; False: called, as on a CPU."""
+        return self._pool is not None
+
     def claim(self, owner: Any) -> bool:
         """Take the buffers for a generation; False while another one that is not done has them."""
         other = None if self._owner is None else self._owner()
@@ -162,8 +167,8 @@ class StaticSteps:
 
     def _block(self, layer: int) -> torch.Tensor:
         self._context.cache.clear()
-        block, x = self._decoder.blocks[layer], self._columns[layer % 2]
-        return self._columns[(layer + 1) % 2].copy_(block.feed(block.attend(x, self._memory, self._context), x))
+        x, y = self._columns[layer % 2], self._columns[(layer + 1) % 2]
+        return y.copy_(self._decoder.run_plan(((layer, True, True),), x, self._memory, self._context))
 
     def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
         """Blocks `layers` store the keys and values of x [B, 1, D] and compute nothing else."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from harness.decode.engine import generate
+from harness.decode.engine import Output, generate
 from harness.machine import nvml
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy, memory
@@ -41,11 +41,12 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     # What was needed once only (buffers of the libraries, chosen kernels) is no part of the steady state.
     gc.collect()
     memory.reset_peaks(decoder.device)
-    _fixed_length(suite, decoder, method, batch, expected)
+    out = _fixed_length(suite, decoder, method, batch, expected)
     return {
         "conditions": conditions,
         "batch_size": batch_size,
         "baseline_rss_bytes": loaded,
+        "steps": evidence.steps([out]),
         "weights_bytes": decoder.weight_bytes,
         **memory.read_peaks(decoder.device),
     }
@@ -58,16 +59,17 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = methods.create(arm["spec"])
-    _fixed_length(suite, decoder, method, batch, expected)
+    out = _fixed_length(suite, decoder, method, batch, expected)
     gpu = nvml.gpu(decoder.device)
     found = energy.measure(
-        lambda: _fixed_length(suite, decoder, method, batch, expected),
+        lambda: _fixed_length(suite, decoder, method, batch, expected).tokens.numel(),
         energy.counters(decoder.device),
         decoder.device,
         suite.energy_window_s,
         power_w=None if gpu is None else gpu.power_w,
     )
-    return {"conditions": conditions, "batch_size": batch_size, "new_tokens": suite.new_tokens, **found}
+    ran = {"steps": evidence.steps([out]), "new_tokens": suite.new_tokens}
+    return {"conditions": conditions, "batch_size": batch_size, **ran, **found}
 
 
 def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected) -> dict[str, Any]:
@@ -83,9 +85,9 @@ def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, e
     }
 
 
-def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, expected: Expected) -> int:
-    """One generation as it is timed; returns the tokens it yielded, the ones from prefill included."""
-    out = generate(
+def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, expected: Expected) -> Output:
+    """One generation as it is timed."""
+    return generate(
         decoder,
         method,
         batch.ids,
@@ -95,4 +97,3 @@ def _fixed_length(suite: Suite, decoder: Decoder, method: Method, batch: Batch, 
         expected_tokens=timed_expected(suite, expected),
         compact_exits=suite.compact_exits,
     )
-    return out.tokens.numel()

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import torch
-import transformers
 
 import methods
-from harness.decode.engine import Decoding
+from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.machine.environment import THREAD_VARIABLES, cpu_model, gpu_driver
 from harness.method import Method
@@ -22,10 +22,8 @@ from harness.models.decoder import Decoder
 from harness.models.kernels import native
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.base import Example
+from harness.tasks.metrics import LISTED, first_difference
 from harness.tasks.prompts import drawn
-
-LISTED = 20
-"""Divergences a cell lists; all are counted."""
 
 Json = dict[str, Any]
 
@@ -46,7 +44,8 @@ def conditions(suite: Suite, decoder: Decoder) -> Json:
         "padding": "left",
         "attention": "torch scaled_dot_product_attention",
         "compiled_kernels": "unused" if cuda else native.status(),
-        "steps": "replayed as graphs" if cuda else "called",
+        # What is offered to all arms alike; what an arm's steps really were stands in its cell (`steps`).
+        "steps": "replayed as graphs where their shapes are fixed" if cuda else "called",
         "matmul_precision": torch.get_float32_matmul_precision(),
         "tf32": bool(torch.backends.cuda.matmul.allow_tf32) if cuda else None,
         "sampling": "greedy",
@@ -54,8 +53,13 @@ def conditions(suite: Suite, decoder: Decoder) -> Json:
         "exited_rows": "left out" if suite.compact_exits else "computed along",
         "vocabulary": vocabulary(decoder),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        "transformers": metadata.version("transformers"),
     }
+
+
+def steps(outputs: Iterable[Output]) -> str:
+    """How the steps of an arm's generations ran; drafts and compacted exits change their shapes and are called anywhere."""
+    return " and ".join(sorted({"replayed as graphs" if output.replayed else "called" for output in outputs}))
 
 
 def device_uuid(device: torch.device) -> str | None:
@@ -186,11 +190,3 @@ def _margin(decoder: Decoder, method: Method, ids: Sequence[int]) -> Json:
     logits = score(decoder, method, torch.tensor([list(ids)], device=decoder.device), [len(ids)])[0, -1].float()
     best = logits.topk(2).values
     return {"margin": float(best[0] - best[1]), "scale": float(logits.abs().max())}
-
-
-def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
-    """The first place where two token lists differ, the end of the shorter one included; None if they are equal."""
-    for place, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return place
-    return None if len(a) == len(b) else min(len(a), len(b))

@@ -14,6 +14,7 @@ from harness.measure.probes import energy
 from harness.measure.setup import (
     Arm,
     lm_eval_cells,
+    lm_eval_options,
     load,
     set_threads,
     task_examples,
@@ -45,7 +46,7 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
     for index, entry in enumerate(suite.tasks):
         given = entry.expected_tokens or suite.expected_tokens
         if entry.is_lm_eval:
-            planned = lm_eval_cells().check(entry, first, data)
+            planned = lm_eval_cells().check(lm_eval_options(entry), first, data)
             expected[entry.name] = given or planned
             if index:  # contexts that do not fit are cut and counted, and only the first task is timed
                 continue

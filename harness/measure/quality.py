@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from harness.decode.engine import generate
+from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
 from harness.measure.probes import latency, layers
 from harness.measure.setup import (
@@ -16,6 +16,7 @@ from harness.measure.setup import (
     Prepared,
     begin,
     lm_eval_cells,
+    lm_eval_options,
     load,
     task_examples,
     to_device,
@@ -58,7 +59,16 @@ def quality(
         conditions = {**evidence.conditions(suite, decoder), "task": entry.name, "kernels": choices}
         conditions["batch_size"] = suite.quality_batch_size
         return lm_eval_cells().cell(  # type: ignore[no-any-return]
-            entry, decoder, arm["spec"], suite.quality_batch_size, planned, data, reference, lossless, conditions
+            entry.name,
+            lm_eval_options(entry),
+            decoder,
+            arm["spec"],
+            suite.quality_batch_size,
+            planned,
+            data,
+            reference,
+            lossless,
+            conditions,
         )
     assert isinstance(planned, int)
     task, examples, shortened = task_examples(suite, task_index, decoder, data)
@@ -67,7 +77,7 @@ def quality(
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     method = methods.create(arm["spec"])
     rows: dict[int, dict[str, Any]] = {}
-    traces = []
+    outputs: list[Output] = []
     batches: list[dict[str, Any]] = []
     wait = latency.synchronise(decoder.device)
     for start in range(0, len(order), suite.quality_batch_size):
@@ -90,7 +100,7 @@ def quality(
         seconds = time.perf_counter() - began
         tokens, lengths = out.tokens.tolist(), out.lengths.tolist()
         batches.append({"rows": len(chosen), "seconds": seconds, "tokens": sum(lengths)})
-        traces.append((out.trace, out.lengths))
+        outputs.append(out)
         ran = out.trace.layers.sum(2)
         for row, index in enumerate(chosen):
             ids = tokens[row][: lengths[row]]
@@ -115,7 +125,7 @@ def quality(
         found.update(prompt=example.prompt, output=texts[index], references=list(example.references))
         found["stats"] = {name: values[index] for name, values in scored.items()}
         found["stats"]["agreement"] = agreement_statistics(found["token_ids"], list(other))
-    counted = layers.count(traces)
+    counted = layers.count([(out.trace, out.lengths) for out in outputs])
     parted = {}
     if lossless is not None:
         names = [example.id for example in examples]
@@ -137,6 +147,7 @@ def quality(
         "layers_per_token": counted.per_token,
         "layers_by_position": counted.by_position,
         "depth": decoder.depth,
+        "steps": evidence.steps(outputs),
         "tokens": sum(row["tokens"] for row in rows.values()),
         "unfinished": sum(not row["ended"] for row in rows.values()),
         "batches": batches,

@@ -14,6 +14,7 @@ from harness.errors import BadInput
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
+from harness.suites.entries import TaskEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Example, Task
 from harness.tasks.prompts import Batch, fit
@@ -52,10 +53,21 @@ def load(suite: Suite, checkpoint: str, index: int = 0) -> Decoder:
     return decoder
 
 
+def task_of(entry: TaskEntry, data: Path | None) -> Task:
+    """The task of a suite's entry, one of lm-eval's included.
+
+    Raises:
+        BadInput: there is none of its name.
+    """
+    if entry.is_lm_eval:
+        return lm_eval_cells().LmEvalTask(entry.name, lm_eval_options(entry), data)  # type: ignore[no-any-return]
+    return tasks.create(entry.name, data)
+
+
 def task_examples(suite: Suite, index: int, decoder: Decoder, data: Path | None) -> tuple[Task, list[Example], int]:
     """A task of the suite, its examples with prompts no longer than they may be, and how many had to be shortened."""
     entry = suite.tasks[index]
-    task = tasks.of(entry, data)
+    task = task_of(entry, data)
     limit = entry.max_prompt_tokens or task.max_prompt_tokens
     return task, *fit(task.examples(entry.split, entry.limit), decoder.tokenizer, limit, task.name)
 
@@ -90,6 +102,22 @@ def speed_batch(suite: Suite, decoder: Decoder, examples: Sequence[Example], siz
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device."""
     return Batch(batch.ids.to(device), None if batch.mask is None else batch.mask.to(device))
+
+
+def lm_eval_options(entry: TaskEntry) -> Any:
+    """lm-eval's options of a suite's entry; its own standard errors are left out, intervals come with the summary."""
+    from harness.tasks.lm_eval.evaluate import Options
+
+    return Options(
+        (entry.lm_eval_name,),
+        limit=entry.limit,
+        num_fewshot=entry.num_fewshot,
+        apply_chat_template=entry.apply_chat_template,
+        system_instruction=entry.system_instruction,
+        include_path=entry.include_path,
+        gen_kwargs=entry.gen_kwargs,
+        bootstrap_iters=0,
+    )
 
 
 def lm_eval_cells() -> Any:

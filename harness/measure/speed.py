@@ -127,7 +127,7 @@ class _Bench:
         decoder = self.decoders[arm["checkpoint"]]
         for count, seconds in found.items():
             method = fewer_blocks.FirstBlocks(count)
-            timing, _ = latency.measure(partial(self._decoding, number, decoder, method), decoder.device)
+            timing, _ = latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
             seconds.append(round(statistics.median(timing.step_s), 9))
 
     def _make(self, arm: Arm, number: int) -> Decoding:
@@ -135,7 +135,7 @@ class _Bench:
 
     def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
         decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
-        return latency.measure(lambda: self._decoding(number, decoder, method), decoder.device)
+        return latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
 
     def instrument(self, arm: Arm, state: dict[str, Any], process: int, number: int) -> None:
         """One generation with a clock around every part; its times are kept apart from the timed ones."""
@@ -201,6 +201,7 @@ class _Bench:
             "finite": self._finite(arm, outputs[0]) and all(finite for _, finite in seen),
             "repeatable": all(o.tokens.tolist() == w["tokens"] for o, (w, _) in zip(outputs, seen, strict=True)),
             "outputs": [{"examples": ids, **what} for ids, (what, _) in zip(self.timed_ids, seen, strict=True)],
+            "steps": evidence.steps(outputs),
             "device_uuid": evidence.device_uuid(decoder.device),
             "prompts_seen": [],
             "tokens": [output.tokens for output in outputs],
@@ -235,6 +236,7 @@ class _Bench:
                 "prompt_set": number,
                 "ttft_s": timing.ttft_s,
                 "step_s": timing.step_s,
+                "plan_s": [round(s, 9) for s in timing.plan_s],
                 "step_tokens": timing.step_tokens,
             }
         )

@@ -7,8 +7,9 @@ on the loaded weights: the modules of transformers hold the parameters and are n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from harness.models.kernels import linear
 
 Operations = Sequence[tuple[int, bool, bool]]
 """Blocks of a plan in turn: which, and whether its attention and its feed-forward sublayer run."""
+
+Around = Callable[[int, Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
+"""Runs a block in place of a plain call: its index, what it computes as a function of its input, and the input."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,21 @@ class Context:
         return self.furthest >= window
 
 
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Columns of a pass that a sublayer runs on, where it does not run on all as they are.
+
+    Attributes:
+        take: their states, from those of the pass [B, T, D].
+        put: new states of theirs into those of the pass.
+        context: of their attention.
+    """
+
+    take: Callable[[torch.Tensor], torch.Tensor]
+    put: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    context: Context
+
+
 class Block(ABC):
     """One decoder layer: an attention sublayer and a feed-forward sublayer, each with its own residual connection.
 
@@ -124,6 +143,23 @@ class Block(ABC):
     def fill(self, x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
         """Store the keys and values of the states x [B, T, D] in `memory`: the block is skipped, later positions will look here."""
         memory.write(self.index, *self.keys_values(x, context), context.positions)
+
+    def run(
+        self, attends: bool | Columns, feeds: bool | Columns, memory: Memory, context: Context, x: torch.Tensor
+    ) -> torch.Tensor:
+        """The sublayers that run, each on its columns of x [B, T, D]."""
+        y = x
+        if isinstance(attends, Columns):
+            part = attends.take(x)
+            new = self.attend(part, memory, attends.context)
+            if feeds is attends:
+                return attends.put(self.feed(new, part), x)
+            y = attends.put(new, x)
+        elif attends:
+            y = self.attend(x, memory, context)
+        if isinstance(feeds, Columns):
+            return feeds.put(self.feed(feeds.take(y), feeds.take(x)), y)
+        return self.feed(y, x) if feeds else y
 
     def join(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - a family that chooses block by block needs nothing of it
         """Told once of all blocks of the model, for what is chosen for several of them at a time."""
@@ -262,12 +298,32 @@ class Decoder(ABC):
         found = self.blocks[operations[0][0]].run_plan(self.blocks, operations, x, memory, context)
         if found is not None:
             return found
+        return self.run_blocks(operations, x, memory, context)
+
+    def run_blocks(
+        self,
+        operations: Iterable[tuple[int, bool | Columns, bool | Columns]],
+        x: torch.Tensor,
+        memory: Memory,
+        context: Context,
+        around: Around | None = None,
+    ) -> torch.Tensor:
+        """The loop over blocks, one by one: a plan's, or those of a pass whose sublayers run on some columns of x [B, T, D].
+
+        Args:
+            operations: asked for one block at a time, so that what a block gave may decide what runs next.
+            x: input of the first block.
+            memory: gets the keys and values.
+            context: of the columns where a sublayer runs on all of them.
+            around: runs each block; None: they are called.
+        """
         for layer, attends, feeds in operations:
-            block, entry = self.blocks[layer], x
-            if attends:
-                x = block.attend(x, memory, context)
-            if feeds:
-                x = block.feed(x, entry)
+            block = self.blocks[layer]
+            if around is None:
+                x = block.run(attends, feeds, memory, context, x)
+            else:
+                # Bound now: a call on the way back must not meet the loop's last block.
+                x = around(layer, partial(block.run, attends, feeds, memory, context), x)
         return x
 
     def fill(self, layers: Sequence[int], x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:

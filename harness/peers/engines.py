@@ -23,6 +23,7 @@ from harness.models import contest
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
+from harness.records.limits import BASELINE
 
 
 class Peer(ABC):
@@ -70,7 +71,7 @@ class Own(Peer):
 
     def generate(self, ids: torch.Tensor, new_tokens: int) -> torch.Tensor:
         """See `Peer.generate`."""
-        full = methods.create("full")
+        full = methods.create(BASELINE)
         return continuation(self.decoder, full, ids, max_new_tokens=new_tokens, stop_at_eos=False).tokens
 
     def check(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class Own(Peer):
                 decoder, full, ids, max_new_tokens=new_tokens, stop_at_eos=False, sampling=greedy, static=False
             ),
             self.decoder,
-            methods.create("full"),
+            methods.create(BASELINE),
         )
         return {"parts_s": found.parts_s, "kernels": linear.table()}
 

@@ -30,13 +30,14 @@ from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
 from harness.plan import Step
+from harness.records.limits import BASELINE
 from harness.stats import intervals
 
 Json = dict[str, Any]
 
 ALLOWANCE = 0.10
 """What a method may cost above its executed share, of full's time."""
-FULL, BACKEND, STEPS = "full", "lm-eval hf", "step by step"
+FULL, BACKEND, STEPS = BASELINE, "lm-eval hf", "step by step"
 
 
 @dataclass(frozen=True)

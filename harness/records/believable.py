@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.records import measures
 from harness.records.folder import Json, Run
+from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 
 UNUSABLE = "unusable"
@@ -118,8 +119,8 @@ def _explained(full: Json, cell: Json, speedup: Interval) -> str:
 def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
     """The full model on other weights, its time against the baseline's at a batch size: label and speed-up of each."""
     cells = [c for c in run.cells if c["kind"] == "speed" and c["status"] == "ok" and c.get("batch_size") == batch]
-    alike = [c for c in cells if c["arm"].get("method") == "full" and measures.fixed_length(c)]
-    first = next((str(arm["label"]) for arm in run.run.get("arms") or [] if arm.get("method") == "full"), None)
+    alike = [c for c in cells if c["arm"].get("method") == BASELINE and measures.fixed_length(c)]
+    first = next((str(arm["label"]) for arm in run.run.get("arms") or [] if arm.get("method") == BASELINE), None)
     base = next((c for c in alike if c["arm"]["label"] == first), alike[0] if alike else None)
     found = []
     for cell in alike:

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from harness.errors import BadInput
-from harness.records import believable, summary
+from harness.records import believable, readings, summary
 from harness.records.folder import Json, Run, load_run
+from harness.records.limits import BASELINE
 from harness.stats import intervals
 from harness.stats.intervals import Interval
 
@@ -330,7 +331,7 @@ def _ok(run: Run, kind: str) -> list[Json]:
 
 def _full(run: Run) -> str | None:
     arms = run.run.get("arms") or [cell["arm"] for cell in run.cells]
-    return next((str(arm["label"]) for arm in arms if arm.get("method") == "full"), None)
+    return next((str(arm["label"]) for arm in arms if arm.get("method") == BASELINE), None)
 
 
 def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: float, *, times: bool) -> list[Change]:
@@ -370,7 +371,7 @@ def _scores(before: Json, after: Json, margin: float) -> list[Change]:
     shared = [key for key in ours if key in theirs]
     found = []
     for metric in next(iter(ours.values()), {}):
-        how = intervals.reading(metric)
+        how = readings.reading(metric)
         rows = [(ours[key].get(metric), theirs[key].get(metric)) for key in shared]
         if how is None or not rows or any(a is None or b is None or len(a) != len(b) for a, b in rows):
             continue

@@ -24,7 +24,7 @@ import numpy as np
 
 from harness.errors import BadInput, CellFailed
 from harness.files import clear_errors, one_line, read_json, set_aside, write_atomically
-from harness.stats import intervals
+from harness.records import readings
 
 SCHEMA_VERSION = 1
 KINDS = ("speed", "memory", "energy", "quality")
@@ -236,7 +236,7 @@ def _samples(cell: Json) -> Iterator[Json]:
 
 
 def _score(metric: str, statistics: list[float]) -> float | None:
-    how = intervals.reading(metric)
+    how = readings.reading(metric)
     if how is None:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):

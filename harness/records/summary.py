@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.records import believable, measures
+from harness.records import believable, limits, measures, readings
 from harness.records.folder import Json, Run, RunStore, load_run
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
@@ -104,7 +104,7 @@ class _Cells:
         for cell in cells:  # an arm that run.json does not list is shown all the same
             arms.setdefault(str(cell["arm"]["label"]), cell["arm"])
         self.arms: list[Json] = list(arms.values())
-        self.full = next((arm for arm in self.arms if arm.get("method") == "full"), None)
+        self.full = next((arm for arm in self.arms if arm.get("method") == limits.BASELINE), None)
         self._by: dict[tuple[str, str, Any], Json] = {}
         self._clocks: dict[str, tuple[measures.Times, float | None]] = {}
         for cell in cells:
@@ -276,12 +276,12 @@ def _task_columns(task: str, cell: Json, full: Json | None, margin: float) -> tu
     columns: Row = {}
     verdict = ""
     for name in names:
-        how = intervals.reading(name)
+        how = readings.reading(name)
         own = _statistics(examples, examples, name)
         if how is None or own is None:
             continue
         columns |= _interval(f"{task}/{name}", intervals.bootstrap_metric(own, how.combine))
-        if name == intervals.AGREEMENT:  # already a comparison with full
+        if name == readings.AGREEMENT:  # already a comparison with full
             continue
         mine, theirs = (_statistics(of, shared, name) for of in (examples, others))
         difference, p = _difference(mine, theirs, how)
@@ -300,7 +300,7 @@ def _task_columns(task: str, cell: Json, full: Json | None, margin: float) -> tu
 
 
 def _difference(
-    mine: np.ndarray | None, theirs: np.ndarray | None, how: intervals.Reading
+    mine: np.ndarray | None, theirs: np.ndarray | None, how: readings.Reading
 ) -> tuple[intervals.Interval | None, float | None]:
     """The paired difference, and McNemar's p-value where the scores are right or wrong."""
     if mine is None or theirs is None or mine.shape != theirs.shape:

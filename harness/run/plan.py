@@ -20,6 +20,7 @@ from harness.models.load import DTYPES, bundled_folder
 from harness.models.shapes import is_random
 from harness.models.skeleton import cached, config_of, joined_bytes, on_meta, tokenizer_of
 from harness.records import published
+from harness.records.limits import BASELINE
 from harness.run.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
 from harness.run.sweep import cell_id
 from harness.suites.entries import TaskEntry
@@ -97,7 +98,7 @@ class _Planner:
         self._missing_weights()
         arms = [(entry.title, methods.create(entry.spec).resolve(self.decoder.depth, AnyTensor(self.decoder.geometry.width)))
                 for entry in self.suite.methods]  # fmt: skip
-        arms.sort(key=lambda arm: arm[1].name != "full")
+        arms.sort(key=lambda arm: arm[1].name != BASELINE)
         facts = [self._facts(entry) for entry in self.suite.tasks]
         cells = [self._quality(label, method, entry, fact)
                  for entry, fact in zip(self.suite.tasks, facts, strict=True) for label, method in arms]  # fmt: skip

@@ -25,15 +25,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from harness.errors import EXCEPTION, NOT_TRIED, OUT_OF_MEMORY, BadInput, CellFailed, failure
 from harness.machine import environment
+from harness.measure.alone import energy_per_token, peak_memory
+from harness.measure.prepare import prepare
+from harness.measure.quality import quality
+from harness.measure.speed import speed
 from harness.records import gates, published, summary
 from harness.records.folder import RunStore
 from harness.run import resume as resuming
 from harness.run.executors import local
-from harness.run.executors.base import Executor, Outcome
+from harness.run.executors.base import Arguments, Executor, Outcome, T
 from harness.suites.suite import BASELINE, Suite
 
 Json = dict[str, Any]
 Job = tuple[str, Callable[[], None]]
+
+_ALONE = {"memory": peak_memory, "energy": energy_per_token}
 
 PARTS = "parts"
 """Folder inside a run for what single processes measured, until a cell is complete."""
@@ -84,7 +90,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     ]
     # The full model goes first, on every checkpoint: others are compared with its tokens.
     arms.sort(key=lambda arm: arm["method"] != BASELINE)
-    prepared = jobs.call("prepare", suite, arms, data)
+    prepared = jobs.call(prepare, suite, arms, data).value
     record = {
         "name": suite.name,
         "suite": suite.plain(),
@@ -151,9 +157,9 @@ class _Jobs:
             for place, arm in enumerate(arms):
                 cell = cell_id("quality", arm["label"], entry.name)
                 if cell not in done:
-                    quality = partial(self._quality, cell, arm, index, arms, prepared)
+                    job = partial(self._quality, cell, arm, index, arms, prepared)
                     stage = 0 if place == 0 else 1 if arm["method"] == BASELINE else 2
-                    stages[stage].append((f"{entry.name}: {arm['label']}", quality))
+                    stages[stage].append((f"{entry.name}: {arm['label']}", job))
         return stages
 
     def _batch_stages(self, arms: Sequence[Json], prepared: Json, done: set[str], record: Json) -> list[list[Job]]:
@@ -202,11 +208,8 @@ class _Jobs:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def call(self, function: str, *arguments: Any) -> Any:
-        """What `harness.measure.jobs.<function>` returned in a fresh process; see `harness.run.executors.base.Executor`."""
-        return self._watched(function, *arguments).value
-
-    def _watched(self, function: str, *arguments: Any) -> Outcome:
+    def call(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> Outcome[T]:
+        """What a function of a worker returned in a fresh process; see `harness.run.executors.base.Executor`."""
         return self.workers.call(function, *arguments, limit_s=self.suite.time_limit_s)
 
     def _quality(self, cell: str, arm: Json, index: int, arms: Sequence[Json], prepared: Json) -> None:
@@ -222,7 +225,8 @@ class _Jobs:
         if arm["exact"] and arm["method"] != BASELINE:
             same = [a for a in arms if a["method"] == BASELINE and a["checkpoint"] == arm["checkpoint"]]
             lossless = self._tokens(same[0], entry.name) if same else None
-        self._measure("quality", cell, arm, fields, self.suite, arm, index, prepared, self.data, reference, lossless)
+        given = self.suite, arm, index, prepared, self.data, reference, lossless
+        self._measure("quality", cell, arm, fields, quality, *given)
 
     def _tokens(self, arm: Json, task: str) -> dict[str, list[int]] | None:
         """Token ids of an arm's scored outputs (of lm-eval tasks the answers) by example; None where there are none."""
@@ -231,15 +235,23 @@ class _Jobs:
         return None if found is None else {e["id"]: e.get("token_ids", e.get("answer")) for e in found["examples"]}
 
     def _alone(self, kind: str, cell: str, arm: Json, batch: int, prepared: Json) -> None:
-        fields, function = {"batch_size": batch}, {"memory": "peak_memory", "energy": "energy_per_token"}[kind]
+        fields, function = {"batch_size": batch}, _ALONE[kind]
         if (error := self._hopeless(arm, batch)) is not None:
             self._fail(kind, cell, arm, fields, error)
             return
-        self._measure(kind, cell, arm, fields, self.suite, arm, batch, prepared, self.data, function=function)
+        self._measure(kind, cell, arm, fields, function, self.suite, arm, batch, prepared, self.data)
 
-    def _measure(self, kind: str, cell: str, arm: Json, fields: Json, *arguments: Any, function: str = "") -> None:
+    def _measure(
+        self,
+        kind: str,
+        cell: str,
+        arm: Json,
+        fields: Json,
+        function: Callable[[*Arguments], Json],
+        *arguments: *Arguments,
+    ) -> None:
         try:
-            found = self._watched(function or kind, *arguments)
+            found = self.call(function, *arguments)
         except (BadInput, CellFailed) as error:
             self._fail(kind, cell, arm, fields, error)
         else:
@@ -272,7 +284,7 @@ class _Jobs:
                 alive.append(arm)
         while alive:
             try:
-                outcome = self._watched("speed", self.suite, alive, batch, process, prepared, self.data)
+                outcome = self.call(speed, self.suite, alive, batch, process, prepared, self.data)
             except (BadInput, CellFailed) as error:
                 guilty = [arm for arm in alive if isinstance(error, CellFailed) and arm["label"] == error.arm]
                 for arm in guilty or alive:

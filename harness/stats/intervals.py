@@ -34,9 +34,6 @@ MIN_EXAMPLES = 20
 WIDE = 1.2
 """An interval of a ratio that holds 1 and whose ends lie further apart than this factor is too noisy for a verdict."""
 
-AGREEMENT = "agreement"
-"""Token agreement with the full model, [agreeing, compared]; computed by the runner, so no task lists it."""
-
 _BLOCK = 4_000_000  # resampling counts held at once, 32 MB
 
 
@@ -197,35 +194,6 @@ def support(q: float) -> float:
     if tail >= 0.5:
         return 1
     return math.ceil(round(2 / tail, 6)) if tail > 0 else math.inf
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the stored statistics of a metric become a number: `combine` maps sums [..., K] to values [...]."""
-
-    name: str
-    better: str
-    combine: Combine
-    unit: str = ""
-
-
-def reading(metric: str) -> Reading | None:
-    """Return how to read a metric's statistics; None for a metric this version does not know.
-
-    `agreement` ([agreeing, compared] tokens) is a percentage.
-    """
-    if metric == AGREEMENT:
-        return Reading(metric, "higher", lambda totals: 100.0 * totals[..., 0] / totals[..., 1], "percent")
-    # Imported here: the metrics' libraries are needed only where text was scored.
-    from harness.tasks.metrics import find
-
-    found = find(metric)
-    if found is not None:
-        return Reading(metric, found.better, found.combine, found.unit)
-    from harness.tasks.lm_eval import metrics
-
-    kind = metrics.find(metric)
-    return None if kind is None else Reading(metric, kind.better, kind.combine, kind.unit)
 
 
 def dispersion(groups: Sequence[Sequence[float]]) -> float | None:

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import BadInput
-
-if TYPE_CHECKING:
-    from harness.tasks.base import Example
 
 VERSION = 1
 KINDS = ("tuning", "calibration")
@@ -23,14 +20,6 @@ _KEPT = ("kind", "goal", "data", "cost", "date")
 """Keys of an artefact that stay with an arm of a suite."""
 
 Json = dict[str, Any]
-
-
-def data_hash(examples: Iterable[Example]) -> str:
-    """16 hexadecimal digits that identify examples: ids, prompts and references, in their order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(json.dumps([example.id, example.prompt, list(example.references)]).encode())
-    return digest.hexdigest()[:16]
 
 
 def write(path: Path, record: Mapping[str, Any]) -> Path:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from harness.errors import BadInput
 
 if TYPE_CHECKING:
-    from harness.suites.entries import TaskEntry
     from harness.tasks.base import Task
 
 TASKS = {
@@ -39,16 +38,3 @@ def create(name: str, data: Path | None = None) -> Task:
     module, _, attribute = TASKS[name].partition(":")
     task_class: type[Task] = getattr(importlib.import_module(module), attribute)
     return task_class(data)
-
-
-def of(entry: TaskEntry, data: Path | None = None) -> Task:
-    """Return the task of a suite's entry, one of lm-eval's included.
-
-    Raises:
-        BadInput: as `create`.
-    """
-    if entry.is_lm_eval:
-        from harness.tasks.lm_eval.cell import LmEvalTask
-
-        return LmEvalTask(entry, data)
-    return create(entry.name, data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -93,6 +95,14 @@ class Task(ABC):
             if name not in known:
                 raise BadInput(f"metrics: task {self.name} has no metric {name!r}; it has {', '.join(known)}")
         return tuple(known[name] for name in names)
+
+
+def data_hash(examples: Iterable[Example]) -> str:
+    """16 hexadecimal digits that identify examples: ids, prompts and references, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.id, example.prompt, list(example.references)]).encode())
+    return digest.hexdigest()[:16]
 
 
 def check_request(split: str, limit: int | None) -> None:

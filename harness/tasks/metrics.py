@@ -197,6 +197,18 @@ def find(name: str) -> type[Metric] | None:
     return METRICS.get(name)
 
 
+LISTED = 20
+"""Divergences a cell lists; all are counted."""
+
+
+def first_difference(a: Sequence[int], b: Sequence[int]) -> int | None:
+    """The first place where two token lists differ, the end of the shorter one included; None if they are equal."""
+    for place, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return place
+    return None if len(a) == len(b) else min(len(a), len(b))
+
+
 def agreement_statistics(mine: list[int], theirs: list[int]) -> list[float]:
     """[equal tokens at the same place, places of the longer of both]."""
     same = sum(a == b for a, b in zip(mine, theirs, strict=False))

@@ -18,7 +18,8 @@ from harness.decode.prompt_pass import Through, at_once
 from harness.method import Method, Moment, TrainingPlan, TrainingStage
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.train.training_pass import TrainingPass
+from harness.records.limits import BASELINE
+from harness.train.training_pass import LabelledPass
 
 _GPU_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -60,7 +61,7 @@ class ForcedModel(nn.Module):
             )
         self._decoder, self._plan, self._stage = decoder, plan, stage
         self._expected_tokens, self._seed = expected_tokens, seed
-        self._full = methods.create("full")
+        self._full = methods.create(BASELINE)
         self.register_state_dict_post_hook(_drop_unsaved)  # type: ignore[no-untyped-call]
 
     @property
@@ -113,7 +114,7 @@ class ForcedModel(nn.Module):
                 through=through,
             )
         extras = self.named_extras()
-        passed = TrainingPass(self._decoder, forced, owners, labels, real, extras, self.moment, through)
+        passed = LabelledPass(self._decoder, forced, owners, labels, real, extras, self.moment, through)
         return {"loss": self._stage.loss(passed)}
 
     def _dropped(self, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:

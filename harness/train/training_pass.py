@@ -13,8 +13,8 @@ from harness.models.decoder import Decoder
 
 
 @dataclass
-class TrainingPass:
-    """A differentiable teacher-forced pass with its labels, as `TrainingStage.loss` sees it.
+class LabelledPass:
+    """A differentiable teacher-forced pass with its labels: the `TrainingPass` that losses are given.
 
     Attributes:
         decoder: the model being trained.

@@ -1,6 +1,6 @@
 """Settings of a method tried one after the other on one split: what `tune` and `calibrate` choose from.
 
-Outputs, scores and times come from the functions that measure a suite's cells (`harness.measure.jobs`), so a trial is
+Outputs, scores and times come from the functions that measure a suite's cells (`harness.measure`), so a trial is
 what a run would have measured. Nothing is tried before it is asked for, and nothing twice; what it cost is counted.
 """
 
@@ -18,20 +18,20 @@ from typing import Any
 import methods
 from harness import tasks
 from harness.errors import BadInput
-from harness.measure import jobs
+from harness.measure.prepare import prepare
+from harness.measure.quality import quality
 from harness.measure.setup import load
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.records import summary
+from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
-from harness.suites import artefact
 from harness.suites.suite import Suite
-from harness.tasks.base import Example, Task
+from harness.tasks.base import Example, Task, data_hash
 from harness.tasks.metrics import Metric
 
 Json = dict[str, Any]
-FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Trials:
     def __init__(self, setup: Setup, settings: Sequence[Method], split: str, limit: int | None = None) -> None:
         self.setup, self.settings, self.split = setup, list(settings), split
         self.examples: list[Example] = setup.loaded_task.examples(split, limit)
-        entries = [{"name": FULL, "label": FULL, "checkpoint": setup.baseline}]
+        entries = [{"name": BASELINE, "label": BASELINE, "checkpoint": setup.baseline}]
         self.names = names_of(self.settings)
         entries += [
             {"name": str(m), "label": name, "checkpoint": setup.model}
@@ -142,7 +142,7 @@ class Trials:
                 {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": self._suite.checkpoint(e)}
                 for e in self._suite.methods
             ]
-            return jobs.prepare(self._suite, arms, self.setup.data)
+            return prepare(self._suite, arms, self.setup.data)
 
     @property
     def expected_tokens(self) -> int:
@@ -159,7 +159,7 @@ class Trials:
                 reference = {e["id"]: e["token_ids"] for e in self.quality(None)["examples"]}
             with self._counted():
                 decoder = self._decoder(arm["checkpoint"])
-                cell = jobs.quality(self._suite, arm, 0, self._prepared, self.setup.data, reference, decoder=decoder)
+                cell = quality(self._suite, arm, 0, self._prepared, self.setup.data, reference, decoder=decoder)
             self._cells[index] = cell
             self.cost["trials"] += 1
             self.cost["scored_examples"] += len(cell["examples"])
@@ -180,7 +180,7 @@ class Trials:
             cell = cells[arm["label"]]
             if cell["status"] != "ok":
                 raise BadInput(f"{arm['label']}: cannot be timed: {cell['error']}")
-            self.timed[place] = summary.speedup(cells[FULL], cell)
+            self.timed[place] = summary.speedup(cells[BASELINE], cell)
             self.cost["timed"] += 1
 
     def data(self) -> Json:
@@ -189,7 +189,7 @@ class Trials:
             "task": self.setup.task,
             "split": self.split,
             "examples": len(self.examples),
-            "hash": artefact.data_hash(self.examples),
+            "hash": data_hash(self.examples),
         }
 
     def _decoder(self, checkpoint: str) -> Decoder:
@@ -276,7 +276,7 @@ def settings_of(
         raise BadInput(f"method: no setting fits {model}: {refused}")
     if refused and tried:
         raise BadInput(refused)
-    full = method.no_skip(decoder.depth) or methods.create(FULL)
+    full = method.no_skip(decoder.depth) or methods.create(BASELINE)
     return list(kept.values()), full, decoder.depth
 
 

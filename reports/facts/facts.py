@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.records import readings
+from harness.records.limits import BASELINE
 from harness.records.measures import statistics_of
 from harness.records.summary import QUALITY_MARGIN, quality_margin
 from harness.stats import intervals
@@ -221,7 +223,7 @@ def _arms(data: RunData) -> tuple[Arm, ...]:
         if _label(cell) not in known:
             known.add(_label(cell))
             records.append(cell.get("arm") or {"label": "None"})
-    full = next((i for i, r in enumerate(records) if r.get("method") == "full"), None)
+    full = next((i for i, r in enumerate(records) if r.get("method") == BASELINE), None)
     return tuple(
         Arm(
             label=str(r.get("label")),
@@ -315,7 +317,7 @@ def metric_title(name: str) -> str:
 
 def _metric_info(name: str) -> MetricInfo | None:
     """How to read and name a metric; None for one this version does not know."""
-    how = intervals.reading(name)
+    how = readings.reading(name)
     if how is None:
         return None
     unit = {"percent": "%"}.get(how.unit, how.unit)

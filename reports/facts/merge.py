@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.records.folder import Run
+from harness.records.limits import BASELINE
 from harness.records.summary import summarise
 from reports.facts.load import Json, RunData
 from reports.text import label
@@ -82,7 +83,7 @@ def _by_place(run: RunData, kind: str) -> dict[Any, Json]:
     for cell in run.cells:
         if cell.get("kind") == kind and cell.get("status") == "ok":
             place = cell.get("task") if kind == "quality" else cell.get("batch_size")
-            if place not in found or (cell.get("arm") or {}).get("method") == "full":
+            if place not in found or (cell.get("arm") or {}).get("method") == BASELINE:
                 found.setdefault(place, cell)
     return found
 

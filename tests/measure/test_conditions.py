@@ -10,9 +10,11 @@ import torch
 import methods
 from harness.decode.engine import Decoding, generate
 from harness.decode.forced import score
+from harness.decode.static import StaticSteps
 from harness.measure import conditions
 from harness.models.decoder import Decoder
 from harness.models.tiny import ragged_prompts, tiny_opt
+from harness.tasks.metrics import first_difference
 
 NEW = 6
 
@@ -37,6 +39,27 @@ def test_observed_margins_are_those_of_the_logits(opt: Decoder, spec: str) -> No
         assert seen["margins"][row] == pytest.approx((best[:, 0] - best[:, 1]).tolist(), abs=2e-3)
         assert seen["scales"][row] == pytest.approx(float(logits.abs().max()), rel=1e-2)
     json.dumps(seen, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "spec, compact, want",
+    [
+        ("full", True, "replayed as graphs"),
+        ("calm(threshold=0.5)", False, "replayed as graphs"),
+        ("calm(threshold=0.5)", True, "called"),
+        ("layerskip(exit_layer=2,draft_tokens=3)", False, "called"),
+    ],
+)
+def test_steps_are_recorded_as_they_ran(
+    opt: Decoder, monkeypatch: pytest.MonkeyPatch, spec: str, compact: bool, want: str
+) -> None:
+    """Every arm on a GPU was said to replay graphs; drafts and compacted exits have none."""
+    monkeypatch.setattr(StaticSteps, "captures", True)  # as where a GPU captures them; what is called is the same
+    ids, _ = ragged_prompts()
+    out = generate(opt, methods.create(spec), ids, max_new_tokens=NEW, compact_exits=compact, static=True)
+    assert conditions.steps([out]) == want
+    called = generate(opt, methods.create(spec), ids, max_new_tokens=NEW, compact_exits=compact, static=False)
+    assert conditions.steps([called]) == "called"
 
 
 def test_logits_that_are_not_finite_are_noticed() -> None:
@@ -66,9 +89,9 @@ def test_divergences_are_listed_with_the_margin_there(opt: Decoder) -> None:
 
 
 def test_an_early_end_is_a_difference() -> None:
-    assert conditions.first_difference([1, 2], [1, 2, 3]) == 2
-    assert conditions.first_difference([1, 2], [1, 2]) is None
-    assert conditions.first_difference([1, 4], [1, 2]) == 1
+    assert first_difference([1, 2], [1, 2, 3]) == 2
+    assert first_difference([1, 2], [1, 2]) is None
+    assert first_difference([1, 4], [1, 2]) == 1
 
 
 def test_the_digest_of_weights_changes_with_them_and_only_with_them() -> None:

@@ -12,7 +12,8 @@ import torch
 
 import methods
 from harness.machine import nvml
-from harness.measure import jobs
+from harness.measure.alone import energy_per_token
+from harness.measure.prepare import prepare
 from harness.measure.probes import energy, memory
 from harness.suites.suite import Suite
 from tests.measure.test_latency import FakeClock
@@ -231,9 +232,9 @@ def test_a_worker_measures_energy_of_one_arm(checkpoint: Path, monkeypatch: pyte
          "new_tokens": 6, "threads": 1, "energy_window_s": 7}
     )  # fmt: skip
     arm = {"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}
-    prepared = jobs.prepare(suite, [arm], None)
+    prepared = prepare(suite, [arm], None)
     assert prepared["energy_counters"] == ["package-0"]
-    found = jobs.energy_per_token(suite, arm, 2, prepared, None)
+    found = energy_per_token(suite, arm, 2, prepared, None)
     assert seen == {"window": 7.0, "tokens": 12, "names": ["package-0"]}
     assert found["energy_j_per_token"] > 0
     assert (found["batch_size"], found["conditions"]["end_of_sequence"]) == (2, "ignored")

@@ -59,7 +59,7 @@ def test_timed_and_instrumented_generations_agree(on_gpu: Decoder, spec: str) ->
     ids, mask = (t.to(CUDA) for t in ragged_prompts())
     method = methods.create(spec)
     timing, output = latency.measure(
-        lambda: Decoding(on_gpu, method, ids, mask, max_new_tokens=8, stop_at_eos=False), CUDA
+        lambda timed: Decoding(on_gpu, timed, ids, mask, max_new_tokens=8, stop_at_eos=False), method, CUDA
     )
     found, again = breakdown.measure(
         lambda decoder, timed, sampling: Decoding(

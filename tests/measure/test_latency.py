@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 import methods
-from harness.decode.engine import Decoding
+from harness.decode.engine import Decoding, generate
 from harness.decode.sampling import Sampling
 from harness.measure import speed
 from harness.measure.probes import breakdown, fewer_blocks, latency
+from harness.method import ExitState, Method
 from harness.models.decoder import Decoder
+from harness.plan import LayerPlan, Step
+from methods.calm import CALM
+from methods.fixed_exit import FixedExit
 from tests.conftest import ragged_prompts
 from tests.method_cases import SPECS
 
 NEW = 6
+FULL = methods.create("full")
 
 
 class FakeClock:
@@ -67,13 +73,58 @@ def test_a_steps_record_is_its_time_and_what_it_yielded(monkeypatch: pytest.Monk
         return lambda: (waits.append(clock.now), clock.spend(0.25))
 
     monkeypatch.setattr(latency, "synchronise", synchronise)
-    timing, _ = latency.measure(lambda: FakeDecoding(clock), torch.device("cpu"), clock)  # type: ignore[arg-type, return-value]
+    timing, _ = latency.measure(lambda method: FakeDecoding(clock), FULL, torch.device("cpu"), clock)  # type: ignore[arg-type, return-value]
     # What is queued when a reading begins or ends is waited for: 0.25 s each, inside the interval it ends.
     assert timing.ttft_s == 5.75
     assert timing.step_s == [1.25, 2.25, 3.25]
     assert timing.step_tokens == [2, 4, 2]
     # Defect 16: synchronising every module is no headline: once before, once after prefill, once a step.
     assert len(waits) == 2 + 3
+
+
+@dataclass(frozen=True)
+class SlowToPlan(FixedExit):
+    """A schedule that thinks k seconds about step k."""
+
+    clock: Any = None
+
+    def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+        self.clock.spend(float(step.index))
+        return super().layers(step, prompt_length, depth)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_making_a_plan_is_time_of_the_step_it_is_for(opt: Decoder, static: bool) -> None:
+    """Plans are made before the prompt runs; an expensive `layers()` was hidden in the time to first token."""
+    clock = FakeClock()
+    method = SlowToPlan(budget=2, clock=clock)
+    ids, mask = ragged_prompts()
+
+    def make(timed: Method) -> Decoding:
+        return Decoding(opt, timed, ids, mask, max_new_tokens=NEW, stop_at_eos=False, static=static)
+
+    timing, output = latency.measure(make, method, torch.device("cpu"), clock)
+    assert timing.ttft_s == 0.0
+    assert timing.step_s == timing.plan_s == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert all(step.plan.budget == 2 for step in output.trace.steps)
+
+
+def test_plans_that_no_step_used_stay_where_they_were_made(opt: Decoder) -> None:
+    """What was spent is all there, also where every row ends early."""
+    clock = FakeClock()
+    ids, _ = ragged_prompts(rows=1)
+    free = generate(opt, methods.create("fixed_exit(budget=2)"), ids, max_new_tokens=NEW, stop_at_eos=False)
+    text = SlowToPlan(budget=2, clock=clock)
+    before = opt.source.generation_config.eos_token_id
+    opt.source.generation_config.eos_token_id = int(free.tokens[0, 2])
+    try:
+        timing, output = latency.measure(
+            lambda timed: Decoding(opt, timed, ids, max_new_tokens=NEW), text, torch.device("cpu"), clock
+        )
+    finally:
+        opt.source.generation_config.eos_token_id = before
+    assert len(timing.step_s) == output.tokens.shape[1] - 1 < NEW - 1
+    assert timing.ttft_s + sum(timing.step_s) == 15.0
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -96,7 +147,9 @@ def test_nothing_prints_while_measuring(opt: Decoder, spec: str, monkeypatch: py
     monkeypatch.setattr(sys, "stderr", Loud())
     monkeypatch.setattr(logging.Logger, "handle", log)
     timing, _ = latency.measure(
-        lambda: Decoding(opt, method, ids, mask, max_new_tokens=NEW, stop_at_eos=False), torch.device("cpu")
+        lambda timed: Decoding(opt, timed, ids, mask, max_new_tokens=NEW, stop_at_eos=False),
+        method,
+        torch.device("cpu"),
     )
     assert sum(timing.step_tokens) == 3 * (NEW - 1)
 
@@ -113,7 +166,7 @@ def test_the_check_for_printing_would_notice(opt: Decoder, monkeypatch: pytest.M
         test_nothing_prints_while_measuring(opt, "full", monkeypatch)
 
 
-def instrumented(decoder: Decoder, spec: str, clock: Any = None, compact: bool = False, rows: int = 3) -> Any:
+def instrumented(decoder: Decoder, spec: str | Method, clock: Any = None, compact: bool = False, rows: int = 3) -> Any:
     ids, mask = ragged_prompts(rows)
 
     def make(timed: Decoder, method: Any, sampling: Sampling) -> Decoding:
@@ -123,7 +176,8 @@ def instrumented(decoder: Decoder, spec: str, clock: Any = None, compact: bool =
         )  # fmt: skip
 
     more = {} if clock is None else {"clock": clock}
-    return breakdown.measure(make, decoder, methods.create(spec), **more)
+    method = methods.create(spec) if isinstance(spec, str) else spec
+    return breakdown.measure(make, decoder, method, **more)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -194,6 +248,42 @@ def test_a_vocabulary_projection_for_a_test_belongs_to_the_test(
     fills = sum(found.parts_s["kv_fill"])
     assert fills >= 3.0 * sum(len(step.filled) for step in output.trace.steps)
     assert compact == (fills > 3.0 * sum(len(step.filled) for step in output.trace.steps))
+
+
+@dataclass(frozen=True)
+class Helpful(CALM):
+    """An exit whose public helpers take time: one while it is asked where to test, one inside the test."""
+
+    clock: Any = None
+
+    def first_block(self) -> int:
+        self.clock.spend(1000.0)
+        return 1
+
+    def certain(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.clock.spend(7.0)
+        return hidden.new_zeros(len(hidden), dtype=torch.bool)
+
+    def tests(self, layer: int, depth: int) -> bool:
+        return layer == self.first_block()
+
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+        return self.certain(hidden)
+
+
+def test_only_what_a_family_decides_by_is_an_exit_test(opt: Decoder) -> None:
+    """Any public helper of a method was timed as one."""
+    clock = FakeClock()
+    found, output = instrumented(opt, Helpful(clock=clock), clock)
+    depth = output.trace.depth
+    assert found.parts_s["exit_tests"] == [7.0] * (NEW - 1)
+    assert found.parts_s["host"] == pytest.approx([1000.0 * depth] * (NEW - 1), abs=1.0)
+
+
+def test_planning_is_the_hosts_in_the_step_it_is_for(opt: Decoder) -> None:
+    clock = FakeClock()
+    found, _ = instrumented(opt, SlowToPlan(budget=2, clock=clock), clock)
+    assert found.parts_s["host"] == found.step_s == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_the_model_itself_is_left_as_it_was(opt: Decoder) -> None:

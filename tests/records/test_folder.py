@@ -14,9 +14,9 @@ import pytest
 
 from harness import files
 from harness.errors import BadInput, CellFailed
-from harness.records import folder as store
+from harness.records import readings
 from harness.records.folder import RunStore, cell_files, load_run
-from harness.stats.intervals import Reading
+from harness.records.readings import Reading
 
 ARM = {"label": "Full model", "method": "full", "checkpoint": "m/full", "params": {}}
 
@@ -76,6 +76,7 @@ KILLED = """
 import os, signal, sys
 from harness import files
 from harness.records import folder as store
+from harness.records import readings
 os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)
 s = store.RunStore(sys.argv[1])
 s.write_cell({"id": sys.argv[2], "kind": "speed", "status": "ok", "arm": {"label": "x"}, "new": True})
@@ -268,7 +269,7 @@ def test_samples_are_rebuilt_from_the_cells(tmp_path, monkeypatch):
     def read(metric: str) -> Reading | None:
         return Reading(metric, "higher", lambda t: 100 * t[..., 0] / t[..., 1]) if metric != "unknown" else None
 
-    monkeypatch.setattr(store.intervals, "reading", read)
+    monkeypatch.setattr(readings, "reading", read)
     other = {**ARM, "label": "CALM", "method": "calm"}
 
     def example(number: int, found: list[float]) -> dict:

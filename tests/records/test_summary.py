@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from harness.errors import BadInput
-from harness.records import measures
+from harness.records import measures, readings
 from harness.records.folder import Run, RunStore, load_run
+from harness.records.readings import Reading
 from harness.records.summary import COLUMNS, csv_text, speedup, summarise, write_summary
-from harness.stats import intervals
-from harness.stats.intervals import Reading
 
 FULL = {
     "label": "Full model",
@@ -44,7 +43,7 @@ def metrics(monkeypatch):
     def read(name: str) -> Reading | None:
         return Reading(name, better[name], lambda t: 100 * t[..., 0] / t[..., 1]) if name in better else None
 
-    monkeypatch.setattr(intervals, "reading", read)
+    monkeypatch.setattr(readings, "reading", read)
 
 
 def record(kind: str, arm: dict, tail: str, **body: object) -> dict:

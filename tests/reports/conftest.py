@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from reports import write_report
 from reports.facts import load
 from reports.write import html, view
+from reports.write.report import write_report
 from tests.reports.synthetic import ARMS, write_run
 
 

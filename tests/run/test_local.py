@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,8 +18,7 @@ from harness.errors import BadInput, CellFailed
 from harness.run import executors
 from harness.run.executors import local
 from harness.run.executors.local import LocalExecutor
-
-HERE = "tests.workers"
+from tests import workers as worker
 
 
 @pytest.fixture(scope="module")
@@ -26,26 +26,28 @@ def workers() -> LocalExecutor:
     return LocalExecutor()
 
 
-def failed(workers: LocalExecutor, function: str, *arguments: object, limit_s: float | None = None) -> CellFailed:
+def failed(
+    workers: LocalExecutor, function: Callable[..., object], *arguments: object, limit_s: float | None = None
+) -> CellFailed:
     with pytest.raises(CellFailed) as caught:
-        workers.call(f"{HERE}:{function}", *arguments, limit_s=limit_s)
+        workers.call(function, *arguments, limit_s=limit_s)
     assert "\n" not in str(caught.value)
     return caught.value
 
 
 def test_an_answer_comes_with_what_the_machine_did(workers: LocalExecutor) -> None:
-    outcome = workers.call(f"{HERE}:answer", {"x": [1]})
+    outcome = workers.call(worker.answer, {"x": [1]})
     assert outcome.value == {"x": [1]}
     assert outcome.machine["seconds"] > 0 and 0 <= outcome.machine["cpu"]["foreign_share"] <= 1
 
 
 def test_bad_input_stays_bad_input(workers: LocalExecutor) -> None:
     with pytest.raises(BadInput, match="new_tokens: too many"):
-        workers.call(f"{HERE}:refuse")
+        workers.call(worker.refuse)
 
 
 def test_an_exception_is_one_line_and_the_log_has_the_rest(workers: LocalExecutor) -> None:
-    error = failed(workers, "fail")
+    error = failed(workers, worker.fail)
     assert str(error) == "RuntimeError: the matrix is not square" and error.reason == errors.EXCEPTION
     assert {"first line of the log", "second line"} <= set(error.log)
     assert any("in fail" in line for line in error.log), "the traceback names the place"
@@ -53,7 +55,7 @@ def test_an_exception_is_one_line_and_the_log_has_the_rest(workers: LocalExecuto
 
 def test_a_killed_worker_is_named_with_the_arm_it_ran(workers: LocalExecutor) -> None:
     """Defect 5: a failure is a record, never the previous result; and one arm's death is not another's."""
-    error = failed(workers, "kill_itself", "CALM 0.9")
+    error = failed(workers, worker.kill_itself, "CALM 0.9")
     assert error.reason == errors.KILLED and error.arm == "CALM 0.9"
     assert "signal 9" in str(error) and "CALM 0.9" in str(error) and error.log == ["loading"]
 
@@ -63,24 +65,24 @@ def test_a_kill_by_the_systems_memory_killer_is_out_of_memory(
 ) -> None:
     counts = iter((4, 5))
     monkeypatch.setattr(local, "_oom_kills", lambda: next(counts))
-    assert failed(workers, "kill_itself", "x").reason == errors.OUT_OF_MEMORY
+    assert failed(workers, worker.kill_itself, "x").reason == errors.OUT_OF_MEMORY
 
 
 def test_a_silent_exit_is_a_failure(workers: LocalExecutor) -> None:
-    assert "exit status 3" in str(failed(workers, "leave", 3))
-    assert "exit status 0" in str(failed(workers, "leave", 0))
+    assert "exit status 3" in str(failed(workers, worker.leave, 3))
+    assert "exit status 0" in str(failed(workers, worker.leave, 0))
 
 
 def test_memory_that_runs_out_is_told_from_other_errors(workers: LocalExecutor) -> None:
-    assert failed(workers, "exhaust").reason == errors.OUT_OF_MEMORY
-    assert failed(workers, "exhaust_python").reason == errors.OUT_OF_MEMORY
+    assert failed(workers, worker.exhaust).reason == errors.OUT_OF_MEMORY
+    assert failed(workers, worker.exhaust_python).reason == errors.OUT_OF_MEMORY
     assert errors.reason_of("CUDA out of memory. Tried to allocate 2.00 GiB") == errors.OUT_OF_MEMORY
     assert errors.reason_of("shape '[3]' is invalid") == errors.EXCEPTION
 
 
 def test_a_hung_worker_is_killed_at_its_limit_and_says_where_it_hung(workers: LocalExecutor, tmp_path: Path) -> None:
     began = time.monotonic()
-    error = failed(workers, "hang", str(tmp_path / "pid"), limit_s=3.0)
+    error = failed(workers, worker.hang, str(tmp_path / "pid"), limit_s=3.0)
     assert error.reason == errors.TIMED_OUT and "3 s" in str(error) and error.arm == "Slow"
     assert time.monotonic() - began < 60
     assert any("stuck_here" in line for line in error.log), "the stack is in the log"
@@ -90,8 +92,9 @@ def test_a_hung_worker_is_killed_at_its_limit_and_says_where_it_hung(workers: Lo
 DRIVER = """
 import sys
 from harness.run.executors.local import LocalExecutor
+from tests.workers import hang
 if __name__ == "__main__":
-    LocalExecutor().call("tests.workers:hang", sys.argv[1])
+    LocalExecutor().call(hang, sys.argv[1])
 """
 
 

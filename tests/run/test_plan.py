@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +15,13 @@ from harness.cli import main as cli
 from harness.decode.engine import generate
 from harness.errors import BadInput
 from harness.measure.probes import flops
+from harness.method import ExitState
 from harness.models import skeleton
 from harness.models.shapes import SHAPES
 from harness.run import costs, plan
 from harness.run.costs import ABOUT, AT_MOST, EXACT
 from harness.suites.suite import Suite, load_suite, suite_names
+from methods.calm import CALM
 from tests.conftest import MODELS, VOCABULARY, tiny_opt
 
 SCHEDULES = (
@@ -43,6 +48,40 @@ def both(spec: str) -> tuple[costs.Generation, float, int]:
     counted = flops.count(out.trace, decoder.geometry, 1)
     estimate = costs.generation(method.resolve(decoder.depth, decoder.extras), decoder, ROWS, WIDTH, NEW, 6)
     return estimate, counted.prefill + counted.decode, out.kv_cache_bytes // decoder.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Odd(CALM):
+    """An exit with a test of its own."""
+
+    test: Any = None
+
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+        made: torch.Tensor = self.test(hidden)
+        return made
+
+
+def cost_of(test: Callable[[torch.Tensor], Any]) -> costs.Generation:
+    return costs.generation(Odd(test=test), tiny_opt(), ROWS, WIDTH, NEW, 6)
+
+
+def test_a_test_that_needs_numbers_has_no_known_cost() -> None:
+    found = cost_of(lambda hidden: hidden[:, 0] > (0.0 if float(hidden.sum()) >= 0 else 1.0))
+    assert found.flops is None and found.kv_elements
+
+
+@pytest.mark.parametrize(
+    "test, why",
+    [
+        (lambda hidden: hidden.certainty(), "AttributeError: 'Tensor' object has no attribute 'certainty'"),
+        (lambda hidden: hidden + "1", "TypeError"),
+        (lambda hidden: hidden @ hidden.new_zeros(3, 3), "RuntimeError"),
+        (lambda hidden: {}["threshold"], "KeyError: 'threshold'"),
+    ],
+)
+def test_a_bug_in_a_method_is_no_unknown_cost(test: Any, why: str) -> None:
+    with pytest.raises(BadInput, match=f"calm: its exit test fails: {why}"):
+        cost_of(test)
 
 
 @pytest.mark.parametrize("spec", SCHEDULES)

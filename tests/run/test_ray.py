@@ -19,6 +19,7 @@ from harness.suites.suite import load_suite
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 from harness.run.executors.ray import RayExecutor, _needs  # noqa: E402
+from tests import workers as worker  # noqa: E402
 from tests.fakes import suite as fake_suite  # noqa: E402
 
 NODE: dict[str, Any] = {"num_cpus": 1, "resources": {"timing_slot": 1}, "object_store_memory": 80 * 2**20}
@@ -108,9 +109,9 @@ limits: {{dispersion: 1000}}
 @pytest.mark.slow
 def test_failures_are_those_of_the_local_executor(cluster: Any) -> None:
     workers = RayExecutor(cluster.address)
-    assert workers.call("tests.workers:answer", [1, 2]).value == [1, 2]
+    assert workers.call(worker.answer, [1, 2]).value == [1, 2]
     with pytest.raises(BadInput, match="new_tokens: too many"):
-        workers.call("tests.workers:refuse")
+        workers.call(worker.refuse)
     with pytest.raises(CellFailed) as caught:
-        workers.call("tests.workers:kill_itself", "CALM 0.9")
+        workers.call(worker.kill_itself, "CALM 0.9")
     assert caught.value.reason == errors.KILLED and caught.value.arm == "CALM 0.9" and caught.value.log == ["loading"]

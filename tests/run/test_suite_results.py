@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput
-from harness.measure import jobs
+from harness.measure.prepare import prepare
+from harness.measure.quality import quality
 from harness.records import published
 from harness.records.folder import load_run
 from harness.records.summary import summarise
@@ -77,9 +78,9 @@ def test_a_quality_cell_names_its_metrics_and_what_was_cut(
     monkeypatch.setattr(bertscore, "_scorer", fails)
     suite = suite_for(str(checkpoint), tmp_path)
     arm = {"label": "Full model", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}
-    prepared = jobs.prepare(suite, [arm], data)
+    prepared = prepare(suite, [arm], data)
     assert prepared["expected_tokens"] == {"cnn_dm": 7}
-    cell = jobs.quality(suite, arm, 0, prepared, data, None)
+    cell = quality(suite, arm, 0, prepared, data, None)
     assert cell["prompts_shortened"] == 2
     assert all(len(e["prompt"]) < 400 and e["prompt"].endswith("\n\nSummary:") for e in cell["examples"])
     assert cell["metrics"] == ["rouge2", "bleu"] == list(cell["metric_signatures"])
@@ -96,12 +97,12 @@ def test_a_checkpoint_for_each_task(checkpoint: Path, data: Path, tmp_path: Path
     second = {"name": "restaurants", "limit": 3, "expected_tokens": 6, "metrics": ["bleu"]}
     suite = Suite.model_validate({**suite.plain(), "tasks": [first, second]})
     arm = {"label": "Full model", "method": "full", "spec": "full", "checkpoint": suite.model}
-    prepared = jobs.prepare(suite, [arm], data)
-    used = [jobs.quality(suite, arm, index, prepared, data, None)["checkpoint"] for index in (0, 1)]
+    prepared = prepare(suite, [arm], data)
+    used = [quality(suite, arm, index, prepared, data, None)["checkpoint"] for index in (0, 1)]
     assert [Path(name).name for name in used] == ["tiny-cnn_dm", "tiny-restaurants"]
     shutil.rmtree(tmp_path / "tiny-restaurants")
     with pytest.raises(BadInput, match="tiny-restaurants"):
-        jobs.prepare(suite, [arm], data)
+        prepare(suite, [arm], data)
 
 
 def test_metrics_a_task_does_not_have_are_refused_before_anything_runs(
@@ -111,4 +112,4 @@ def test_metrics_a_task_does_not_have_are_refused_before_anything_runs(
     wrong = suite.tasks[0].model_copy(update={"metrics": ("slot_error_rate",)})
     arm = {"label": "Full model", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}
     with pytest.raises(BadInput, match="task cnn_dm has no metric 'slot_error_rate'"):
-        jobs.prepare(suite.model_copy(update={"tasks": (wrong,)}), [arm], data)
+        prepare(suite.model_copy(update={"tasks": (wrong,)}), [arm], data)

@@ -201,10 +201,3 @@ def test_verdicts_are_right_more_often_than_claimed():
         )
     assert sum(word in ("faster", "slower") for word in words) <= 0.1 * 200
     assert words.count("no difference detected") > 0.5 * 200
-
-
-def test_agreement_is_read_as_a_percentage():
-    how = stats.reading("agreement")
-    assert how is not None
-    assert how.better == "higher"
-    assert how.combine(np.array([3.0, 4.0])) == 75.0

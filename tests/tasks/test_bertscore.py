@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.stats import intervals
+from harness.records import readings
 from harness.tasks import bertscore
 from harness.tasks.base import Example
 from harness.tasks.bertscore import BertScore
@@ -64,7 +64,7 @@ def test_best_reference_identity_and_empty_outputs(scorer: Any, monkeypatch: pyt
 
 
 def test_results_with_it_are_read_without_the_library() -> None:
-    how = intervals.reading("bertscore")
+    how = readings.reading("bertscore")
     assert how is not None and how.better == "higher"
 
 

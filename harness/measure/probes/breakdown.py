@@ -9,27 +9,22 @@ and speed is never read from here.
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from harness.decode.engine import Decoding, Output
 from harness.decode.sampling import GREEDY, Sampling
-from harness.measure.probes.latency import Clock, synchronise
+from harness.measure.probes.latency import Clock, planned, shadowed, synchronise
 from harness.method import Method
 from harness.models.decoder import Block, Decoder
 
 PARTS = ("embed", "attention", "feed", "head", "exit_tests", "kv_fill", "sampling", "host")
 """`attention` and `feed` are the blocks; `exit_tests` all that a method decides while a step runs, what it projects for that
-included; `kv_fill` K and V that a block writes without running; `host` the rest: bookkeeping, choosing rows, waiting."""
-
-T = TypeVar("T")
-
-# What a method is asked before a step runs: a plan costs no more than reading a table and belongs to the host.
-_PLANNING = {"plan", "layers", "draft_plan", "tests"}
+included; `kv_fill` K and V that a block writes without running; `host` the rest: planning, bookkeeping, choosing rows, waiting."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Breakdown:
     """Times of one instrumented generation.
 
     Attributes:
-        step_s: each decode step.
+        step_s: each decode step, the making of its plan included.
         step_tokens: tokens each step yielded over the batch.
         parts_s: seconds of every part of PARTS, by step; they add up to `step_s`.
         blocks_s: seconds of the sublayers of every block over all steps [L].
@@ -66,9 +61,9 @@ def measure(
         clock: seconds, rising.
     """
     watch = _Stopwatch(clock, synchronise(decoder.device))
-    decoding = make(
-        _decoder(watch, decoder), _method(watch, method), _shadowed(sampling, pick=watch.of("sampling", sampling.pick))
-    )
+    planning: dict[int, float] = defaultdict(float)
+    asked = planned(_method(watch, method), clock, planning)
+    decoding = make(_decoder(watch, decoder), asked, shadowed(sampling, pick=watch.of("sampling", sampling.pick)))
     decoding.prefill()
     step_s: list[float] = []
     step_tokens: list[int] = []
@@ -81,8 +76,9 @@ def measure(
         step_tokens.append(decoding.step())
         watch.wait()
         took = clock() - began
-        watch.seconds["host"] = max(took - sum(watch.seconds.values()), 0.0)
-        step_s.append(took)
+        planned_s = planning[len(step_s) + 1]
+        watch.seconds["host"] = max(took - sum(watch.seconds.values()), 0.0) + planned_s
+        step_s.append(took + planned_s)
         for part, seconds in watch.seconds.items():
             parts[part].append(seconds)
     return Breakdown(
@@ -130,22 +126,14 @@ class _Stopwatch:
         return timed
 
 
-def _shadowed(thing: T, **functions: Callable[..., Any] | None) -> T:
-    """A shallow copy of an object, frozen or not, some of whose methods are replaced."""
-    copied = copy.copy(thing)
-    for name, function in functions.items():
-        object.__setattr__(copied, name, function)
-    return copied
-
-
 def _decoder(watch: _Stopwatch, decoder: Decoder) -> Decoder:
-    copied = _shadowed(decoder, embed=watch.of("embed", decoder.embed), head=watch.of("head", decoder.head))
+    copied = shadowed(decoder, embed=watch.of("embed", decoder.embed), head=watch.of("head", decoder.head))
     copied.blocks = [_block(watch, block) for block in decoder.blocks]
     return copied
 
 
 def _block(watch: _Stopwatch, block: Block) -> Block:
-    return _shadowed(
+    return shadowed(
         block,
         attend=watch.of("attention", block.attend, block.index),
         feed=watch.of("feed", block.feed, block.index),
@@ -156,17 +144,10 @@ def _block(watch: _Stopwatch, block: Block) -> Block:
 
 
 def _method(watch: _Stopwatch, method: Method) -> Method:
-    """The method with everything timed that is asked of it while a step runs, whatever its family calls that."""
-    asked = [
-        name
-        for name in dir(type(method))
-        if not (name.startswith("_") or hasattr(Method, name) or name in _PLANNING)
-        and callable(getattr(type(method), name))
-        and not isinstance(getattr(type(method), name), type)
-    ]
-    functions = {name: watch.of("exit_tests", getattr(method, name)) for name in asked}
+    """The method with what its family decides while a step runs timed."""
+    functions = {name: watch.of("exit_tests", getattr(method, name)) for name in method.decisions}
 
     def resolve(*arguments: Any) -> Method:
         return _method(watch, method.resolve(*arguments))
 
-    return _shadowed(method, **functions, resolve=resolve)
+    return shadowed(method, **functions, resolve=resolve)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
+
+Arguments = TypeVarTuple("Arguments")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[T]):
     """What a job returned, and what the machine did meanwhile (`harness.machine.monitor.Monitor`)."""
 
-    value: Any
+    value: T
     machine: dict[str, Any]
 
 
@@ -19,8 +23,10 @@ class Executor(Protocol):
 
     slots: int
 
-    def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
-        """Run `harness.measure.jobs.<function>` (or `module:function`) in a fresh process.
+    def call(
+        self, function: Callable[[*Arguments], T], *arguments: *Arguments, limit_s: float | None = None
+    ) -> Outcome[T]:
+        """Run a function of a module, on arguments that can be pickled, in a fresh process.
 
         Raises:
             BadInput: the function did.

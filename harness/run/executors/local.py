@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib
 import multiprocessing
 import os
 import resource
@@ -18,6 +17,7 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing import connection as channels
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,10 +26,11 @@ from typing import Any
 from harness.errors import EXCEPTION, KILLED, OUT_OF_MEMORY, TIMED_OUT, BadInput, CellFailed, one_line, reason_of
 from harness.machine.monitor import Monitor
 from harness.measure.running import said
-from harness.run.executors.base import Outcome
+from harness.run.executors.base import Arguments, Outcome, T
 
 LOG_LINES = 30
 _LOG_BYTES = 16_384
+_PRELOADED = ("torch", "transformers.modeling_utils")
 
 
 class LocalExecutor:
@@ -39,10 +40,13 @@ class LocalExecutor:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["harness.measure.jobs", "transformers.modeling_utils"])
 
-    def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
+    def call(
+        self, function: Callable[[*Arguments], T], *arguments: *Arguments, limit_s: float | None = None
+    ) -> Outcome[T]:
         """See `harness.run.executors.base.Executor`."""
+        # What workers are forked from has these loaded, and what the first job's module imports.
+        self._context.set_forkserver_preload([*_PRELOADED, function.__module__])
         descriptor, name = tempfile.mkstemp(prefix="depthbench-", suffix=".log")
         os.close(descriptor)
         log = Path(name)
@@ -54,7 +58,9 @@ class LocalExecutor:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _call(self, log: Path, function: str, arguments: tuple[Any, ...], limit_s: float | None) -> Outcome:
+    def _call(
+        self, log: Path, function: Callable[..., T], arguments: tuple[Any, ...], limit_s: float | None
+    ) -> Outcome[T]:
         receive, send = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(send, str(log), function, arguments), daemon=True)
         kills = _oom_kills()
@@ -135,13 +141,12 @@ def _oom_kills() -> int:
     return total
 
 
-def _work(connection: Connection, log: str, function: str, arguments: tuple[Any, ...]) -> None:
-    """Body of a worker process: run one function of `harness.measure.jobs`, send what it returned or why it failed."""
+def _work(connection: Connection, log: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Body of a worker process: call a function, send what it returned or why it failed."""
     _begin(log)
     message: tuple[str, Any]
     try:
-        module, _, name = function.rpartition(":")
-        result = getattr(importlib.import_module(module or "harness.measure.jobs"), name)(*arguments)
+        result = function(*arguments)
         message = ("ok", {"result": result, "cpu_s": _cpu_seconds()})
     except BadInput as error:
         message = ("bad", str(error))

@@ -12,13 +12,13 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.errors import EXCEPTION, NODE_LOST, BadInput, CellFailed
 from harness.machine import environment
-from harness.run.executors.base import Outcome
+from harness.run.executors.base import Arguments, Outcome, T
 from harness.run.executors.local import LocalExecutor
 
 SLOT = "timing_slot"
@@ -63,7 +63,9 @@ class RayExecutor:
             self.close()
             raise
 
-    def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
+    def call(
+        self, function: Callable[[*Arguments], T], *arguments: *Arguments, limit_s: float | None = None
+    ) -> Outcome[T]:
         """See `harness.run.executors.base.Executor`; a job whose node is lost is started again, ATTEMPTS times in all."""
         here = {name: os.environ.get(name) for name in environment.THREAD_VARIABLES if name != "CUDA_VISIBLE_DEVICES"}
         task = self._ray.remote(**_needs(arguments))(_job)
@@ -169,7 +171,11 @@ def _describe() -> dict[str, Any]:
 
 
 def _job(
-    folder: str, variables: Mapping[str, str | None], function: str, limit_s: float | None, *arguments: Any
+    folder: str,
+    variables: Mapping[str, str | None],
+    function: Callable[..., Any],
+    limit_s: float | None,
+    *arguments: Any,
 ) -> Any:
     """Run one job on this node, in a fresh process of the local executor; runs in a Ray worker."""
     if os.path.isdir(folder):

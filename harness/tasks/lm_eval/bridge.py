@@ -33,6 +33,7 @@ from harness.errors import BadInput
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
+from harness.records.limits import BASELINE
 from harness.tasks.lm_eval.accounts import Record, Truncation, Work
 from harness.tasks.lm_eval.cache import claim, owner_name, record_key, weights_digest
 from harness.tasks.lm_eval.generation import MAX_GENERATED, generate_texts, read_settings
@@ -67,7 +68,7 @@ class MethodLM(TemplateLM):
     def __init__(
         self,
         model: Decoder | str,
-        method: Method | str = "full",
+        method: Method | str = BASELINE,
         batch_size: int | str = 16,
         *,
         expected_tokens: int | Mapping[str, int] | None = None,
@@ -228,14 +229,30 @@ class MethodLM(TemplateLM):
                     f"task {request.task_name}: document {request.doc_id}: empty continuation, nothing to score"
                 )
         self._tasks = [str(request.task_name) for request in requests]
-        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        try:
+            found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        finally:
+            self._tasks = []  # they are the names of these requests alone
         return found
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Log-likelihoods of encoded pairs ((context, continuation), context ids, continuation ids)."""
-        tasks = self._tasks if len(self._tasks) == len(requests) else [""] * len(requests)
+        """What lm-eval calls with the requests of `loglikelihood`, encoded."""
+        if len(self._tasks) != len(requests):
+            raise BadInput(
+                f"loglikelihood: {len(requests)} encoded requests without the names of their tasks; "
+                "give loglikelihood_tokens the names too"
+            )
+        return self.loglikelihood_tokens(requests, self._tasks, disable_tqdm)
+
+    def loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        tasks: Sequence[str],
+        disable_tqdm: bool = False,
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihoods of encoded pairs ((context, continuation), context ids, continuation ids), one task's name for each."""
         pairs = [self._pair(task, context, rest) for task, (_, context, rest) in zip(tasks, requests, strict=True)]
         scored = self._score("loglikelihood", tasks, pairs, disable_tqdm)
         answers = []
@@ -343,7 +360,10 @@ class MethodLM(TemplateLM):
                             self.decoder, self.method, [prompts[i] for i in chosen], settings, expected
                         )
                     except torch.OutOfMemoryError:
-                        self._shrink()
+                        if not self._auto or self.batch_size == 1:
+                            raise
+                        torch.cuda.empty_cache()
+                        self.batch_size //= 2
                         continue
                     work = self.work.setdefault("generate_until", Work())
                     for i, one in zip(chosen, made, strict=True):
@@ -355,13 +375,6 @@ class MethodLM(TemplateLM):
                     begin += len(chosen)
                     bar.update(len(chosen))
         return [answer for answer in answers if answer is not None]
-
-    def _shrink(self) -> None:
-        """Half the rows, or the error itself where that is not asked for or nothing is left to halve."""
-        if not self._auto or self.batch_size == 1:
-            raise
-        torch.cuda.empty_cache()
-        self.batch_size //= 2
 
     def _context(self, request: Any, new_tokens: int) -> list[int]:
         room = self.max_length - new_tokens

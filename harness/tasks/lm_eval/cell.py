@@ -13,37 +13,22 @@ import lm_eval
 
 import methods
 from harness.errors import BadInput
-from harness.measure import conditions as evidence
 from harness.models.decoder import Decoder
-from harness.suites.entries import TaskEntry
 from harness.tasks.base import Example, Task
 from harness.tasks.lm_eval.bridge import MethodLM
 from harness.tasks.lm_eval.documents import document_statistics
 from harness.tasks.lm_eval.evaluate import Options, evaluate, expected_tokens, load_tasks
-from harness.tasks.metrics import Metric, agreement_statistics
+from harness.tasks.metrics import LISTED, Metric, agreement_statistics, first_difference
 
 Json = dict[str, Any]
-
-
-def options(entry: TaskEntry) -> Options:
-    """The options of a suite's entry; lm-eval's own standard errors are left out, intervals come with the summary."""
-    return Options(
-        (entry.lm_eval_name,),
-        limit=entry.limit,
-        num_fewshot=entry.num_fewshot,
-        apply_chat_template=entry.apply_chat_template,
-        system_instruction=entry.system_instruction,
-        include_path=entry.include_path,
-        gen_kwargs=entry.gen_kwargs,
-        bootstrap_iters=0,
-    )
 
 
 class LmEvalTask(Task):
     """An lm-eval task as a source of prompts: its contexts, one per document.
 
     Args:
-        entry: of the suite.
+        title: what the task is called in messages.
+        options: lm-eval's, the task's name among them.
         data: local data folder.
     """
 
@@ -52,13 +37,13 @@ class LmEvalTask(Task):
     source: ClassVar[str] = "see lm-eval"
     max_new_tokens: ClassVar[int] = 64
 
-    def __init__(self, entry: TaskEntry, data: Path | None = None) -> None:
+    def __init__(self, title: str, options: Options, data: Path | None = None) -> None:
         super().__init__(data)
-        self.entry = entry
+        self._title, self._options = title, options
 
     def examples(self, split: str, limit: int | None = None) -> list[Example]:
         """Return contexts and targets of the task's own split; see Task."""
-        wanted = options(self.entry)
+        wanted = self._options
         found = []
         for name, task in load_tasks(wanted, self.data).tasks.items():
             if wanted.num_fewshot is not None and task.get_config("num_fewshot") != 0:
@@ -70,7 +55,7 @@ class LmEvalTask(Task):
                 contexts.setdefault(int(instance.doc_id), str(instance.args[0]))
             if task.OUTPUT_TYPE == "loglikelihood_rolling" or not all(contexts.values()):
                 raise BadInput(
-                    f"tasks: {self.entry.name}: its contexts are empty, so there are no prompts to time; put a task with "
+                    f"tasks: {self._title}: its contexts are empty, so there are no prompts to time; put a task with "
                     "prompts first"
                 )
             found += [Example(f"{name}-{number}", text, ("",)) for number, text in contexts.items()]
@@ -81,20 +66,20 @@ class LmEvalTask(Task):
         return ()
 
 
-def check(entry: TaskEntry, decoder: Decoder, data: Path | None) -> dict[str, int]:
-    """Load the tasks of an entry; returns the expected number of tokens of each.
+def check(options: Options, decoder: Decoder, data: Path | None) -> dict[str, int]:
+    """Load tasks; returns the expected number of tokens of each.
 
     Raises:
         BadInput: see `load_tasks`.
     """
     lm = MethodLM(decoder)
-    wanted = options(entry)
-    found = {name: expected_tokens(lm, task, wanted) for name, task in load_tasks(wanted, data).tasks.items()}
+    found = {name: expected_tokens(lm, task, options) for name, task in load_tasks(options, data).tasks.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def cell(
-    entry: TaskEntry,
+    title: str,
+    options: Options,
     decoder: Decoder,
     spec: str,
     batch_size: int,
@@ -104,10 +89,11 @@ def cell(
     lossless: Mapping[str, Sequence[int]] | None,
     conditions: Json,
 ) -> Json:
-    """The quality cell of one arm on one entry.
+    """The quality cell of one arm on one task.
 
     Args:
-        entry: of the suite.
+        title: what the results call the task.
+        options: lm-eval's, the task's name among them.
         decoder: the arm's weights.
         spec: the arm's method.
         batch_size: rows computed together.
@@ -119,7 +105,7 @@ def cell(
     """
     lm = MethodLM(decoder, methods.create(spec), batch_size, expected_tokens=expected)
     began = time.perf_counter()
-    results = evaluate(lm, options(entry), data)
+    results = evaluate(lm, options, data)
     seconds = time.perf_counter() - began
     examples: list[Json] = []
     for task, samples in results["samples"].items():
@@ -136,7 +122,7 @@ def cell(
     record = {key: _placeless(value) for key, value in results.items() if key not in _NOT_KEPT}
     return {
         **_parted(examples, lossless),
-        "task": entry.name,
+        "task": title,
         "split": "lm-eval's own",
         "batch_size": batch_size,
         "examples": examples,
@@ -170,11 +156,11 @@ def _parted(examples: Sequence[Json], lossless: Mapping[str, Sequence[int]] | No
     found: list[Json] = []
     for example in examples:
         full, own = lossless[example["id"]], example["answer"]
-        place = evidence.first_difference(full, own)
+        place = first_difference(full, own)
         if place is not None:
             tokens = {"full_token": full[place], "token": own[place]}
             found.append({"example": example["id"], "position": place, **tokens, "margin": None, "scale": None})
-    return {"divergences": {"count": len(found), "first": found[: evidence.LISTED]}}
+    return {"divergences": {"count": len(found), "first": found[:LISTED]}}
 
 
 # Samples are the cell's examples; the environment stands in run.json.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.records import readings
 from harness.stats import intervals
 from harness.tasks.lm_eval import metrics
 
@@ -35,7 +36,7 @@ def document_statistics(results: Mapping[str, Any], task: str) -> dict[str, dict
 
 def _rank(name: str) -> tuple[bool, bool]:
     """Bounded shares come first: a margin in points means most for them."""
-    kind = metrics.find(name)
+    kind = readings.reading(name)
     return (kind is None or kind.unit != "percent"), not name.startswith("acc")
 
 
@@ -54,7 +55,7 @@ def compare(mine: Mapping[str, Any], full: Mapping[str, Any]) -> list[Json]:
         names = list(dict.fromkeys(name for own in ours.values() for name in own))
         for name in names:
             shared = [key for key in ours if name in ours[key] and name in theirs.get(key, {})]
-            how = intervals.reading(name)
+            how = readings.reading(name)
             if how is None or not shared:
                 continue
             a, b = (np.array([found[key][name] for key in shared]) for found in (ours, theirs))

@@ -2,60 +2,17 @@
 
 lm-eval's own numbers are kept as they are; what is here lets the same per-document values be resampled. A metric whose value is
 no function of sums over documents (corpus BLEU, F1 or Matthews correlation over a set) has no statistics here: lm-eval's number
-is shown without a difference.
-
-Names in results: the metric, then its filter if it has one (`exact_match:strict-match`). Shares that lm-eval gives as 0 to 1 are
-percentages in reports, so that a margin of one point means the same for every task. A mean of anything else keeps its scale and
-says so, ` (mean)` or, where less is better, ` (mean, lower)`.
+is shown without a difference. What a stored name means is in `harness.records.readings`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from harness.records.readings import MEAN, MEAN_LOWER, SHARES
 
-Array = npt.NDArray[np.float64]
-
-SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em"})
-MEAN, MEAN_LOWER = " (mean)", " (mean, lower)"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How sums [..., 2] become a value, in which unit, and which values are good."""
-
-    combine: Callable[[Array], Array]
-    unit: str
-    better: str
-
-
-def _mean(totals: Array) -> Array:
-    return np.asarray(totals[..., 0] / totals[..., 1])
-
-
-def _percent(totals: Array) -> Array:
-    return 100.0 * _mean(totals)
-
-
-def _perplexity(totals: Array) -> Array:
-    return np.exp(-_mean(totals))
-
-
-def _bits(totals: Array) -> Array:
-    return -_mean(totals) / math.log(2)
-
-
-_SHARE = Kind(_percent, "percent", "higher")
-_NAMED = {
-    **dict.fromkeys(SHARES, _SHARE),
-    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity"), Kind(_perplexity, "", "lower")),
-    "bits_per_byte": Kind(_bits, "bits", "lower"),
-}
 # lm-eval's aggregation -> metrics whose sums are read as above; any other metric under it is a plain mean.
 _AGGREGATIONS = {
     "mean": SHARES,
@@ -64,15 +21,6 @@ _AGGREGATIONS = {
     "weighted_perplexity": frozenset({"word_perplexity", "byte_perplexity"}),
     "bits_per_byte": frozenset({"bits_per_byte"}),
 }
-
-
-def find(name: str) -> Kind | None:
-    """How a stored name is read; None for one that is not of lm-eval."""
-    if name.endswith(MEAN):
-        return Kind(_mean, "", "higher")
-    if name.endswith(MEAN_LOWER):
-        return Kind(_mean, "", "lower")
-    return _NAMED.get(name.partition(":")[0])
 
 
 def stored_name(metric: str, filter_name: str, aggregation: str, higher_is_better: bool) -> str | None:

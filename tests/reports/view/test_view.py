@@ -10,7 +10,6 @@ import pytest
 
 from harness.errors import BadInput
 from harness.stats.intervals import Interval
-from reports import write_report
 from reports.draw import trade_off
 from reports.facts.facts import Facts, gather
 from reports.facts.load import load
@@ -18,6 +17,7 @@ from reports.view.answer import sentences
 from reports.view.parts import Figure, Fold, RunView, Sample, Table, Warnings
 from reports.view.samples import compare
 from reports.view.verdicts import verdict_table
+from reports.write.report import write_report
 from reports.write.view import build
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, FULL, Synthetic, arm_record, edit_cells, write_cell, write_run

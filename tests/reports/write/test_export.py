@@ -14,7 +14,6 @@ from xml.etree import ElementTree
 import pytest
 
 from harness.errors import BadInput
-from reports import write_report
 from reports.draw import batch_sizes
 from reports.draw.figures import draw
 from reports.draw.style import PAGE
@@ -22,6 +21,7 @@ from reports.facts import load
 from reports.view.parts import Figure, Swatch, Table, walk
 from reports.write import export, pdf, view
 from reports.write.export import tex
+from reports.write.report import write_report
 from tests.reports.synthetic import ARMS, edit_cells, write_run
 
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from reports import write_report
+from reports.write.report import write_report
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, write_run
 
@@ -140,7 +140,7 @@ def test_same_results_same_bytes_and_no_torch(tmp_path: Path) -> None:
         )
         command = (
             "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None\n"
-            f"from pathlib import Path; from reports import write_report; write_report([Path({str(folder)!r})])"
+            f"from pathlib import Path; from reports.write.report import write_report; write_report([Path({str(folder)!r})])"
         )
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run([sys.executable, "-c", command], check=True, env=environment)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from reports import write_report
 from reports.draw.batch_sizes import ByBatch, Rate, Rates, Series
 from reports.draw.figures import FIGURES, draw, gather
 from reports.draw.promises import Breakdown, Broken
@@ -15,6 +14,7 @@ from reports.draw.spreads import Curve, StepTimes
 from reports.draw.style import PAGE, PAPER, Sheet
 from reports.facts import facts, load
 from reports.view.parts import Figure, Swatch
+from reports.write.report import write_report
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, edit_cells, write_run
 

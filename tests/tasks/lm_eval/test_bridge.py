@@ -60,7 +60,7 @@ def test_greedy_flags_equal_lm_evals(family: str) -> None:
             .tolist()
         )
         encoded += [(("", ""), ids, own), (("", ""), ids, [*own[:-1], own[-1] ^ 1])]
-    mine = MethodLM(decoder, "full", 4)._loglikelihood_tokens(encoded, disable_tqdm=True)
+    mine = MethodLM(decoder, "full", 4).loglikelihood_tokens(encoded, ["t"] * len(encoded), disable_tqdm=True)
     want = made.hf(decoder, 4)._loglikelihood_tokens(encoded, disable_tqdm=True)
     assert [greedy for _, greedy in mine] == [greedy for _, greedy in want] == [True, False] * len(made.TEXT)
     made.close(values(mine), values(want))
@@ -84,7 +84,7 @@ def test_a_likelihood_is_that_of_decoding_token_by_token(family: str, spec: str)
     lm = MethodLM(decoder, method, 4, expected_tokens=7)
     # Beside others of other lengths, that share its context or do not.
     others = [(("", ""), ids, [5, 6, 7]), (("", ""), ids[:3], [9] * 12), (("c", "d"), ids, tokens.tolist())]
-    value, greedy = lm._loglikelihood_tokens(others, disable_tqdm=True)[2]
+    value, greedy = lm.loglikelihood_tokens(others, ["t"] * 3, disable_tqdm=True)[2]
     assert greedy
     made.close([value], [float(want)])
     record = lm.record("loglikelihood", ("c", "d"))
@@ -154,10 +154,20 @@ def test_the_head_runs_only_where_a_token_is_scored(monkeypatch: pytest.MonkeyPa
     assert sum(rows) == 3
 
 
+def test_encoded_requests_are_not_taken_for_those_of_an_earlier_task() -> None:
+    """As many encoded requests as an earlier call had got its tasks' names; any other number got none at all, silently."""
+    lm = MethodLM(made.model("opt"), HARD, 4, expected_tokens={"t": 4})
+    answers(lm, made.likelihoods([("a b", " c")]))
+    encoded = [(("", ""), [5, 6, 7], [8, 9, 10])]
+    for requests in (encoded, encoded * 2):
+        with pytest.raises(BadInput, match="without the names of their tasks"):
+            lm._loglikelihood_tokens(requests, disable_tqdm=True)  # what lm-eval calls
+
+
 def test_work_says_what_the_method_left_out() -> None:
     decoder = made.model("opt")
     lm = MethodLM(decoder, "fixed_exit(budget=2)", 4, expected_tokens=4)
-    lm._loglikelihood_tokens([(("a", "b"), [5, 6, 7], [8, 9, 10])], disable_tqdm=True)
+    lm.loglikelihood_tokens([(("a", "b"), [5, 6, 7], [8, 9, 10])], ["t"], disable_tqdm=True)
     work = lm.work["loglikelihood"]
     # Three positions at six blocks, then the first two of the continuation at two.
     assert (work.blocks, work.full_blocks) == (3 * 6 + 2 * 2, 5 * 6)

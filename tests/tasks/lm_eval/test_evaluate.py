@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput
-from harness.measure import jobs
+from harness.measure.prepare import prepare
 from harness.models.kernels import linear
-from harness.records import summary
+from harness.records import readings
 from harness.run import sweep
 from harness.suites.suite import Suite, load_suite
 from harness.tasks.lm_eval import data as lm_eval_data
@@ -22,6 +22,7 @@ from harness.tasks.lm_eval.bridge import MethodLM
 from harness.tasks.lm_eval.documents import compare, document_statistics
 from harness.tasks.lm_eval.evaluate import Options, evaluate, load_tasks, quiet
 from tests.cli.test_main import call
+from tests.fakes import HereExecutor
 from tests.tasks.lm_eval import fixtures as made
 
 CHOICE = """
@@ -227,13 +228,12 @@ def test_a_suite_mixes_tasks_and_reports_them_together(
     monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tiny_tasks: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """Jobs run in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
-    from reports import write_report
+    from reports.write.report import write_report
 
-    monkeypatch.setattr(sweep._Jobs, "call", lambda self, function, *rest: getattr(jobs, function)(*rest))
     monkeypatch.setattr(linear, "install", lambda choices: None)
     tasks, data = tiny_tasks
     out = tmp_path / "run"
-    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data) == 0
+    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data, workers=HereExecutor()) == 0
     with open(out / "summary.csv", newline="") as file:
         rows = {row["label"]: row for row in csv.DictReader(file)}
     row = rows["skipdecode(speedup=2.0)" if "skipdecode(speedup=2.0)" in rows else "skipdecode(speedup=2)"]
@@ -260,9 +260,9 @@ def test_suites_check_lm_eval_tasks_first(checkpoint: Path, tiny_tasks: tuple[Pa
     arms = [{"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}]
     wrong = suite(tasks, checkpoint, tasks=["restaurants", "lm_eval:helaswag"])
     with pytest.raises(BadInput, match="did you mean hellaswag"):
-        jobs.prepare(wrong, arms, data)
+        prepare(wrong, arms, data)
     timed = suite(tasks, checkpoint, tasks=[{"name": "lm_eval:tiny_choice", "include_path": str(tasks)}])
-    assert jobs.prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
+    assert prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
     file = tmp_path / "s.yaml"
     text = "model: m\nmethods: [full]\nbatch_sizes: [1]\ntasks: [{name: e2e, num_fewshot: 3}]\n"
     file.write_text(text)
@@ -336,9 +336,9 @@ def test_metrics_without_sums_have_no_statistics() -> None:
     assert metrics.stored_name("mcc", "none", "matthews_corrcoef", True) is None
     assert metrics.stored_name("exact_match", "strict-match", "mean", True) == "exact_match:strict-match"
     name = metrics.stored_name("brier", "none", "mean", False)
-    assert name == "brier (mean, lower)" and metrics.find(name).better == "lower"  # type: ignore[union-attr]
-    assert metrics.find("nonsense") is None
-    assert summary.intervals.reading("acc").unit == "percent"  # type: ignore[union-attr]
+    assert name == "brier (mean, lower)" and readings.reading(name).better == "lower"  # type: ignore[union-attr]
+    assert readings.reading("nonsense") is None
+    assert readings.reading("acc").unit == "percent"  # type: ignore[union-attr]
 
 
 DATA = Path("data")
