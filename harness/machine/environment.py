@@ -21,7 +21,7 @@ import psutil
 T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("harness", "methods", "reports", "pyproject.toml")
+CODE = ("depthbench", "harness", "methods", "reports", "pyproject.toml")
 
 PACKAGES = (
     "depthbench", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "datasets", "sacrebleu",

@@ -6,7 +6,7 @@ training what it will run at inference. Dropout of the architecture itself is no
 decoding.
 
     depthbench train opt-e2e-mini-full --data DIR --out DIR
-    torchrun --nproc-per-node 4 -m harness.cli train finetune-skipdecode --device cuda --task cnn_dm --out DIR
+    torchrun --nproc-per-node 4 -m depthbench train finetune-skipdecode --device cuda --task cnn_dm --out DIR
 
 Under torchrun or `accelerate launch` every process takes its share of each step's prompts, so a recipe means the same on any
 number of devices that divides them.
