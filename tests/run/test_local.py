@@ -127,5 +127,5 @@ def wait(condition: object, seconds: float) -> bool:
 
 
 def test_unknown_executor_is_bad_input() -> None:
-    with pytest.raises(BadInput, match="executor: 'slurm' is not known; give local or ray"):
+    with pytest.raises(BadInput, match="executor: 'slurm' is not known; known: local, ray"):
         executors.create("slurm")

@@ -158,6 +158,7 @@ def test_bad_artefacts_are_refused(tuned: dict, tmp_path: Path) -> None:
         artefact.entry(path)
     for text, wrong in (
         ("{", "not valid JSON"),
+        ('{"kind": "tuning", "kind": "x"}', "the key 'kind' is given twice"),
         ("{}", "not an artefact"),
         (json.dumps({"kind": "tuning", "parameters": {}, "artefact_version": 9}), "version 9"),
         (json.dumps({"kind": "tuning", "parameters": None, "artefact_version": 1, "finding": "x"}), "chose nothing: x"),
@@ -205,7 +206,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         ("fixed_exit", ("budget",), "write name=value"),
         ("fixed_exit", ("budget=99",), "no setting fits"),
         ("fixed_exit", ("budget=3,99",), "budget=99 is out of range"),
-        ("fixed_exit", ("budgett=3",), "did you mean budget"),
+        ("fixed_exit", ("budgett=3",), "did you mean 'budget'"),
     ):
         with pytest.raises(BadInput, match=wrong):
             settings_of(spec, "opt-e2e-mini/full", tried, "cpu", "float32")

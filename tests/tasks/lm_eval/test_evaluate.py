@@ -167,7 +167,7 @@ def test_the_command(
 
 
 BAD = [
-    (("--tasks", "tiny_choicee"), "did you mean tiny_choice"),
+    (("--tasks", "tiny_choicee"), "did you mean 'tiny_choice'"),
     (("--tasks", "tiny_choice", "--limit", "-3"), "limit: -3 is out of range"),
     (("--tasks", "tiny_choice", "--limit", "few"), "limit: 'few' is not a number"),
     (("--tasks", "tiny_choice", "--batch-size", "0"), "batch_size"),
@@ -179,7 +179,7 @@ BAD = [
     (("--tasks", ","), "none is given"),
     (("--tasks", "tiny_write", "--gen-kwargs", "max_gen_toks=500"), "max_gen_toks=500 leaves no room"),
     (("--tasks", "blimp_causative"), "data set nyu-mll/blimp (causative): no local file"),
-    (("--tasks", "tiny_choice", "--method", "skipdecod"), "did you mean skipdecode"),
+    (("--tasks", "tiny_choice", "--method", "skipdecod"), "did you mean 'skipdecode'"),
 ]
 
 
@@ -259,7 +259,7 @@ def test_suites_check_lm_eval_tasks_first(checkpoint: Path, tiny_tasks: tuple[Pa
     tasks, data = tiny_tasks
     arms = [{"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}]
     wrong = suite(tasks, checkpoint, tasks=["restaurants", "lm_eval:helaswag"])
-    with pytest.raises(BadInput, match="did you mean hellaswag"):
+    with pytest.raises(BadInput, match="did you mean 'hellaswag'"):
         jobs.prepare(wrong, arms, data)
     timed = suite(tasks, checkpoint, tasks=[{"name": "lm_eval:tiny_choice", "include_path": str(tasks)}])
     assert jobs.prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
