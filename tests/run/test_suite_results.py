@@ -30,6 +30,7 @@ max_new_tokens: 5
 repeats: 1
 threads: 1
 memory: false
+energy: false
 published:
   - {{key: delcorro2023skipdecode, tables: [rouge-l], tasks: {{CNN/DM: cnn_dm}}, arms: {{Full model: Full model}}}}
 """
