@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.measure import jobs
+from harness.models.kernels import linear
 from harness.run.executors.base import Outcome
 from harness.suites.suite import Suite
 
@@ -38,6 +40,25 @@ def suite(**changes: Any) -> Suite:
         **changes,
     }
     return Suite.model_validate(values)
+
+
+class InProcess:
+    """Runs jobs in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time.
+
+    Kernels are not chosen: an earlier choice would stay for the tests that follow.
+    """
+
+    slots = 1
+
+    def call(self, function: str, *arguments: Any, limit_s: float | None = None) -> Outcome:
+        kept = linear.table()
+        try:
+            return Outcome(getattr(jobs, function)(*arguments), dict(MACHINE))
+        finally:
+            linear.install(kept)
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class FakeExecutor:

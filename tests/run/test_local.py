@@ -88,8 +88,9 @@ def test_a_hung_worker_is_killed_at_its_limit_and_says_where_it_hung(workers: Lo
 
 
 DRIVER = """
-import sys
+import signal, sys
 from harness.run.executors.local import LocalExecutor
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 if __name__ == "__main__":
     LocalExecutor().call("tests.workers:hang", sys.argv[1])
 """
