@@ -123,7 +123,7 @@ def _cpu() -> dict[str, Any]:
 def vectors() -> str | None:
     """The widest vectors of the processor that matter here: avx512, avx2, sse2 or neon; None where the system does not tell."""
     flags: set[str] = set()
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
+    for line in (text("proc/cpuinfo") or "").splitlines():
         if line.startswith(("flags", "Features")):
             flags = set(line.partition(":")[2].split())
             break
@@ -139,8 +139,9 @@ def vectors() -> str | None:
 def cache_bytes() -> dict[str, int]:
     """Bytes of the data caches the first processor sees, by name (L1d, L2, L3); empty where the system does not tell."""
     found: dict[str, int] = {}
-    for folder in _try(lambda: sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index[0-9]*"))) or []:
-        level, kind, size = (_read(folder / name) for name in ("level", "type", "size"))
+    for index in range(8):
+        folder = f"sys/devices/system/cpu/cpu0/cache/index{index}"
+        level, kind, size = (text(f"{folder}/{name}") for name in ("level", "type", "size"))
         if level and size and kind in ("Data", "Unified") and size[:-1].isdigit() and size[-1] in "KM":
             found[f"L{level}{'d' if kind == 'Data' else ''}"] = int(size[:-1]) << (10 if size[-1] == "K" else 20)
     return found
