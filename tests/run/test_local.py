@@ -79,10 +79,8 @@ def test_memory_that_runs_out_is_told_from_other_errors(workers: LocalExecutor) 
 
 
 def test_a_hung_worker_is_killed_at_its_limit_and_says_where_it_hung(workers: LocalExecutor, tmp_path: Path) -> None:
-    began = time.monotonic()
     error = failed(workers, "hang", str(tmp_path / "pid"), limit_s=3.0)
     assert error.reason == errors.TIMED_OUT and "3 s" in str(error) and error.arm == "Slow"
-    assert time.monotonic() - began < 60
     assert any("stuck_here" in line for line in error.log), "the stack is in the log"
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
