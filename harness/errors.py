@@ -1,6 +1,10 @@
-"""The two errors a user of depthbench can meet: bad input (exit status 2), a cell that failed (exit status 1), and why it did."""
+"""The two errors a user of depthbench can meet: bad input (exit status 2), a cell that failed (exit status 1), and why it did.
 
-from collections.abc import Sequence
+And `near`, the one hint about a name that is not known.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST = (
@@ -32,6 +36,13 @@ class CellFailed(RuntimeError):
     ) -> None:
         super().__init__(message)
         self.reason, self.log, self.arm = reason, list(log), arm
+
+
+def near(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """What a name that is not known may have meant; else `otherwise`, or all that are known."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else otherwise or f"known: {', '.join(known) or 'none'}"
 
 
 def reason_of(error: BaseException | str) -> str:

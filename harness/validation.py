@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
+
+from harness.errors import near
 
 Count = Annotated[int, Field(strict=True, ge=1)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
@@ -19,28 +20,32 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """What a name that is not known may have meant, or all that are known."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-
-
-def explain(error: ValidationError, whole: type[BaseModel], inner: Mapping[str, type[BaseModel]]) -> str:
-    """The first problem of a validation as `key: what is wrong; what would be right`.
-
-    Args:
-        error: of the validation.
-        whole: the model that was validated, whose keys are named where one is unknown.
-        inner: the models below its keys, by key.
-    """
+def explain(error: ValidationError, whole: type[BaseModel]) -> str:
+    """The first problem of a validation of `whole` as `key: what is wrong; what would be right`."""
     problems = error.errors()
-    first = problems[0]
+    # A misspelt key is unknown and leaves another one missing: the hint is at the unknown one.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     # pydantic names the alternatives of a union in the location; the user knows none of those names.
     where = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    text = _problem(first, inner.get(str(first["loc"][0]), whole) if first["loc"] else whole)
+    text = _problem(first, _model_at(whole, first["loc"][:-1]))
     return f"{where}: {text}{more}" if where else f"{text}{more}"
+
+
+def _model_at(whole: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
+    """The model that stands at a place in another one: whose keys are named where one is unknown."""
+    model = whole
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model an annotation is made of: `M`, `M | None`, `tuple[M, ...]`, `dict[str, M]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner)) is not None), None)
 
 
 def _problem(problem: ErrorDetails, model: type[BaseModel]) -> str:

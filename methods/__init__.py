@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.method import Method
 from harness.spec import parse_spec
 
@@ -30,11 +29,14 @@ def names() -> list[str]:
 def get(name: str) -> type[Method]:
     """The class registered as `name`; unknown names raise BadInput with near ones."""
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(METHODS)}"
-        raise BadInput(f"method: no method named {name!r}; {hint}")
+        raise BadInput(f"method: no method named {name!r}; {near(name, METHODS)}")
     module, _, attribute = METHODS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """The parameters of the method registered as `name`."""
+    return tuple(field.name for field in dataclasses.fields(get(name)))
 
 
 def create(spec: str, **parameters: Any) -> Method:
@@ -55,9 +57,8 @@ def create(spec: str, **parameters: Any) -> Method:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key, value in given.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(fields) or 'no parameters'}"
-            raise BadInput(f"{name}: no parameter named {key!r}; {hint}")
+            takes = f"it takes {', '.join(fields) or 'no parameters'}"
+            raise BadInput(f"{name}: no parameter named {key!r}; {near(key, fields, takes)}")
         given[key] = _typed(name, key, str(fields[key].type), value)
     return cls(**given)
 

@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.method import Draft, Moment, TrainingPass, TrainingPlan, TrainingStage
 from harness.plan import LayerPlan
 
@@ -149,7 +149,7 @@ def _configured(options: Mapping[str, Any]) -> TrainingPlan:
     given: dict[str, Any] = {}
     for name, value in options.items():
         if name not in kinds:
-            raise BadInput(f"layerskip: options.{name} is not known; it takes {', '.join(kinds)}")
+            raise BadInput(f"layerskip: options.{name} is not known; {near(name, kinds)}")
         fits = (int, float) if kinds[name] is float else (kinds[name],)
         if isinstance(value, bool) != (kinds[name] is bool) or not isinstance(value, fits):
             raise BadInput(f"layerskip: options.{name}={value!r} is of the wrong type; give {kinds[name].__name__}")

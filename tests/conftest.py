@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+@cache
+def layout(name: str) -> Decoder:
+    """A model of one of the layouts of `CONTRACT`."""
+    return MODELS[name]()
+
+
 @pytest.fixture(scope="session", params=CONTRACT)
 def decoder(request: pytest.FixtureRequest) -> Decoder:
     """The layouts the contract suite runs over, once each."""
-    return MODELS[request.param]()
+    return layout(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.models.kernels import linear
 from harness.run.executors.base import Outcome
 from harness.suites.suite import Suite
 
@@ -40,16 +41,23 @@ def suite(**changes: Any) -> Suite:
     return Suite.model_validate(values)
 
 
-class HereExecutor:
-    """Does jobs in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
+class InProcess:
+    """Runs jobs in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time.
+
+    Kernels are not chosen: an earlier choice would stay for the tests that follow.
+    """
 
     slots = 1
 
     def call(self, function: Callable[..., Any], *arguments: Any, limit_s: float | None = None) -> Outcome[Any]:
-        return Outcome(function(*arguments), dict(MACHINE))
+        kept = linear.table()
+        try:
+            return Outcome(function(*arguments), dict(MACHINE))
+        finally:
+            linear.install(kept)
 
     def close(self) -> None:
-        pass
+        """Nothing is held."""
 
 
 class FakeExecutor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from harness.models.tiny import CONTRACT
+
 CASES: dict[str, list[str]] = {
     "full": ["full"],
     "skipdecode": [
@@ -24,3 +26,11 @@ CASES: dict[str, list[str]] = {
 }
 
 SPECS = [spec for specs in CASES.values() for spec in specs]
+
+PAIRS = [
+    (layout, specs[place % len(specs)])
+    for specs in CASES.values()
+    for place in range(max(len(CONTRACT), len(specs)))
+    for layout in (CONTRACT[place % len(CONTRACT)],)
+]
+"""Layout of a model and setting: every method on every layout, every setting at least once."""

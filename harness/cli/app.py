@@ -10,7 +10,6 @@ import typer
 
 app = typer.Typer(
     name="depthbench",
-    help="Measure depth-adaptive decoding (layer skipping, early exit) under equal conditions.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,6 +25,23 @@ Model = Annotated[
 MethodSpec = Annotated[str, typer.Option("--method", help='Method with parameters, e.g. "skipdecode(speedup=2)".')]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from harness import __version__
+
+        typer.echo(f"depthbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _whole(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Measure depth-adaptive decoding (layer skipping, early exit) under equal conditions."""
 
 
 def print_table(rows: list[tuple[str, ...]], left: tuple[str, ...]) -> None:

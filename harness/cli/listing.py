@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 
 Rows = list[tuple[str, ...]]
 
@@ -16,7 +16,7 @@ def rows(what: str) -> Rows:
     """Rows about `methods`, `models`, `suites`, `tasks` or `recipes`; BadInput for anything else."""
     makers = {"methods": _methods, "models": _models, "suites": _suites, "tasks": _tasks, "recipes": _recipes}
     if what not in makers:
-        raise BadInput(f"list: nothing called {what!r}; give one of {', '.join(makers)}")
+        raise BadInput(f"list: nothing called {what!r}; {near(what, makers)}")
     return makers[what]()
 
 
@@ -45,9 +45,9 @@ def _models() -> Rows:
 
 
 def _suites() -> Rows:
-    from harness.suites.suite import load_suite, suite_names
+    from harness.suites.suite import read_suite, suite_names
 
-    loaded = [load_suite(name) for name in suite_names()]
+    loaded = [read_suite(name) for name in suite_names()]
     return [("name", "what"), *((s.name, " ".join((s.title or s.description).split())) for s in loaded)]
 
 

@@ -39,7 +39,6 @@ def run(
     ] = False,
 ) -> None:
     """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
-    import methods
     from harness import tasks
     from harness.records import gates
     from harness.run import executors, sweep
@@ -47,9 +46,7 @@ def run(
     from reports.write.report import write_report
 
     chosen = config.load_suite(suite, set_ or [])
-    config.check_names(chosen, methods.names(), tasks.names())
-    for entry in chosen.methods:
-        methods.create(entry.spec)
+    config.check_tasks(chosen, tasks.names())
     if plan:
         return _print_plan(chosen, data)
     folder = out or Path("results") / chosen.name

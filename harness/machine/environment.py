@@ -10,18 +10,19 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
-T = TypeVar("T")
+from harness.machine import nvml
+from harness.machine.system import attempt, text, texts
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("harness", "methods", "reports", "pyproject.toml")
+CODE = ("depthbench", "harness", "methods", "reports", "pyproject.toml")
 
 PACKAGES = (
     "depthbench", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy", "datasets", "sacrebleu",
@@ -44,7 +45,7 @@ def fingerprint() -> dict[str, Any]:
     group), `swap_used_bytes`, `load_average` (1, 5, 15 minutes), `threads` (environment variables) and
     `gpu` (one record per device, or None).
     """
-    commit, dirty = _repository(ROOT)
+    commit, dirty = repository(ROOT)
     return {
         "commit": commit,
         "dirty": dirty,
@@ -52,13 +53,13 @@ def fingerprint() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "os": " ".join(filter(None, (platform.system(), platform.release(), platform.machine()))) or None,
         "cpu": _cpu(),
-        "memory_bytes": _try(lambda: int(psutil.virtual_memory().total)),
-        "memory_available_bytes": _try(lambda: int(psutil.virtual_memory().available)),
+        "memory_bytes": attempt(lambda: int(psutil.virtual_memory().total)),
+        "memory_available_bytes": attempt(lambda: int(psutil.virtual_memory().available)),
         "memory_limit_bytes": memory_limit(),
-        "swap_used_bytes": _try(lambda: int(psutil.swap_memory().used)),
-        "load_average": _try(lambda: [round(value, 2) for value in os.getloadavg()]),
+        "swap_used_bytes": attempt(lambda: int(psutil.swap_memory().used)),
+        "load_average": attempt(lambda: [round(value, 2) for value in os.getloadavg()]),
         "threads": {name: os.environ.get(name) for name in THREAD_VARIABLES},
-        "gpu": _gpus(),
+        "gpu": nvml.facts(),
     }
 
 
@@ -70,22 +71,9 @@ def conditions_hash(conditions: Mapping[str, Any]) -> str:
 
 def usable_cores() -> int | None:
     """Return how many physical cores this process may use: the least of machine, affinity and control group."""
-    limits = [_try(lambda: psutil.cpu_count(logical=False)), _affinity(), _quota()]
+    limits = [attempt(lambda: psutil.cpu_count(logical=False)), _affinity(), _quota()]
     known = [limit for limit in limits if limit]
     return min(known) if known else None
-
-
-def _try(read: Callable[[], T]) -> T | None:
-    """What `read` returns, or None if the system does not tell."""
-    try:
-        return read()
-    except (OSError, RuntimeError, ValueError, AttributeError, NotImplementedError, psutil.Error):
-        return None
-
-
-def _read(path: str | Path) -> str | None:
-    """The stripped text of a system file; None where it is missing, unreadable or empty."""
-    return _try(lambda: Path(path).read_text(encoding="utf-8", errors="replace").strip()) or None
 
 
 def _version(package: str) -> str | None:
@@ -95,7 +83,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _repository(root: Path) -> tuple[str | None, bool | None]:
+def repository(root: Path) -> tuple[str | None, bool | None]:
     """Commit of the repository at `root` and whether its code differs from it; None, None where `root` is not one.
 
     A repository further up does not count: an installed package may lie inside somebody else's.
@@ -118,11 +106,11 @@ def _repository(root: Path) -> tuple[str | None, bool | None]:
 
 
 def _cpu() -> dict[str, Any]:
-    maximum = _try(lambda: psutil.cpu_freq())
+    maximum = attempt(lambda: psutil.cpu_freq())
     return {
         "model": cpu_model(),
-        "cores": _try(lambda: psutil.cpu_count(logical=False)),
-        "threads": _try(lambda: psutil.cpu_count(logical=True)),
+        "cores": attempt(lambda: psutil.cpu_count(logical=False)),
+        "threads": attempt(lambda: psutil.cpu_count(logical=True)),
         "usable_cores": usable_cores(),
         "governor": _governor(),
         "turbo": _turbo(),
@@ -135,7 +123,7 @@ def _cpu() -> dict[str, Any]:
 def vectors() -> str | None:
     """The widest vectors of the processor that matter here: avx512, avx2, sse2 or neon; None where the system does not tell."""
     flags: set[str] = set()
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
+    for line in (text("proc/cpuinfo") or "").splitlines():
         if line.startswith(("flags", "Features")):
             flags = set(line.partition(":")[2].split())
             break
@@ -151,8 +139,9 @@ def vectors() -> str | None:
 def cache_bytes() -> dict[str, int]:
     """Bytes of the data caches the first processor sees, by name (L1d, L2, L3); empty where the system does not tell."""
     found: dict[str, int] = {}
-    for folder in _try(lambda: sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index[0-9]*"))) or []:
-        level, kind, size = (_read(folder / name) for name in ("level", "type", "size"))
+    for index in range(8):
+        folder = f"sys/devices/system/cpu/cpu0/cache/index{index}"
+        level, kind, size = (text(f"{folder}/{name}") for name in ("level", "type", "size"))
         if level and size and kind in ("Data", "Unified") and size[:-1].isdigit() and size[-1] in "KM":
             found[f"L{level}{'d' if kind == 'Data' else ''}"] = int(size[:-1]) << (10 if size[-1] == "K" else 20)
     return found
@@ -160,7 +149,7 @@ def cache_bytes() -> dict[str, int]:
 
 def cpu_model() -> str | None:
     """The processor's name as the system gives it."""
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
+    for line in (text("proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
             return " ".join(value.split())
@@ -169,14 +158,12 @@ def cpu_model() -> str | None:
 
 def _governor() -> str | None:
     """The frequency governors in use, usually one; None where the system does not tell (virtual machines)."""
-    paths = _try(lambda: sorted(Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor"))) or []
-    found = dict.fromkeys(text for path in paths if (text := _read(path)))
-    return ", ".join(found) or None
+    return ", ".join(dict.fromkeys(texts("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))) or None
 
 
 def _turbo() -> bool | None:
     """Whether the processor may exceed its base frequency."""
-    off, boost = _read("/sys/devices/system/cpu/intel_pstate/no_turbo"), _read("/sys/devices/system/cpu/cpufreq/boost")
+    off, boost = text("sys/devices/system/cpu/intel_pstate/no_turbo"), text("sys/devices/system/cpu/cpufreq/boost")
     if off in ("0", "1"):
         return off == "0"
     return boost == "1" if boost in ("0", "1") else None
@@ -184,19 +171,18 @@ def _turbo() -> bool | None:
 
 def _affinity() -> int | None:
     """Physical cores among the logical ones this process may run on (all of them where the topology is not told)."""
-    allowed = _try(lambda: psutil.Process().cpu_affinity())
+    allowed = attempt(lambda: psutil.Process().cpu_affinity())
     if not allowed:
         return None
-    siblings = {_read(f"/sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list") or f"cpu{i}" for i in allowed}
-    return len(siblings)
+    return len({text(f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list") or f"cpu{i}" for i in allowed})
 
 
 def _quota() -> int | None:
     """Whole cores the control group grants (1 at least); None without a limit. Version 2, then version 1."""
-    quota, _, period = (_read("/sys/fs/cgroup/cpu.max") or "").partition(" ")
+    quota, _, period = (text("sys/fs/cgroup/cpu.max") or "").partition(" ")
     if not quota:
-        quota = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") or ""
-        period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us") or ""
+        quota = text("sys/fs/cgroup/cpu/cpu.cfs_quota_us") or ""
+        period = text("sys/fs/cgroup/cpu/cpu.cfs_period_us") or ""
     if not (quota.isdigit() and period.isdigit() and int(period)):
         return None
     return max(1, int(quota) // int(period))
@@ -204,64 +190,14 @@ def _quota() -> int | None:
 
 def memory_limit() -> int | None:
     """Bytes the control group grants; None without a limit."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        text = _read(path) or ""
-        if text.isdigit() and int(text) < 2**60:
-            return int(text)
+    for path in ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = text(path) or ""
+        if limit.isdigit() and int(limit) < 2**60:
+            return int(limit)
     return None
 
 
 def gpu_driver() -> str | None:
     """Version of the NVIDIA driver; None without one."""
-    gpus = _gpus()
+    gpus = nvml.facts()
     return gpus[0]["driver"] if gpus else None
-
-
-def _gpus() -> list[dict[str, Any]] | None:
-    """One record per NVIDIA GPU; None without the bindings, the driver or a device."""
-    try:
-        import pynvml as nvml
-    except ImportError:
-        return None
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError:
-        return None
-    try:
-        return [_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())] or None
-    except nvml.NVMLError:
-        return None
-    finally:
-        nvml.nvmlShutdown()
-
-
-def _gpu(nvml: Any, device: Any) -> dict[str, Any]:
-    """Facts of one GPU. Clocks in MHz, power in W, as they are at this moment."""
-
-    def ask(name: str, *arguments: Any, take: Callable[[Any], Any] = lambda answer: answer) -> Any:
-        try:
-            answer = take(getattr(nvml, name)(*arguments))
-        except (nvml.NVMLError, AttributeError, IndexError):
-            return None
-        return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
-
-    def watts(milliwatts: int) -> float:
-        return milliwatts / 1000
-
-    return {
-        "name": ask("nvmlDeviceGetName", device),
-        "uuid": ask("nvmlDeviceGetUUID", device),
-        "driver": ask("nvmlSystemGetDriverVersion"),
-        "memory_bytes": ask("nvmlDeviceGetMemoryInfo", device, take=lambda info: int(info.total)),
-        "sm_mhz": ask("nvmlDeviceGetClockInfo", device, nvml.NVML_CLOCK_SM),
-        "sm_max_mhz": ask("nvmlDeviceGetMaxClockInfo", device, nvml.NVML_CLOCK_SM),
-        "memory_mhz": ask("nvmlDeviceGetClockInfo", device, nvml.NVML_CLOCK_MEM),
-        "power_cap_w": ask("nvmlDeviceGetEnforcedPowerLimit", device, take=watts),
-        "power_default_w": ask("nvmlDeviceGetPowerManagementDefaultLimit", device, take=watts),
-        "temperature_c": ask("nvmlDeviceGetTemperature", device, nvml.NVML_TEMPERATURE_GPU),
-        "processes": ask("nvmlDeviceGetComputeRunningProcesses", device, take=lambda found: [p.pid for p in found]),
-        "throttle_reasons": ask("nvmlDeviceGetCurrentClocksThrottleReasons", device, take=lambda bits: f"0x{bits:x}"),
-        "persistence": ask("nvmlDeviceGetPersistenceMode", device, take=bool),
-        "ecc": ask("nvmlDeviceGetEccMode", device, take=lambda modes: bool(modes[0])),
-        "mig": ask("nvmlDeviceGetMigMode", device, take=lambda modes: bool(modes[0])),
-    }

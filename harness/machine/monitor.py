@@ -13,21 +13,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
 
-INTERVAL_S = 1.0
+from harness.machine import nvml
+from harness.machine.system import attempt, text, texts
 
-THROTTLE_REASONS = {
-    0x1: "idle", 0x2: "application clocks", 0x4: "power cap", 0x8: "hardware slowdown", 0x10: "sync boost",
-    0x20: "thermal (software)", 0x40: "thermal (hardware)", 0x80: "power brake", 0x100: "display clocks",
-}  # fmt: skip
-"""Bits of NVML's throttle reasons (nvml.h, nvmlClocksThrottleReasons)."""
-HARMLESS = 0x1 | 0x2
-"""Bits that do not slow measured work: an idle device, and clocks that somebody set on purpose (recorded as such)."""
+INTERVAL_S = 1.0
 
 
 class Monitor:
@@ -35,26 +29,30 @@ class Monitor:
 
     Args:
         interval_s: seconds between samples.
-        nvml: NVML's module, or a double of it; default: pynvml if it and a driver are there.
+        library: NVML's bindings, or a double of them; default: pynvml if it and a driver are there.
         clock: seconds, monotonic.
+        cpu_clock: processor seconds of this process.
     """
 
     def __init__(
-        self, interval_s: float = INTERVAL_S, nvml: Any = None, clock: Callable[[], float] = time.monotonic
+        self,
+        interval_s: float = INTERVAL_S,
+        library: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
-        self._interval_s, self._clock = interval_s, clock
+        self._interval_s, self._clock, self._cpu_clock = interval_s, clock, cpu_clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
-        self._nvml = nvml if nvml is not None else _pynvml()
+        self._devices = nvml.devices(library)
         self._gpus: list[_Gpu] = []
         self._temperatures: list[float] = []
         self._available: list[int] = []
 
     def __enter__(self) -> Self:
-        self._began, self._own_s = self._clock(), time.process_time()
-        self._before, self._load = _counters(), _load()
-        if self._nvml is not None:
-            self._gpus = _open_gpus(self._nvml)
+        self._began, self._own_s = self._clock(), self._cpu_clock()
+        self._before, self._load = counters(), _load()
+        self._gpus = [_Gpu(device) for device in self._devices.__enter__()]
         self.sample(first=True)
         self._thread.start()
         return self
@@ -65,10 +63,9 @@ class Monitor:
         self._stop.set()
         self._thread.join()
         self.sample()
-        self._after, self._seconds = _counters(), self._clock() - self._began
-        self._driver_s = time.process_time() - self._own_s
-        if self._nvml is not None and self._gpus:
-            self._nvml.nvmlShutdown()
+        self._after, self._seconds = counters(), self._clock() - self._began
+        self._driver_s = self._cpu_clock() - self._own_s
+        self._devices.__exit__(None, None, None)
 
     def sample(self, first: bool = False) -> None:
         """Take one sample; called by the thread, and by tests."""
@@ -77,7 +74,7 @@ class Monitor:
             gpu.sample(ours, first)
         if (temperature := _cpu_temperature()) is not None:
             self._temperatures.append(temperature)
-        if (available := _attempt(lambda: int(psutil.virtual_memory().available))) is not None:
+        if (available := attempt(lambda: int(psutil.virtual_memory().available))) is not None:
             self._available.append(available)
 
     def record(self, worker_cpu_s: float | None) -> dict[str, Any]:
@@ -124,37 +121,27 @@ class Monitor:
 class _Gpu:
     """One GPU's samples."""
 
-    def __init__(self, nvml: Any, handle: Any) -> None:
-        self._nvml, self._handle = nvml, handle
-        self.uuid, self.name = self._ask("nvmlDeviceGetUUID"), self._ask("nvmlDeviceGetName")
-        self._reasons: list[int | None] = []
+    def __init__(self, device: nvml.Gpu) -> None:
+        self._device = device
+        self.uuid, self.name = device.fact("uuid"), device.fact("name")
+        self._reasons: list[int] = []
         self._values: dict[str, list[float]] = {"sm_mhz": [], "temperature_c": [], "power_w": []}
         self._present: set[int] = set()
         self._foreign: dict[int, str] | None = None
 
-    def _ask(self, name: str, *arguments: Any) -> Any:
-        try:
-            answer = getattr(self._nvml, name)(self._handle, *arguments)
-        except (self._nvml.NVMLError, AttributeError):
-            return None
-        return answer.decode(errors="replace") if isinstance(answer, bytes) else answer
-
     def sample(self, ours: set[int], first: bool) -> None:
-        nvml = self._nvml
-        self._reasons.append(self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"))
-        power = self._ask("nvmlDeviceGetPowerUsage")
-        for key, value in (
-            ("sm_mhz", self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)),
-            ("temperature_c", self._ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)),
-            ("power_w", None if power is None else power / 1000),
-        ):
+        device = self._device
+        if (reasons := device.fact("throttle_reasons")) is not None:
+            self._reasons.append(int(reasons, 16))
+        readings = {**{key: device.fact(key) for key in ("sm_mhz", "temperature_c")}, "power_w": device.power_w()}
+        for key, value in readings.items():
             if value is not None:
                 self._values[key].append(value)
-        processes = self._ask("nvmlDeviceGetComputeRunningProcesses")
+        processes = device.fact("processes")
         if processes is None:
             return
         self._foreign = {} if self._foreign is None else self._foreign
-        pids = {int(process.pid) for process in processes} - ours
+        pids = set(processes) - ours
         if first:
             self._present = pids
         hidden = {pid for pid in pids - self._present if not psutil.pid_exists(pid)}
@@ -164,14 +151,14 @@ class _Gpu:
             self._foreign.setdefault(pid, _process_name(pid))
 
     def record(self) -> dict[str, Any]:
-        known = [bits for bits in self._reasons if bits is not None]
-        names = Counter(name for bits in known for bit, name in THROTTLE_REASONS.items() if bits & bit)
+        known = self._reasons
+        names = Counter(name for bits in known for bit, name in nvml.THROTTLE_REASONS.items() if bits & bit)
         ends = {f"{key}_{end.__name__}": end(v) if v else None for key, v in self._values.items() for end in (min, max)}
         return {
             "uuid": self.uuid,
             "name": self.name,
             "samples": len(known),
-            "throttled_samples": sum(bool(bits & ~HARMLESS) for bits in known) if known else None,
+            "throttled_samples": sum(bool(bits & ~nvml.HARMLESS) for bits in known) if known else None,
             "throttle_reasons": dict(names),
             **ends,
             "foreign_processes": None
@@ -180,29 +167,13 @@ class _Gpu:
         }
 
 
-def _open_gpus(nvml: Any) -> list[_Gpu]:
-    try:
-        nvml.nvmlInit()
-        return [_Gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
-    except nvml.NVMLError:
-        return []
-
-
-def _pynvml() -> Any:
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    return pynvml
-
-
 def foreign_processes(busy_share: float = 0.2, window_s: float = 1.0) -> list[dict[str, Any]]:
     """Processes outside this one's tree that use at least `busy_share` of a core over `window_s`: pid, name and share."""
     ours = _tree()
     before: dict[int, float] = {}
     running = []
     for process in psutil.process_iter(["pid"]):
-        if process.pid not in ours and (spent := _attempt(partial(_spent, process))) is not None:
+        if process.pid not in ours and (spent := attempt(partial(_spent, process))) is not None:
             before[process.pid] = spent
             running.append(process)
     began = time.monotonic()
@@ -210,7 +181,7 @@ def foreign_processes(busy_share: float = 0.2, window_s: float = 1.0) -> list[di
     passed = time.monotonic() - began
     found = []
     for process in running:
-        spent = _attempt(partial(_spent, process))
+        spent = attempt(partial(_spent, process))
         share = (spent - before[process.pid]) / passed if spent is not None else 0.0
         if share >= busy_share:
             found.append({"pid": process.pid, "name": _process_name(process.pid), "cores": round(share, 2)})
@@ -225,22 +196,22 @@ def _spent(process: psutil.Process) -> float:
 def _tree() -> set[int]:
     """This process, its ancestors and its descendants: what is not foreign."""
     me = psutil.Process()
-    related = [me, *(_attempt(me.parents) or []), *(_attempt(lambda: me.children(recursive=True)) or [])]
+    related = [me, *(attempt(me.parents) or []), *(attempt(lambda: me.children(recursive=True)) or [])]
     return {process.pid for process in related}
 
 
 def _process_name(pid: int) -> str:
-    return _attempt(lambda: psutil.Process(pid).name()) or "unknown"
+    return attempt(lambda: psutil.Process(pid).name()) or "unknown"
 
 
 def _load() -> float | None:
-    load: float | None = _attempt(lambda: round(os.getloadavg()[0], 2))
+    load: float | None = attempt(lambda: round(os.getloadavg()[0], 2))
     return load
 
 
-def _counters() -> dict[str, float | None]:
+def counters() -> dict[str, float | None]:
     """Counters that only rise: processor seconds of the whole machine, and how often we were slowed down."""
-    times = _attempt(psutil.cpu_times)
+    times = attempt(psutil.cpu_times)
     busy = capacity = steal = None
     if times is not None:
         # Linux counts guest time within user time already.
@@ -260,33 +231,24 @@ def _counters() -> dict[str, float | None]:
 
 def _quota(key: str) -> int | None:
     """A counter of the control group's processor quota: periods passed, or those in which it stopped us."""
-    for path in ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpu/cpu.stat"):
-        for line in (_attempt(Path(path).read_text) or "").splitlines():
+    for path in ("sys/fs/cgroup/cpu.stat", "sys/fs/cgroup/cpu/cpu.stat"):
+        for line in (text(path) or "").splitlines():
             if line.startswith(f"{key} "):
                 return int(line.split()[1])
     return None
 
 
 def _thermal_throttled() -> int | None:
-    pattern = "cpu[0-9]*/thermal_throttle/core_throttle_count"
-    paths = _attempt(lambda: list(Path("/sys/devices/system/cpu").glob(pattern))) or []
-    counts = [text.strip() for path in paths if (text := _attempt(path.read_text))]
+    counts = texts("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count")
     return sum(map(int, counts)) if counts else None
 
 
 def _cpu_temperature() -> float | None:
     """The hottest of the processor's sensors."""
-    sensors = _attempt(lambda: psutil.sensors_temperatures()) or {}
+    sensors = attempt(lambda: psutil.sensors_temperatures()) or {}
     chips = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
     return max((entry.current for chip in chips for entry in sensors.get(chip, ())), default=None)
 
 
 def _minus(after: float | None, before: float | None) -> float | None:
     return None if after is None or before is None else after - before
-
-
-def _attempt(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except (OSError, ValueError, AttributeError, RuntimeError, NotImplementedError, psutil.Error):
-        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import json
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.models import shapes
 from harness.models.decoder import Decoder
 
@@ -73,11 +72,8 @@ def load_model(
         _check_folder(folder)
         where = str(folder)
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        near = difflib.get_close_matches(name, [*bundled(), *{b.split("/")[0] for b in bundled()}], n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise BadInput(
-            f"model: {name!r} is neither bundled ({', '.join(bundled()) or 'none'}), a folder nor a hub id{hint}"
-        )
+        names = dict.fromkeys(part for full in bundled() for part in (full, full.split("/")[0]))
+        raise BadInput(f"model: {name!r} is neither bundled, a folder nor a hub id; {near(name, names)}")
     else:
         where = name
     source, tokenizer = _load(name, where, dtype)
@@ -101,7 +97,7 @@ def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype not in DTYPES:
-        raise BadInput(f"dtype: {dtype!r} is not known; give one of {', '.join(DTYPES)}")
+        raise BadInput(f"dtype: {dtype!r} is not known; {near(dtype, DTYPES)}")
     return DTYPES[dtype]
 
 

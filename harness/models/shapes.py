@@ -6,12 +6,11 @@ produces means nothing.
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 
 PREFIX = "random:"
 _PIECE = 1 << 22
@@ -88,9 +87,7 @@ def check_shape(name: str) -> str:
     """The shape that `random:<shape>` names, or BadInput with near ones."""
     shape = name.removeprefix(PREFIX)
     if shape not in SHAPES:
-        near = difflib.get_close_matches(shape, SHAPES, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(SHAPES)}"
-        raise BadInput(f"model: no shape named {shape!r}; {hint}")
+        raise BadInput(f"model: no shape named {shape!r}; {near(shape, SHAPES)}")
     return shape
 
 

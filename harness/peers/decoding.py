@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from harness.errors import BadInput, CellFailed
+from harness.errors import BadInput, CellFailed, near
 from harness.machine import environment
 from harness.stats import intervals
 
@@ -60,7 +60,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in self.engines:
             if name not in ENGINES:
-                raise BadInput(f"engines: {name!r} is not known; give some of {', '.join(ENGINES)}")
+                raise BadInput(f"engines: {name!r} is not known; {near(name, ENGINES)}")
         for name, least in (("prompt_tokens", 1), ("new_tokens", 2), ("repeats", 1)):
             if getattr(self, name) < least:
                 raise BadInput(f"{name}: {getattr(self, name)} is out of range; give {least} or more")

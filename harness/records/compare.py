@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.records import believable, readings, summary
 from harness.records.folder import Json, Run, load_run
 from harness.records.limits import BASELINE
@@ -268,7 +268,7 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
     """Cells that both runs measured under the same conditions, and those of the first run that have no partner."""
     known = {key for run in (before, after) for cell in run.cells for key in cell.get("conditions") or {}}
     if unknown := sorted(set(ignore) - known - {*PROCESSOR}):
-        raise BadInput(f"ignore: no condition {unknown[0]!r}; they are {', '.join(sorted(known))}")
+        raise BadInput(f"ignore: no condition {unknown[0]!r}; {near(unknown[0], sorted(known))}")
     others = {_key(cell): cell for cell in after.cells}
     pairs, refused = [], []
     for cell in sorted(before.cells, key=_order(before)):

@@ -8,17 +8,16 @@ enter an interval, a ratio or a Pareto front.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from harness.errors import BadInput
+from harness import settings
+from harness.errors import BadInput, near
 from harness.machine.environment import ROOT
 from harness.validation import Frozen, Text
 
@@ -195,7 +194,7 @@ def _rows(name: str, table: Any, readings: Mapping[str, Any]) -> Iterable[Json]:
         raise ValueError(f"tables.{name}: metrics: is missing; say unit and divides_by of every metric")
     known = {*_SHARED, "read_from", "metrics", "rows"}
     if unknown := sorted(set(table) - known):
-        raise ValueError(f"tables.{name}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise ValueError(f"tables.{name}: unknown key {unknown[0]!r}; {near(unknown[0], sorted(known))}")
     shared = {key: table[key] for key in _SHARED if key in table}
     reading = readings.get(str(table.get("read_from")))
     if not isinstance(reading, dict):
@@ -206,7 +205,7 @@ def _rows(name: str, table: Any, readings: Mapping[str, Any]) -> Iterable[Json]:
             raise ValueError(f"{where}: give a mapping with values")
         for metric, value in row["values"].items():
             if metric not in metrics:
-                raise ValueError(f"{where}: metric {metric!r} is not described; known: {', '.join(metrics)}")
+                raise ValueError(f"{where}: metric {metric!r} is not described; {near(metric, metrics)}")
             described = {key: metrics[metric][key] for key in _PER_METRIC if key in metrics[metric]}
             if set(metrics[metric]) - set(_PER_METRIC):
                 raise ValueError(f"tables.{name}.metrics.{metric}: known keys are {', '.join(_PER_METRIC)}")
@@ -286,20 +285,13 @@ def load(key: str) -> Paper:
             f"published: {FOLDER} is not there; run from a checkout of the repository, or --set published=[]"
         )
     if key not in bibkeys():
-        near = difflib.get_close_matches(key, bibkeys(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(bibkeys())}"
-        raise BadInput(f"published: {key!r} is not known; {hint}")
+        raise BadInput(f"published: {key!r} is not known; {near(key, bibkeys())}")
     return read(FOLDER / f"{key}.yaml")
 
 
 def read(path: Path) -> Paper:
     """Return the paper in a file; BadInput as for `load`."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"{path}: cannot be read ({' '.join(str(error).split())[:160]})") from None
-    if not isinstance(values, dict):
-        raise BadInput(f"{path}: is not a mapping; a paper has a head, readings and tables")
+    values = settings.read(path, "a paper has a head, readings and tables")
     try:
         return Paper.model_validate({"bibkey": path.stem, **values})
     except ValidationError as error:
@@ -326,12 +318,12 @@ def _chosen(place: int, entry: Beside) -> list[Json]:
     where = f"published.{place}"
     for table in entry.tables or ():
         if table not in paper.tables:
-            raise BadInput(f"{where}.tables: {entry.key} has no table {table!r}; it has {', '.join(paper.tables)}")
+            raise BadInput(f"{where}.tables: {entry.key} has no table {table!r}; {near(table, paper.tables)}")
     rows = [row for row in paper.rows if entry.tables is None or row.table in entry.tables]
     if entry.model is not None:
         models = dict.fromkeys(row.model for row in rows)
         if entry.model not in models:
-            raise BadInput(f"{where}.model: {entry.key} has no rows of {entry.model!r}; it has {', '.join(models)}")
+            raise BadInput(f"{where}.model: {entry.key} has no rows of {entry.model!r}; {near(entry.model, models)}")
         rows = [row for row in rows if row.model == entry.model]
     for key, wanted, known in (
         ("tasks", entry.tasks, {row.task for row in rows}),
@@ -339,7 +331,7 @@ def _chosen(place: int, entry: Beside) -> list[Json]:
     ):
         for name in wanted:
             if name not in known:
-                raise BadInput(f"{where}.{key}: {entry.key} has no {name!r} there; it has {', '.join(sorted(known))}")
+                raise BadInput(f"{where}.{key}: {entry.key} has no {name!r} there; {near(name, sorted(known))}")
     return [row.model_dump(mode="json") for row in rows]
 
 

@@ -8,12 +8,16 @@ no row exits early and every exit test is paid, or no draft is accepted.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 import methods
 from harness import tasks
 from harness.errors import BadInput
+from harness.measure.probes import energy
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import DTYPES, bundled_folder
@@ -40,12 +44,13 @@ class Cell:
 
     Attributes:
         id: as the run will name it.
-        kind: `quality`, `speed` or `memory`.
+        kind: `quality`, `speed`, `memory` or `energy`.
         label: of the arm.
         on: task or batch size.
         memory_bytes: estimated peak of its process: weights, joined copies of them, K/V and the largest activations; None:
             not known.
-        flops: estimated matrix products of everything the cell runs, warm-up and repeats included; None: not known.
+        flops: estimated matrix products of everything the cell runs, warm-up and repeats included; None: not known, as of
+            energy, which is measured over a time.
         bound: how to read `flops`: exact (empty), `~` about, `<=` at most.
     """
 
@@ -106,9 +111,18 @@ class _Planner:
         expected = facts[0].expected if facts else self.suite.expected_tokens or self.suite.new_tokens
         for batch in self.suite.batch_sizes:
             cells += [self._timed("speed", label, method, batch, width, expected) for label, method in arms]
-            if self.suite.memory:
-                cells += [self._timed("memory", label, method, batch, width, expected) for label, method in arms]
+            for kind in self._alone():
+                cells += [self._timed(kind, label, method, batch, width, expected) for label, method in arms]
         return Plan(tuple(cells), tuple(self.needs), tuple(self.assumed))
+
+    def _alone(self) -> list[str]:
+        """What every arm does alone: as `harness.run.sweep` does, energy only where a counter can be read."""
+        wanted = ["memory"] if self.suite.memory else []
+        if self.suite.energy and energy.counters(torch.device(self.suite.device)):
+            return [*wanted, "energy"]
+        if self.suite.energy:
+            self.assumed["energy: no counter can be read here; where one can, a run measures it too"] = None
+        return wanted
 
     def _quality(self, label: str, method: Method, entry: TaskEntry, fact: _Facts) -> Cell:
         task = entry.name
@@ -128,7 +142,9 @@ class _Planner:
         runs = suite.processes * (suite.warmup * suite.prompt_sets + suite.repeats) if kind == "speed" else 1
         loaded = len(self.checkpoints) if kind == "speed" else 1
         bound = one.bound or (EXACT if suite.prompt_tokens else ABOUT)
-        total = None if one.flops is None else one.flops * runs
+        # An energy cell repeats generations until its window is over: how many, only a run tells.
+        total = None if one.flops is None or kind == "energy" else one.flops * runs
+        bound = "" if kind == "energy" else bound
         memory = self._memory(loaded, batch, width, one.kv_elements)
         return Cell(cell_id(kind, label, f"b{batch}"), kind, label, f"batch {batch}", memory, total, bound)
 
@@ -274,7 +290,7 @@ def lines(found: Plan) -> list[str]:
     """What stands below the table."""
     known = [cell.flops for cell in found.cells if cell.flops is not None]
     peak = max((cell.memory_bytes for cell in found.cells if cell.memory_bytes is not None), default=0.0)
-    kinds = {kind: sum(cell.kind == kind for cell in found.cells) for kind in ("quality", "speed", "memory")}
+    kinds = Counter(cell.kind for cell in found.cells)
     return [
         f"{len(found.cells)} cells ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}); largest memory about "
         f"{peak / 1e9:.3g} GB; together about {sum(known):.2e} FLOPs. Estimates: nothing was run. "

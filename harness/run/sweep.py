@@ -34,7 +34,7 @@ from harness.records.folder import RunStore
 from harness.run import resume as resuming
 from harness.run.executors import local
 from harness.run.executors.base import Arguments, Executor, Outcome, T
-from harness.suites.suite import BASELINE, Suite
+from harness.suites.suite import BASELINE, Suite, check_methods
 
 Json = dict[str, Any]
 Job = tuple[str, Callable[[], None]]
@@ -71,7 +71,8 @@ def run_suite(
         BadInput: before anything is measured, when something does not fit; or while measuring, when nothing can be written.
         KeyboardInterrupt: what was measured is kept.
     """
-    published.select(suite.published)  # refused before anything is measured
+    check_methods(suite, f"suite {suite.name}")
+    published.select(suite.published)  # refused, as wrong methods are, before anything is measured
     store = RunStore(out, resume=resume)
     with resuming.lock(store.path):
         workers = workers or local.LocalExecutor()

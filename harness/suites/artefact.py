@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import settings
 from harness.errors import BadInput
 
 VERSION = 1
@@ -53,12 +54,10 @@ def read(path: str | Path) -> Json:
     """Read an artefact, or BadInput that names the file."""
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"tuned: {path} cannot be read ({error.strerror}); make it with `depthbench tune`") from None
-    except ValueError:
-        raise BadInput(f"tuned: {path} is not valid JSON; make it again with `depthbench tune`") from None
-    if not isinstance(record, dict) or record.get("kind") not in KINDS or "parameters" not in record:
+        record = settings.read(path, "an artefact is a JSON object")
+    except BadInput as error:
+        raise BadInput(f"tuned: {error}; make it with `depthbench tune`") from None
+    if record.get("kind") not in KINDS or "parameters" not in record:
         raise BadInput(f"tuned: {path} is not an artefact of `depthbench tune` or `depthbench calibrate`")
     if record.get("artefact_version") != VERSION:
         raise BadInput(

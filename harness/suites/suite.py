@@ -15,20 +15,20 @@ A suite is a YAML file, bundled (`harness/suites/`) or the user's own:
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from harness.errors import BadInput
+from harness import settings
+from harness.errors import BadInput, near
 from harness.records.limits import BASELINE as BASELINE
 from harness.records.limits import Limits as Limits
 from harness.records.published import Beside
 from harness.spec import parse_spec
-from harness.suites.entries import LM_EVAL, MethodEntry, TaskEntry
-from harness.validation import Count, Frozen, Text, explain, near
+from harness.suites.entries import MethodEntry, TaskEntry
+from harness.validation import Count, Frozen, Text, explain
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -177,17 +177,13 @@ class Suite(Frozen):
         return values
 
 
-_INNER: dict[str, type[BaseModel]] = {"tasks": TaskEntry, "limits": Limits, "published": Beside}
-"""What stands below the keys of a suite."""
-
-
 def suite_names() -> tuple[str, ...]:
     """Return the names of the suites that come with the project."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
 def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
-    """Return a bundled suite by name, or the one in a YAML file.
+    """Return a bundled suite by name, or the one in a YAML file; its methods are known and take the parameters given.
 
     Args:
         name_or_path: a name of `suite_names()`, or a file.
@@ -197,41 +193,60 @@ def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite
         BadInput: no such suite or file, not YAML, or a key that is unknown, missing or out of range. One line
             that names the file and the key.
     """
+    suite = read_suite(name_or_path, overrides)
+    check_methods(suite, _where(_find(name_or_path), overrides))
+    return suite
+
+
+def read_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+    """As `load_suite`, but without a look at the methods, which would need torch."""
     path = _find(name_or_path)
-    values = _read(path)
-    for override in overrides:
-        _apply(values, override)
+    values = settings.read(path, "a suite needs at least model, methods, batch_sizes and tasks")
+    for text in overrides:
+        settings.override(values, text, Suite.model_fields, "methods.1.speedup=3", _expanded)
     _place_artefacts(values, path.parent)
     try:
         return Suite.model_validate({"name": path.stem, **values})
     except ValidationError as error:
-        raise BadInput(f"{path if not overrides else f'{path} with --set'}: {explain(error, Suite, _INNER)}") from None
+        raise BadInput(f"{_where(path, overrides)}: {explain(error, Suite)}") from None
 
 
-def check_names(suite: Suite, methods: Iterable[str], tasks: Iterable[str]) -> None:
-    """Raise BadInput, with the nearest name, if a suite asks for a method or task that is not among those given."""
-    wanted = {"methods": [entry.name for entry in suite.methods], "tasks": [entry.name for entry in suite.tasks]}
-    for key, known in (("methods", list(methods)), ("tasks", list(tasks))):
-        for i, name in enumerate(wanted[key]):
-            if key == "tasks" and name.startswith(LM_EVAL):
-                continue  # whether lm-eval has the task is found out before anything is measured
-            if name not in known:
-                raise BadInput(f"suite {suite.name}: {key}.{i}: {name!r} is not known; {near(name, known)}")
+def check_methods(suite: Suite, where: str) -> None:
+    """Raise BadInput, with `where`, the entry's place and the key, if a method is not known or does not take its parameters."""
+    import methods
+
+    for i, entry in enumerate(suite.methods):
+        try:
+            known = methods.parameters(entry.name)
+        except BadInput as error:
+            raise BadInput(f"{where}: methods.{i}: {error}") from None
+        for key in entry.parameters:
+            if key not in known:
+                what = f"neither a key of an entry nor a parameter of {entry.name}"
+                hint = near(key, [*known, *MethodEntry.model_fields], f"it takes {', '.join(known) or 'no parameters'}")
+                raise BadInput(f"{where}: methods.{i}.{key}: {what}; {hint}")
+        try:
+            methods.create(entry.name, **entry.parameters)
+        except BadInput as error:
+            raise BadInput(f"{where}: methods.{i}: {error}") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key given twice is an error: taking the last one silently hides typing mistakes."""
+def check_tasks(suite: Suite, known: Iterable[str]) -> None:
+    """Raise BadInput, with the nearest name, if a suite asks for a task that is not known; lm-eval's are looked up later."""
+    known = list(known)
+    for i, entry in enumerate(suite.tasks):
+        if not entry.is_lm_eval and entry.name not in known:
+            raise BadInput(f"suite {suite.name}: tasks.{i}: {entry.name!r} is not known; {near(entry.name, known)}")
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+
+def _where(path: Path, overrides: Sequence[str]) -> str:
+    return f"{path} with --set" if overrides else str(path)
+
+
+def _expanded(entry: str) -> dict[str, Any]:
+    """A method or task given as text, as a mapping whose keys can be set."""
+    name, parameters = parse_spec(entry)
+    return {"name": name, **parameters}
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -253,72 +268,3 @@ def _place_artefacts(values: dict[str, Any], folder: Path) -> None:
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and isinstance(entry.get("tuned"), str) and (folder / entry["tuned"]).is_file():
             entry["tuned"] = str(folder / entry["tuned"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = _yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path}: is not UTF-8 text; give a YAML file") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: {_yaml_problem(error)}") from None
-    if not isinstance(values, dict):
-        what = "is empty" if values is None else "is not a mapping"
-        raise BadInput(f"{path}: {what}; a suite needs at least model, methods, batch_sizes and tasks")
-    return values
-
-
-def _yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-
-
-def _yaml_problem(error: yaml.YAMLError) -> str:
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return f"not valid YAML: {' '.join(str(error).split())}"
-    problem = error.problem or error.context or "not valid YAML"
-    line = error.problem_mark.line + 1
-    return f"line {line}: {problem}" if problem.startswith("the key") else f"line {line}: not valid YAML: {problem}"
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key in the raw values of a suite."""
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise BadInput(f"--set {override!r}: cannot be read; write key=value, as in methods.1.speedup=3")
-    if parts[0] not in Suite.model_fields:
-        raise BadInput(f"--set {override!r}: unknown key {parts[0]!r}; {near(parts[0], Suite.model_fields)}")
-    try:
-        value = _yaml(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"--set {override!r}: {_yaml_problem(error).partition(': ')[2]}") from None
-    place: Any = values
-    for depth, part in enumerate(parts[:-1]):
-        place = _open(place, part, ".".join(parts[: depth + 1]), override)
-    if isinstance(place, list):
-        _open(place, parts[-1], key.strip(), override, leaf=True)
-        place[int(parts[-1])] = value
-    else:
-        place[parts[-1]] = value
-
-
-def _open(place: Any, part: str, where: str, override: str, leaf: bool = False) -> Any:
-    """The mapping or list at `part` of `place`; a method or task given as a string becomes a mapping first."""
-    if isinstance(place, list):
-        if not (part.isdecimal() and int(part) < len(place)):
-            raise BadInput(f"--set {override!r}: {where}: no such entry; they count from 0 to {len(place) - 1}")
-        index: Any = int(part)
-    else:
-        index = part
-    inner = place.get(index) if isinstance(place, dict) else place[index]
-    if isinstance(inner, str) and isinstance(place, list) and not leaf:
-        try:
-            name, parameters = parse_spec(inner)
-        except ValueError as error:
-            raise BadInput(f"--set {override!r}: {where}: {error}") from None
-        inner = place[index] = {"name": name, **parameters}
-    if not leaf and not isinstance(inner, (dict, list)):
-        raise BadInput(f"--set {override!r}: {where}: is {inner!r}, which has no keys of its own")
-    return inner

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 
 if TYPE_CHECKING:
     from harness.tasks.base import Task
@@ -32,9 +31,7 @@ def create(name: str, data: Path | None = None) -> Task:
         BadInput: no task has this name; the message lists those there are and the nearest one.
     """
     if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInput(f"task: {name!r} is not known; {hint}known tasks: {', '.join(TASKS)}, lm_eval:<task>")
+        raise BadInput(f"task: {name!r} is not known; {near(name, [*TASKS, 'lm_eval:<task>'])}")
     module, _, attribute = TASKS[name].partition(":")
     task_class: type[Task] = getattr(importlib.import_module(module), attribute)
     return task_class(data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.tasks.files import Source
 from harness.tasks.metrics import Metric
 
@@ -93,7 +93,7 @@ class Task(ABC):
         known = {metric.name: metric for metric in (*self.metrics(), *self.extra_metrics())}
         for name in names:
             if name not in known:
-                raise BadInput(f"metrics: task {self.name} has no metric {name!r}; it has {', '.join(known)}")
+                raise BadInput(f"metrics: task {self.name} has no metric {name!r}; {near(name, known)}")
         return tuple(known[name] for name in names)
 
 
@@ -108,7 +108,7 @@ def data_hash(examples: Iterable[Example]) -> str:
 def check_request(split: str, limit: int | None) -> None:
     """Raise BadInput unless ``split`` is a known split and ``limit`` is None or at least 1."""
     if split not in SPLITS:
-        raise BadInput(f"split: {split!r} is not known; use one of {', '.join(SPLITS)}")
+        raise BadInput(f"split: {split!r} is not known; {near(split, SPLITS)}")
     if limit is not None and limit < 1:
         raise BadInput(f"limit: {limit} is out of range; use 1 or more, or leave it out for the whole split")
 

@@ -6,7 +6,7 @@ training what it will run at inference. Dropout of the architecture itself is no
 decoding.
 
     depthbench train opt-e2e-mini-full --data DIR --out DIR
-    torchrun --nproc-per-node 4 -m harness.cli train finetune-skipdecode --device cuda --task cnn_dm --out DIR
+    torchrun --nproc-per-node 4 -m depthbench train finetune-skipdecode --device cuda --task cnn_dm --out DIR
 
 Under torchrun or `accelerate launch` every process takes its share of each step's prompts, so a recipe means the same on any
 number of devices that divides them.
@@ -29,7 +29,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 import methods
 from harness import tasks
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.method import Moment, TrainingPlan
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
@@ -153,10 +153,8 @@ def _plan(recipe: Recipe) -> TrainingPlan:
         plan = plan.configure(recipe.options)
     unknown = set(recipe.stages) - {stage.name for stage in plan.stages}
     if unknown:
-        known = ", ".join(stage.name for stage in plan.stages)
-        raise BadInput(
-            f"recipe {recipe.name}: stages.{sorted(unknown)[0]} is not a stage of {method.name}; it has {known}"
-        )
+        name, known = sorted(unknown)[0], [stage.name for stage in plan.stages]
+        raise BadInput(f"recipe {recipe.name}: stages.{name} is not a stage of {method.name}; {near(name, known)}")
     return plan
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.machine import environment
 from harness.stats import ltt
 from harness.stats.intervals import bootstrap_metric
@@ -48,7 +48,7 @@ class Goal:
     def __post_init__(self) -> None:
         ltt.check_levels(self.delta, self.epsilon)
         if self.consistency not in CONSISTENCIES:
-            raise BadInput(f"consistency: {self.consistency!r} is not known; give one of {', '.join(CONSISTENCIES)}")
+            raise BadInput(f"consistency: {self.consistency!r} is not known; {near(self.consistency, CONSISTENCIES)}")
 
 
 class Losses:

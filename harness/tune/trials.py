@@ -17,7 +17,7 @@ from typing import Any
 
 import methods
 from harness import tasks
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.setup import load
@@ -78,7 +78,7 @@ class Setup:
         task = tasks.create(self.task, self.data)
         names = [metric.name for metric in task.metrics()]
         if self.metric not in names:
-            raise BadInput(f"metric: {self.metric!r} is not a metric of task {self.task}; it has {', '.join(names)}")
+            raise BadInput(f"metric: {self.metric!r} is not a metric of task {self.task}; {near(self.metric, names)}")
         return task
 
     @property

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.machine import environment
 from harness.stats import intervals as stats
 from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
@@ -52,7 +52,7 @@ class Goal:
         if self.max_loss is not None and not self.max_loss >= 0:
             raise BadInput(f"max_loss: {self.max_loss:g} is out of range; give 0 or more")
         if self.by not in MEASURES:
-            raise BadInput(f"by: {self.by!r} is not known; give one of {', '.join(MEASURES)}")
+            raise BadInput(f"by: {self.by!r} is not known; {near(self.by, MEASURES)}")
 
     def __str__(self) -> str:
         unit = "faster in time" if self.by == "time" else "fewer layers"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 
 __all__ = ["write_report"]
 
@@ -31,7 +31,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
     from reports.draw.style import PAGE, SHEETS
 
     if style not in SHEETS:
-        raise BadInput(f"report: style {style!r} is not known; known: {', '.join(SHEETS)}")
+        raise BadInput(f"report: style {style!r} is not known; {near(style, SHEETS)}")
     folders = [Path(folder) for folder in run_dirs]
     sheet = SHEETS[style]
     with _undisturbed():

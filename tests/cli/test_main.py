@@ -66,7 +66,7 @@ BAD = [
     (("report", "/no/such/folder"), "/no/such/folder"),
     (("list", "colours"), "methods"),
     (("generate", "x", "--model", "opt-e2e-minni"), "neither bundled"),
-    (("generate", "x", "--method", "calmm"), "did you mean calm"),
+    (("generate", "x", "--method", "calmm"), "did you mean 'calm'"),
     (("generate", "x", "--device", "abacus"), "abacus"),
     (("train", "no-such-recipe", "--out", "/tmp/x"), "recipe"),
     (("run",), "suite"),

@@ -47,19 +47,18 @@ class Holed(Draft):
         return logits.softmax(-1).amax(-1) > self.sure if self.sure else None
 
 
-@pytest.mark.parametrize("rows", [1, 8])
 @pytest.mark.parametrize(
-    "method",
+    ("method", "rows", "temperature"),
     [
-        methods.create("layerskip(exit_layer=1,draft_tokens=5)"),
-        methods.create("layerskip(exit_layer=5,draft_tokens=30)"),
-        Holed(),
-        Holed(first=1),
-        Holed(sure=0.1),
+        (methods.create("layerskip(exit_layer=1,draft_tokens=5)"), 8, 0.0),
+        (methods.create("layerskip(exit_layer=5,draft_tokens=30)"), 1, 0.8),
+        (Holed(), 1, 0.0),
+        (Holed(first=1), 8, 0.8),
+        (Holed(sure=0.1), 8, 0.0),
+        (Holed(sure=0.1), 1, 0.8),
     ],
     ids=str,
 )
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_output_is_the_full_models(decoder: Decoder, method: Draft, rows: int, temperature: float) -> None:
     ids, mask = ragged_prompts(rows=rows)
     sampling = Sampling(temperature=temperature, seed=5)

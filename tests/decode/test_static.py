@@ -10,12 +10,12 @@ from harness.decode.engine import Decoding, Output, generate
 from harness.method import Draft
 from harness.models.decoder import Decoder
 from harness.models.kernels.linear import only
-from tests.conftest import MODELS, ragged_prompts, tiny
-from tests.method_cases import SPECS
+from tests.conftest import MODELS, layout, ragged_prompts, tiny
+from tests.method_cases import PAIRS
 from tests.models.test_families import HOLES, VARIANTS
 
 NEW = 10
-STATIC_SPECS = [spec for spec in SPECS if not isinstance(methods.create(spec), Draft)]
+STATIC_PAIRS = [(name, spec) for name, spec in PAIRS if not isinstance(methods.create(spec), Draft)]
 
 
 def logits_and_output(
@@ -45,9 +45,9 @@ def same(decoder: Decoder, spec: str, padded: bool = True) -> None:
     assert len(decoder.static_steps) >= 1
 
 
-@pytest.mark.parametrize("spec", STATIC_SPECS)
-def test_every_method_on_static_buffers(decoder: Decoder, spec: str) -> None:
-    same(decoder, spec)
+@pytest.mark.parametrize(("name", "spec"), STATIC_PAIRS)
+def test_every_method_on_static_buffers(name: str, spec: str) -> None:
+    same(layout(name), spec)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

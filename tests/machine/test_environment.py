@@ -1,17 +1,19 @@
 """The fingerprint says what it can read and None for the rest."""
 
+import itertools
 import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from harness.machine import environment
+from harness.machine import environment, system
 from harness.machine.environment import conditions_hash, fingerprint, usable_cores
 
 
@@ -57,47 +59,59 @@ def missing(name: str) -> str:
     raise environment.metadata.PackageNotFoundError(name)
 
 
-def files(monkeypatch: pytest.MonkeyPatch, content: dict[str, str]) -> None:
-    monkeypatch.setattr(environment, "_read", lambda path: content.get(str(path)))
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[str, str]], None]:
+    """A system with these files and no others."""
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8 if logical else 4)
+    numbers = itertools.count()
+
+    def write(content: dict[str, str]) -> None:
+        root = tmp_path / str(next(numbers))
+        monkeypatch.setattr(system, "ROOT", root)
+        for path, text in content.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(f"{text}\n")
+
+    return write
 
 
-def test_governor_and_turbo(monkeypatch):
-    folder = "/sys/devices/system/cpu"
-    paths = [Path(f"{folder}/cpu{i}/cpufreq/scaling_governor") for i in range(3)]
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: paths)
-    files(monkeypatch, {str(paths[0]): "powersave", str(paths[1]): "performance", str(paths[2]): "powersave"})
-    assert environment._governor() == "powersave, performance"
-    files(monkeypatch, {f"{folder}/intel_pstate/no_turbo": "1"})
-    assert (environment._governor(), environment._turbo()) == (None, False)
-    files(monkeypatch, {f"{folder}/cpufreq/boost": "1"})
-    assert environment._turbo() is True
+def test_governor_and_turbo(files):
+    folder = "sys/devices/system/cpu"
+    governors = [f"{folder}/cpu{i}/cpufreq/scaling_governor" for i in range(3)]
+    for content, governor, turbo in (
+        (dict(zip(governors, ("powersave", "performance", "powersave"), strict=True)), "powersave, performance", None),
+        ({f"{folder}/intel_pstate/no_turbo": "1"}, None, False),
+        ({f"{folder}/cpufreq/boost": "1"}, None, True),
+    ):
+        files(content)
+        cpu = fingerprint()["cpu"]
+        assert (cpu["governor"], cpu["turbo"]) == (governor, turbo)
 
 
 @pytest.mark.parametrize(
     ("content", "cores"),
     [
-        ({"/sys/fs/cgroup/cpu.max": "200000 100000"}, 2),
-        ({"/sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
-        ({"/sys/fs/cgroup/cpu.max": "max 100000"}, None),
-        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, None),
-        ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 3),
-        ({}, None),
+        ({"sys/fs/cgroup/cpu.max": "200000 100000"}, 2),
+        ({"sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+        ({"sys/fs/cgroup/cpu.max": "max 100000"}, 4),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({}, 4),
     ],
 )
-def test_container_quota(monkeypatch, content, cores):
+def test_container_quota(monkeypatch, files, content, cores):
     """In a container the machine's core count is not what a run may use; threads beyond the quota only wait."""
-    files(monkeypatch, content)
-    assert environment._quota() == cores
+    monkeypatch.setattr(psutil, "Process", unreadable)
+    files(content)
+    assert usable_cores() == cores
 
 
-def test_usable_cores_counts_physical_cores(monkeypatch):
+def test_usable_cores_counts_physical_cores(monkeypatch, files):
     """Two hyperthreads of one core are one core."""
-    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8 if logical else 4)
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(cpu_affinity=lambda: [0, 4]))
-    siblings = {f"/sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": "0,4" for i in (0, 4)}
-    files(monkeypatch, siblings)
+    files({f"sys/devices/system/cpu/cpu{i}/topology/thread_siblings_list": "0,4" for i in (0, 4)})
     assert usable_cores() == 1
-    files(monkeypatch, {})
+    files({})
     assert usable_cores() == 2
 
 
@@ -109,28 +123,26 @@ def git(folder: Path, *arguments: str) -> str:
 
 def test_commit_and_dirty(tmp_path):
     """Results and notes do not make the code dirty; a new method file does."""
-    assert environment._repository(tmp_path) == (None, None)
+    assert environment.repository(tmp_path) == (None, None)
     git(tmp_path, "init", "--quiet")
-    assert environment._repository(tmp_path) == (None, None)
+    assert environment.repository(tmp_path) == (None, None)
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "a.py").write_text("1")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "-m", "x", "--no-verify")
     commit = git(tmp_path, "rev-parse", "HEAD")
-    assert environment._repository(tmp_path) == (commit, False)
+    assert environment.repository(tmp_path) == (commit, False)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "run.json").write_text("{}")
-    assert environment._repository(tmp_path) == (commit, False)
+    assert environment.repository(tmp_path) == (commit, False)
     (tmp_path / "methods" / "b.py").write_text("2")
-    assert environment._repository(tmp_path) == (commit, True)
+    assert environment.repository(tmp_path) == (commit, True)
     # Installed inside somebody else's repository: their commit says nothing about this code.
-    assert environment._repository(tmp_path / "methods") == (None, None)
+    assert environment.repository(tmp_path / "methods") == (None, None)
 
 
 class FakeNVML:
     """A driver that answers some questions and refuses others."""
-
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
 
     class NVMLError(Exception):
         pass
@@ -160,18 +172,18 @@ class FakeNVML:
 
 
 def test_gpu_facts_it_refuses_are_none(monkeypatch):
-    nvml = FakeNVML(1)
-    monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    (found,) = environment._gpus()
+    library = FakeNVML(1)
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    (found,) = fingerprint()["gpu"]
     assert (found["name"], found["power_cap_w"], found["temperature_c"], found["uuid"]) == (
         "Example GPU",
         350.0,
         None,
         None,
     )
-    assert nvml.ended
+    assert library.ended
     monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(0))
-    assert environment._gpus() is None
+    assert fingerprint()["gpu"] is None
 
 
 def test_conditions_hash_knows_every_value_and_no_order():

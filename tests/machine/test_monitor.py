@@ -64,11 +64,11 @@ class Replay:
         return read
 
 
-def watch(nvml: Replay, samples: int = 3) -> dict[str, Any]:
-    with Monitor(interval_s=1000, nvml=nvml) as watching:
+def watch(library: Replay, samples: int = 3) -> dict[str, Any]:
+    with Monitor(interval_s=1000, library=library) as watching:
         for _ in range(samples):
             watching.sample()
-    assert nvml.open == 0
+    assert library.open == 0
     return watching.record(0.0)["gpus"][0]
 
 
@@ -114,16 +114,17 @@ def test_what_nvml_does_not_tell_is_none() -> None:
 def test_foreign_share_is_busy_time_that_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten seconds on two cores: 14 s busy, 9 of them the worker's, so a quarter of the machine was somebody else's."""
 
-    def counters(busy: float, quota: int) -> dict[str, Any]:
+    def seen_at(busy: float, quota: int) -> dict[str, Any]:
         return {"busy_s": busy, "capacity_s": 100.0 + 20 * (quota > 0), "steal_s": 0.5 * quota, "quota_throttled": quota,
                 "quota_periods": 100 * quota, "thermal_throttled": None}  # fmt: skip
 
-    readings = iter((counters(50.0, 0), counters(64.0, 2)))
-    monkeypatch.setattr(monitor, "_counters", lambda: next(readings))
+    readings = iter((seen_at(50.0, 0), seen_at(64.0, 2)))
+    monkeypatch.setattr(monitor, "counters", lambda: next(readings))
     times = iter((1000.0, 1010.0))
-    with Monitor(interval_s=1000, nvml=Replay(RECORDED), clock=lambda: next(times)) as watching:
+    with Monitor(
+        interval_s=1000, library=Replay(RECORDED), clock=lambda: next(times), cpu_clock=lambda: 0.0
+    ) as watching:
         pass
-    watching._driver_s = 0.0
     seen = watching.record(9.0)
     assert seen["seconds"] == 10 and seen["cpu"]["busy_share"] == 0.7
     assert seen["cpu"]["foreign_share"] == 0.25 and seen["cpu"]["steal_share"] == 0.05
@@ -133,7 +134,7 @@ def test_foreign_share_is_busy_time_that_is_not_ours(monkeypatch: pytest.MonkeyP
 
 
 def test_this_machine_is_read_without_gpu() -> None:
-    with Monitor(interval_s=0.01, nvml=None) as watching:
+    with Monitor(interval_s=0.01) as watching:
         sum(range(10**6))
     seen = watching.record(0.0)
     assert seen["memory_available_bytes"] > 0 and 0 <= seen["cpu"]["foreign_share"] <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import pytest
@@ -19,20 +20,21 @@ from harness.models.kernels import linear
 from harness.plan import LayerPlan, Step
 from harness.run import contract
 from harness.run.contract import NEW, decode_with_logits
-from tests.conftest import MODELS, ragged_prompts
-from tests.method_cases import CASES, SPECS
+from tests.conftest import CONTRACT, MODELS, layout, ragged_prompts
+from tests.method_cases import CASES, PAIRS, SPECS
 
 
 def test_every_registered_method_has_cases() -> None:
-    assert set(CASES) == set(methods.names())
+    assert set(CASES) == set(methods.names()) and {spec for _, spec in PAIRS} == set(SPECS)
+    assert {(name, methods.create(spec).name) for name, spec in PAIRS} == set(itertools.product(CONTRACT, CASES))
     for name, specs in CASES.items():
         assert specs and all(methods.create(spec).name == name for spec in specs)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_stepwise_decoding_equals_score(decoder: Decoder, spec: str) -> None:
+@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_stepwise_decoding_equals_score(name: str, spec: str) -> None:
     """Invariant 2, in a left-padded batch: each emitted token's logits equal the parallel pass."""
-    contract.step_equals_score(decoder, methods.create(spec))
+    contract.step_equals_score(layout(name), methods.create(spec))
 
 
 def test_score_takes_rows_of_different_prompt_lengths(decoder: Decoder) -> None:
@@ -44,34 +46,33 @@ def test_score_takes_rows_of_different_prompt_lengths(decoder: Decoder) -> None:
         torch.testing.assert_close(together[row], alone, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_row_in_padded_batch_equals_row_alone(decoder: Decoder, spec: str) -> None:
+@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_row_in_padded_batch_equals_row_alone(name: str, spec: str) -> None:
     """Invariant 3."""
-    contract.batch_equals_alone(decoder, methods.create(spec))
+    contract.batch_equals_alone(layout(name), methods.create(spec))
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_no_skip_setting_equals_full(decoder: Decoder, name: str) -> None:
+@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_no_skip_setting_equals_full(name: str, spec: str) -> None:
     """Invariant 4: bit for bit, because the same blocks run in the same order; verified drafts run several columns at once."""
-    for spec in CASES[name]:
-        contract.no_skip_equals_full(decoder, methods.create(spec))
+    contract.no_skip_equals_full(layout(name), methods.create(spec))
 
 
-@pytest.mark.parametrize("spec", [s for s in SPECS if methods.create(s).exact])
-def test_exact_methods_equal_full(decoder: Decoder, spec: str) -> None:
-    contract.exact_equals_full(decoder, methods.create(spec))
+@pytest.mark.parametrize(("name", "spec"), [pair for pair in PAIRS if methods.create(pair[1]).exact])
+def test_exact_methods_equal_full(name: str, spec: str) -> None:
+    contract.exact_equals_full(layout(name), methods.create(spec))
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_trace_equals_independent_count(decoder: Decoder, spec: str) -> None:
+@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_trace_equals_independent_count(name: str, spec: str) -> None:
     """Invariant 5: sublayers counted where they run, not where the engine records them."""
-    contract.trace_equals_hooks(decoder, methods.create(spec))
+    contract.trace_equals_hooks(layout(name), methods.create(spec))
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_flops_equal_torch_counter(decoder: Decoder, spec: str) -> None:
+@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_flops_equal_torch_counter(name: str, spec: str) -> None:
     """Invariant 6, on the math backend (the default CPU kernel is not counted by torch)."""
-    contract.flops_equal_counter(decoder, methods.create(spec))
+    contract.flops_equal_counter(layout(name), methods.create(spec))
 
 
 def test_flop_check_would_notice_an_uncounted_backend(opt: Decoder) -> None:

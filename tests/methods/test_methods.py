@@ -82,11 +82,11 @@ def test_classifier_without_a_probe_is_refused() -> None:
 
 
 BAD = [
-    ("calmm", "did you mean calm"),
+    ("calmm", "did you mean 'calm'"),
     ("nothing_like_it", "known: full"),
     ("calm(threshold=1.2)", "threshold=1.2 is out of range"),
     ("calm(confidence=entropy)", "confidence=entropy is out of range; one of softmax"),
-    ("calm(thresold=0.5)", "did you mean threshold"),
+    ("calm(thresold=0.5)", "did you mean 'threshold'"),
     ("calm(threshold=high)", "wrong type; give float"),
     ("calm(threshold=True)", "wrong type"),
     ("calm(0.5)", "cannot be read"),

@@ -92,7 +92,7 @@ def test_pickle_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
 
 
 def test_dtype_and_device(checkpoint: Path) -> None:
-    assert "give one of float32" in refused(checkpoint, dtype="int3")
+    assert "known: float32" in refused(checkpoint, dtype="int3")
     assert "is not a device" in refused(checkpoint, device="gpu-please")
     if not torch.cuda.is_available():
         assert "is not there" in refused(checkpoint, device="cuda")

@@ -52,7 +52,7 @@ def test_weights_are_the_same_every_time_and_finite() -> None:
 
 
 def test_unknown_shapes_are_refused_with_near_ones() -> None:
-    with pytest.raises(BadInput, match=r"no shape named 'opt-125b'; did you mean opt-125m"):
+    with pytest.raises(BadInput, match=r"no shape named 'opt-125b'; did you mean 'opt-125m'"):
         load_model("random:opt-125b")
 
 

@@ -311,7 +311,7 @@ def test_the_torch_free_parts_stay_torch_free():
         "import sys, harness.records.folder, harness.stats.intervals, harness.records.summary, harness.machine.environment; "
         "import harness.suites.suite, harness.records.gates, harness.records.compare, harness.machine.doctor; "
         "import harness.machine.monitor, harness.run.executors.local, harness.run.resume; "
-        "from harness.suites.suite import load_suite; load_suite('quick'); harness.machine.environment.fingerprint(); "
+        "from harness.suites.suite import read_suite; read_suite('quick'); harness.machine.environment.fingerprint(); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'pandas', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -81,18 +81,17 @@ def test_memory_that_runs_out_is_told_from_other_errors(workers: LocalExecutor) 
 
 
 def test_a_hung_worker_is_killed_at_its_limit_and_says_where_it_hung(workers: LocalExecutor, tmp_path: Path) -> None:
-    began = time.monotonic()
     error = failed(workers, worker.hang, str(tmp_path / "pid"), limit_s=3.0)
     assert error.reason == errors.TIMED_OUT and "3 s" in str(error) and error.arm == "Slow"
-    assert time.monotonic() - began < 60
     assert any("stuck_here" in line for line in error.log), "the stack is in the log"
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
 DRIVER = """
-import sys
+import signal, sys
 from harness.run.executors.local import LocalExecutor
 from tests.workers import hang
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 if __name__ == "__main__":
     LocalExecutor().call(hang, sys.argv[1])
 """
@@ -130,5 +129,5 @@ def wait(condition: object, seconds: float) -> bool:
 
 
 def test_unknown_executor_is_bad_input() -> None:
-    with pytest.raises(BadInput, match="executor: 'slurm' is not known; give local or ray"):
+    with pytest.raises(BadInput, match="executor: 'slurm' is not known; known: local, ray"):
         executors.create("slurm")

@@ -18,11 +18,14 @@ from harness.measure.probes import flops
 from harness.method import ExitState
 from harness.models import skeleton
 from harness.models.shapes import SHAPES
+from harness.records.folder import RunStore
 from harness.run import costs, plan
 from harness.run.costs import ABOUT, AT_MOST, EXACT
+from harness.run.sweep import run_suite
 from harness.suites.suite import Suite, load_suite, suite_names
 from methods.calm import CALM
 from tests.conftest import MODELS, VOCABULARY, tiny_opt
+from tests.fakes import FakeExecutor
 
 SCHEDULES = (
     "full",
@@ -126,8 +129,9 @@ def test_sizes_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", suite_names())
-def test_every_bundled_suite_can_be_planned(name: str) -> None:
+def test_every_bundled_suite_can_be_planned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = load_suite(name)
+    monkeypatch.setattr(plan.energy, "counters", lambda device: [])
     found = plan.plan(suite, None)
     arms, batches = len(suite.methods), len(suite.batch_sizes)
     assert len(found.cells) == arms * (len(suite.tasks) + batches * (1 + suite.memory))
@@ -142,6 +146,24 @@ def test_every_bundled_suite_can_be_planned(name: str) -> None:
     for (kind, label, on), value in by.items():
         if label.startswith("SkipDecode"):
             assert value < by[kind, "Full model", on]
+
+
+@pytest.mark.parametrize("counters", [[], ["package-0"]])
+def test_energy_is_planned_where_a_run_measures_it(
+    counters: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A plan had no energy cells, though runs make them wherever a counter can be read."""
+    monkeypatch.setattr(plan.energy, "counters", lambda device: counters)
+    suite = load_suite("smoke", ["energy=true"])
+    planned = plan.plan(suite, None)
+    workers = FakeExecutor()
+    workers.counters = counters
+    assert run_suite(suite, tmp_path, workers=workers) == 0
+    assert {cell.id for cell in planned.cells} == RunStore(tmp_path, resume=True).ids("ok")
+    assert any(line.startswith("energy: no counter") for line in planned.assumed) == (not counters)
+    told = plan.lines(planned)[0]
+    assert ("6 energy" in told) == bool(counters)
+    assert not any(cell.flops for cell in planned.cells if cell.kind == "energy")
 
 
 def test_what_is_missing_is_named() -> None:
@@ -164,7 +186,7 @@ def test_data_that_are_not_all_here_are_named_and_the_rest_is_planned(tmp_path: 
     (tmp_path / "cnn_dm").mkdir()
     (tmp_path / "cnn_dm" / "test.csv").write_text('article,highlights\n"A storm came.","Storm comes."\n')
     suite = load_suite("skipdecode-mini", ["tasks=[cnn_dm, tldr]", "published=[]"])
-    found = plan.plan(suite, tmp_path)
+    found = plan.plan(suite.model_copy(update={"energy": False}), tmp_path)
     assert len(found.cells) == len(suite.methods) * (2 + 3 * 2) and all(cell.flops for cell in found.cells)
     needs = "\n".join(found.needs)
     assert "task tldr: no test file in" in needs and "put test.jsonl there" in needs
@@ -187,7 +209,7 @@ def test_the_command_prints_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["depthbench", "run", "smoke", "--plan"])
+    monkeypatch.setattr("sys.argv", ["depthbench", "run", "smoke", "--set", "energy=false", "--plan"])
     with pytest.raises(SystemExit) as end:
         cli.main()
         raise SystemExit(0)

@@ -18,6 +18,7 @@ from harness.records.summary import summarise
 from harness.run import plan, sweep
 from harness.suites.suite import Suite, load_suite
 from harness.tasks import bertscore
+from tests.fakes import InProcess
 
 SUITE = """
 model: {model}
@@ -31,6 +32,7 @@ max_new_tokens: 5
 repeats: 1
 threads: 1
 memory: false
+energy: false
 published:
   - {{key: delcorro2023skipdecode, tables: [rouge-l], tasks: {{CNN/DM: cnn_dm}}, arms: {{Full model: Full model}}}}
 """
@@ -55,7 +57,7 @@ def test_cells_are_those_planned_and_published_rows_stand_apart(checkpoint: Path
     suite = suite_for(str(checkpoint), tmp_path)
     suite = suite.model_copy(update={"tasks": (suite.tasks[0].model_copy(update={"metrics": ("rouge2", "bleu")}),)})
     planned = plan.plan(suite, data)
-    assert sweep.run_suite(suite, tmp_path / "run", data=data) == 0
+    assert sweep.run_suite(suite, tmp_path / "run", data=data, workers=InProcess()) == 0
     run = load_run(tmp_path / "run")
     assert {cell.id for cell in planned.cells} == {cell["id"] for cell in run.cells}
     pairs = published.pairs(run.run)

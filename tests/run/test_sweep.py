@@ -13,6 +13,7 @@ from harness.records import gates
 from harness.records.folder import load_run
 from harness.run import sweep
 from harness.suites.suite import Suite, load_suite
+from tests.fakes import InProcess
 
 
 def write_suite(folder: Path, checkpoint: Path, extra: str = "") -> Path:
@@ -107,7 +108,7 @@ def test_gates_are_judged_from_what_workers_recorded(finished: tuple[Suite, Path
     assert all(arm["weights"] for arm in load_run(finished[1]).run["arms"])
 
 
-def test_other_weights_may_not_continue_a_run(finished: tuple[Suite, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_weights_may_not_continue_a_run(finished: tuple[Suite, Path]) -> None:
     """Defect 13: what was measured belongs to the weights it was measured on, not to their name."""
     suite, out = finished
     before = (out / "run.json").read_text()
@@ -115,7 +116,7 @@ def test_other_weights_may_not_continue_a_run(finished: tuple[Suite, Path], monk
     record["arms"][0]["weights"] = "0" * 16
     (out / "run.json").write_text(json.dumps(record))
     with pytest.raises(BadInput, match=r"another arms: arms.0.weights is \"0000"):
-        sweep.run_suite(suite, out, resume=True)
+        sweep.run_suite(suite, out, resume=True, workers=InProcess())
     (out / "run.json").write_text(before)
 
 
@@ -138,7 +139,7 @@ def test_summary_has_a_finite_speed_up_for_every_method(finished: tuple[Suite, P
 def test_a_finished_run_is_left_alone(finished: tuple[Suite, Path]) -> None:
     suite, out = finished
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    assert sweep.run_suite(suite, out, resume=True) == 0
+    assert sweep.run_suite(suite, out, resume=True, workers=InProcess()) == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == before
     with pytest.raises(BadInput, match="--resume"):
         sweep.run_suite(suite, out)
@@ -147,7 +148,7 @@ def test_a_finished_run_is_left_alone(finished: tuple[Suite, Path]) -> None:
 def test_another_suite_may_not_continue_a_run(finished: tuple[Suite, Path], checkpoint: Path, tmp_path: Path) -> None:
     other = load_suite(write_suite(tmp_path, checkpoint), ["repeats=6"])
     with pytest.raises(BadInput, match="another suite: suite.repeats is 5 there and 6 now"):
-        sweep.run_suite(other, finished[1], resume=True)
+        sweep.run_suite(other, finished[1], resume=True, workers=InProcess())
 
 
 @pytest.mark.parametrize(
@@ -164,5 +165,5 @@ def test_what_does_not_fit_is_refused_before_measuring(
 ) -> None:
     suite = load_suite(write_suite(tmp_path, checkpoint), [override])
     with pytest.raises(BadInput, match=message):
-        sweep.run_suite(suite, tmp_path / "run")
+        sweep.run_suite(suite, tmp_path / "run", workers=InProcess())
     assert not list((tmp_path / "run" / "cells").iterdir())

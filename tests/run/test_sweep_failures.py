@@ -203,7 +203,7 @@ def test_resume_takes_other_limits_and_refuses_other_settings(tmp_path: Path) ->
 def test_cells_of_two_versions_of_the_code_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path, FakeExecutor()) == 0
     next((tmp_path / "cells").glob("memory--full*b4.json")).unlink()
-    monkeypatch.setattr(environment, "_repository", lambda root: ("f" * 40, False))
+    monkeypatch.setattr(environment, "repository", lambda root: ("f" * 40, False))
     assert run(tmp_path, FakeExecutor(), resume=True) == 0
     gate = next(g for g in gates.load_gates(tmp_path) if g.name == "one version of the code")
     assert gate.stops and gate.value == 2 and "1 cells" in gate.detail

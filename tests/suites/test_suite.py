@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from harness.errors import BadInput
+from harness.run.sweep import run_suite
 from harness.suites.entries import MethodEntry
-from harness.suites.suite import Suite, check_names, load_suite, suite_names
+from harness.suites.suite import Suite, check_tasks, load_suite, read_suite, suite_names
 
 MINIMAL = """
 model: opt-e2e-mini
@@ -107,6 +108,7 @@ def test_overrides(minimal):
     assert suite.methods[1].spec == "skipdecode(speedup=3)"
     assert (suite.tasks[0].name, suite.tasks[0].limit) == ("restaurants", 24)
     assert (suite.dtype, suite.device, suite.memory) == ("bfloat16", "cuda:1", False)
+    assert load_suite(minimal, ["limits.noisy_share=0.2"]).limits.noisy_share == 0.2, "mappings are made on the way"
     assert load_suite(minimal, ["threads=2", "threads=null"]).threads is None
 
 
@@ -116,6 +118,9 @@ def test_overrides(minimal):
         ("batch_size=[1]", "did you mean 'batch_sizes'?"),
         ("methods.9.speedup=3", "they count from 0 to 2"),
         ("repeats", "write key=value"),
+        ("limits.noisy_shar=0.2", "did you mean 'noisy_share'?"),
+        ("limits={noisy_share: 0.1, noisy_share: 0.2}", "the key 'noisy_share' is given twice"),
+        ("model.x=1", "model: is 'opt-e2e-mini', which has no keys of its own"),
         ("batch_sizes=[1", "not valid YAML"),
         ("batch_sizes=[0]", "batch_sizes.0: 0 is out of range; 1 or more"),
         ("batch_sizes=[]", "batch_sizes: is empty"),
@@ -223,27 +228,49 @@ def test_every_bundled_suite_can_give_verdicts(name):
     assert suite.repeats * suite.processes >= 5
 
 
-@pytest.mark.parametrize("name", suite_names())
-def test_bundled_suites_name_methods_that_exist(name):
-    """A misspelt parameter becomes a method's, so only the methods can tell."""
-    methods = pytest.importorskip("methods")
-    for entry in load_suite(name).methods:
-        assert methods.create(entry.spec) == methods.create(entry.name, **entry.parameters)
+NEITHER = "neither a key of an entry nor a parameter of"
+WRONG_ENTRIES = [
+    ("{name: calm, lable: x}", f"methods.1.lable: {NEITHER} calm; did you mean 'label'?"),
+    ("{name: calm, treshold: 0.5}", f"methods.1.treshold: {NEITHER} calm; did you mean 'threshold'?"),
+    ("{name: full, quack: 1}", f"methods.1.quack: {NEITHER} full; it takes no parameters"),
+    ("{name: calm, parameters: {chekpoint: a}}", f"methods.1.chekpoint: {NEITHER} calm; did you mean 'checkpoint'?"),
+    ("'skipdecode(sped=2)'", f"methods.1.sped: {NEITHER} skipdecode; did you mean 'speedup'?"),
+    ("calmm", "methods.1: method: no method named 'calmm'; did you mean 'calm'?"),
+    ("{name: calm, threshold: 1.2}", "methods.1: calm: threshold=1.2 is out of range"),
+    ("{name: calm, threshold: high}", "methods.1: calm: threshold='high' is of the wrong type; give float"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("entry", "said"), WRONG_ENTRIES)
+def test_a_wrong_method_entry_is_named_by_file_place_and_key(tmp_path, entry, said):
+    """A key nobody knows became a parameter, and failed late, without the file and the entry it stands in."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL.replace("skipdecode(speedup=2)", entry))
+    assert refused(path).startswith(f"{path}: {said}")
+    path.write_text(MINIMAL)
+    assert refused(path, f"methods.1={entry}").startswith(f"{path} with --set: {said}")
+
+
+def test_one_made_in_python_is_refused_before_anything_is_measured(tmp_path):
+    suite = read_suite("smoke").model_copy(
+        update={"methods": (MethodEntry(name="full"), MethodEntry(name="calm", lable="x"))}
+    )
+    with pytest.raises(BadInput, match=r"suite smoke: methods\.1\.lable: .*did you mean 'label'\?"):
+        run_suite(suite, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_reading_a_suite_needs_no_torch():
     code = (
-        "import sys; from harness.suites.suite import load_suite; load_suite('quick'); sys.exit('torch' in sys.modules)"
+        "import sys; from harness.suites.suite import read_suite; read_suite('quick'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_methods_and_tasks_that_are_not_known():
+def test_tasks_that_are_not_known():
     suite = load_suite("smoke")
-    check_names(suite, ["full", "skipdecode", "calm"], ["restaurants"])
-    with pytest.raises(BadInput, match=r"suite smoke: methods\.\d: 'calm' is not known; did you mean 'calmer'\?"):
-        check_names(suite, ["full", "skipdecode", "calmer"], ["restaurants"])
+    check_tasks(suite, ["restaurants"])
     with pytest.raises(
         BadInput, match=r"suite smoke: tasks\.0: 'restaurants' is not known; did you mean 'restaurant'\?"
     ):
-        check_names(suite, ["full", "skipdecode", "calm"], ["restaurant"])
+        check_tasks(suite, ["restaurant"])

@@ -171,13 +171,30 @@ def test_bundled_recipes_are_valid() -> None:
 
 
 def test_bad_recipes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="did you mean opt-e2e-mini-full"):
+    with pytest.raises(BadInput, match="did you mean 'opt-e2e-mini-full'"):
         recipes.load_recipe("opt-e2e-mini-ful")
     path = tmp_path / "r.yaml"
     path.write_text("method: full\nstart: a/b\ndata: [{task: e2e}]\nstages: {weights: {steps: 0, learning_rate: 1}}\n")
     with pytest.raises(BadInput, match=r"stages\.weights\.steps"):
         recipes.load_recipe(str(path))
-    path.write_text("method: full\ndata: [{task: e2e}]\nstages: {weights: {steps: 1, learning_rate: 1}}\n")
+    stages = "stages: {weights: {steps: 1, learning_rate: 1}}\n"
+    for text, said in (  # the key that is wrong, and the one that was meant, however deep it stands
+        (f"methd: full\nstart: a/b\ndata: [{{task: e2e}}]\n{stages}", "methd: unknown key; did you mean 'method'?"),
+        (f"start: a/b\ndata: [{{task: e2e, lmit: 1}}]\n{stages}", "data.0.lmit: unknown key; did you mean 'limit'?"),
+        ("start: a/b\ndata: [{task: e2e}]\nstages: {weights: {step: 1, learning_rate: 1}}\n", "did you mean 'steps'?"),
+        (
+            f"start: a/b\ndata: [{{task: e2e}}]\n{stages}validation: {{every: 1, data: [{{taks: x}}]}}\n",
+            "did you mean 'task'?",
+        ),
+        (f"start: a/b\ndata: [{{task: e2e}}]\n{stages}seed: 1\nseed: 2\n", "line 5: the key 'seed' is given twice"),
+        ("- full\n", "is not a mapping"),
+        ("start: [", "not valid YAML"),
+    ):
+        path.write_text(text)
+        with pytest.raises(BadInput) as caught:
+            recipes.load_recipe(str(path))
+        assert str(caught.value).startswith(f"{path}: ") and said in str(caught.value)
+    path.write_text(f"method: full\ndata: [{{task: e2e}}]\n{stages}")
     with pytest.raises(BadInput, match="start or architecture"):
         recipes.load_recipe(str(path))
     stages = {"weights": {"steps": 1, "learning_rate": 0.1}, "probe": {"steps": 1, "learning_rate": 0.1}}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import methods
 from harness.errors import BadInput
+from harness.measure import speed
 from harness.models.load import load_model
 from harness.stats import intervals
 from harness.suites import artefact
@@ -67,11 +69,27 @@ def test_tuning_reports_on_data_it_did_not_choose_on(tuned: dict) -> None:
     assert len(table) == 5 and table[1][-1] == "below 1.5x"
 
 
-def test_a_largest_loss_takes_the_fastest_and_times_only_what_can_be_chosen() -> None:
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that take a millisecond per block, so that nothing depends on what else the machine does."""
+    inner = speed.speed
+
+    def timed(*arguments: Any) -> Any:
+        cells = inner(*arguments)
+        for cell in cells.values():
+            for run in cell["runs"]:
+                run["step_s"] = [cell["layers_per_token"] * 1e-3] * len(run["step_s"])
+        return cells
+
+    monkeypatch.setattr(speed, "speed", timed)
+
+
+def test_a_largest_loss_takes_the_fastest_and_times_only_what_can_be_chosen(steady: None) -> None:
     goal = tune.Goal(max_loss=100.0, by="time")
     record = tune.tune("fixed_exit", setup(), goal, tried=["budget=6,2"], limit=4, test_limit=4, say=lambda _: None)
     timed = [one["speedup"] for one in record["trace"]]
-    assert all(one["n"] == 2 for one in timed) and record["cost"]["timed"] == 2
+    assert [(one["n"], one["value"]) for one in timed] == [(2, pytest.approx(4)), (2, pytest.approx(12))]
+    assert record["cost"]["timed"] == 2
     assert record["parameters"]["budget"] == 2 and record["held_out"]["verdict"] == "inconclusive"
     goal = tune.Goal(max_loss=0.0, by="layers")
     record = tune.tune("random_skip", setup(), goal, tried=["budget=3"], limit=6, say=lambda _: None)
@@ -79,7 +97,7 @@ def test_a_largest_loss_takes_the_fastest_and_times_only_what_can_be_chosen() ->
     assert "no setting loses at most 0; the nearest is random_skip(budget=3)" in record["finding"]
 
 
-def test_too_slow_settings_are_not_scored() -> None:
+def test_too_slow_settings_are_not_scored(steady: None) -> None:
     goal = tune.Goal(target_speedup=50.0, by="time")
     record = tune.tune("fixed_exit", setup(), goal, tried=["budget=22,23"], limit=4, say=lambda _: None)
     assert record["parameters"] is None and "no setting reaches 50x" in record["finding"]
@@ -158,6 +176,7 @@ def test_bad_artefacts_are_refused(tuned: dict, tmp_path: Path) -> None:
         artefact.entry(path)
     for text, wrong in (
         ("{", "not valid JSON"),
+        ('{"kind": "tuning", "kind": "x"}', "the key 'kind' is given twice"),
         ("{}", "not an artefact"),
         (json.dumps({"kind": "tuning", "parameters": {}, "artefact_version": 9}), "version 9"),
         (json.dumps({"kind": "tuning", "parameters": None, "artefact_version": 1, "finding": "x"}), "chose nothing: x"),
@@ -205,7 +224,7 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         ("fixed_exit", ("budget",), "write name=value"),
         ("fixed_exit", ("budget=99",), "no setting fits"),
         ("fixed_exit", ("budget=3,99",), "budget=99 is out of range"),
-        ("fixed_exit", ("budgett=3",), "did you mean budget"),
+        ("fixed_exit", ("budgett=3",), "did you mean 'budget'"),
     ):
         with pytest.raises(BadInput, match=wrong):
             settings_of(spec, "opt-e2e-mini/full", tried, "cpu", "float32")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.run.executors.base import Executor
 
 NAMES = ("local", "ray")
@@ -22,4 +22,4 @@ def create(name: str) -> Executor:
         from harness.run.executors.ray import RayExecutor
 
         return RayExecutor()
-    raise BadInput(f"executor: {name!r} is not known; give {' or '.join(NAMES)}")
+    raise BadInput(f"executor: {name!r} is not known; {near(name, NAMES)}")

@@ -7,7 +7,6 @@ hashes, the depths of every request in the samples, what was truncated, and the 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 import statistics
 import sys
@@ -25,7 +24,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import hash_string, simple_parse_args_string
 from tqdm import tqdm
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.tasks.lm_eval.bridge import MethodLM
 from harness.tasks.lm_eval.data import local_data
 from harness.tasks.lm_eval.generation import MAX_GENERATED
@@ -145,8 +144,7 @@ def _load(manager: TaskManager, options: Options, data: Path | None) -> Loaded:
             continue
         found = manager.match_tasks([given])
         if not found:
-            near = difflib.get_close_matches(given, manager.all_tasks, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them"
+            hint = near(given, manager.all_tasks, "`lm-eval ls tasks` lists them")
             raise BadInput(f"tasks: lm-eval {lm_eval.__version__} has no task {given!r}; {hint}")
         names += [name for name in found if name not in names]
     with local_data(data) as absent, quiet():

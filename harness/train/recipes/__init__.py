@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from harness.errors import BadInput
-from harness.validation import Frozen
+from harness import settings
+from harness.errors import BadInput, near
+from harness.validation import Frozen, explain
 
 FOLDER = Path(__file__).parent
 
@@ -162,59 +161,24 @@ def load_recipe(
     if not path.is_file():
         path = Path(name)
     if not path.is_file():
-        near = difflib.get_close_matches(name, names(), n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names())}"
-        raise BadInput(f"recipe: no recipe or file {name!r}; {hint}")
-    try:
-        values: dict[str, Any] = {"name": path.stem, **(yaml.safe_load(path.read_text()) or {})}
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise BadInput(f"recipe: no recipe or file {name!r}; {near(name, names())}")
+    values = {"name": path.stem, **settings.read(path, "a recipe needs at least method, start, data and stages")}
     if model is not None:
         values = {**values, "start": model, "architecture": None}
     if task is not None:
         values["data"] = [_of_task(values.get("data"), task)]
         if isinstance(values.get("validation"), dict):
             values["validation"] = {**values["validation"], "data": [_of_task(values["validation"].get("data"), task)]}
-    for override in overrides:
-        _apply(values, override)
+    for text in overrides:
+        settings.override(values, text, Recipe.model_fields, "stages.weights.steps=100")
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "recipe"
         where = path if not overrides else f"{path} with --set"
-        raise BadInput(f"{where}: {key}: {first['msg']}") from None
+        raise BadInput(f"{where}: {explain(error, Recipe)}") from None
 
 
 def _of_task(sources: Any, task: str) -> Any:
     """The first data source with another task; its split and limits stay."""
     first = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
     return {**first, "task": task}
-
-
-def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key in the raw values of a recipe; mappings on the way are made where they are missing."""
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise BadInput(f"--set {override!r}: cannot be read; write key=value, as in stages.weights.steps=100")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"--set {override!r}: not valid YAML: {' '.join(str(error).split())}") from None
-    place: Any = values
-    for i, part in enumerate(parts):
-        if isinstance(place, list):
-            if not (part.isdecimal() and int(part) < len(place)):
-                raise BadInput(f"--set {override!r}: {'.'.join(parts[: i + 1])}: no such entry")
-            inner: Any = int(part)
-        elif isinstance(place, dict):
-            inner = part
-        else:
-            raise BadInput(f"--set {override!r}: {'.'.join(parts[:i])} has no keys of its own")
-        if i == len(parts) - 1:
-            place[inner] = value
-        else:
-            if isinstance(place, dict) and place.get(inner) is None:
-                place[inner] = {}
-            place = place[inner]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import BadInput
+from harness.records.folder import load_run
+from harness.records.summary import summarise
 from harness.stats.intervals import Interval
 from reports.draw import trade_off
 from reports.facts.facts import Facts, gather
@@ -269,19 +272,35 @@ def test_every_cell_failed(small_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "changes"),
+    ("pattern", "column", "changes"),
     [
-        ("speed-*", {"layers_by_position": None, "step_parts_s": None, "ideal_step_s": None, "flops_per_token": None}),
-        ("memory-*", {"peak_rss_bytes": None, "baseline_rss_bytes": None, "weights_bytes": None}),
-        ("quality-skip*", {"examples": []}),
-        ("quality-*", {"layers_by_position": [], "layers_per_token": None, "split": None}),
-        ("speed-*", {"conditions": {}, "depth": None}),
+        (
+            "speed-*",
+            "ideal_speedup",
+            {"layers_by_position": None, "step_parts_s": None, "ideal_step_s": None, "flops_per_token": None},
+        ),
+        ("memory-*", "peak_memory_mb", {"peak_rss_bytes": None, "baseline_rss_bytes": None, "weights_bytes": None}),
+        ("quality-skip*", "restaurants/bleu", {"examples": []}),
+        (
+            "quality-*",
+            "restaurants/layers_per_token",
+            {"layers_by_position": [], "layers_per_token": None, "split": None},
+        ),
+        ("speed-*", "layer_ratio", {"conditions": {}, "depth": None}),
     ],
     ids=["speed fields", "memory fields", "no examples", "quality fields", "no conditions"],
 )
-def test_unmeasured_fields_are_empty(small_run: Path, pattern: str, changes: dict[str, Any]) -> None:
+def test_unmeasured_fields_are_empty(small_run: Path, pattern: str, column: str, changes: dict[str, Any]) -> None:
+    """Empty in the table of every arm it was not measured of, and no placeholder anywhere on the page."""
+
+    def measured() -> int:
+        return sum(row[column] is not None for row in summarise(load_run(small_run)))
+
+    before = measured()
     assert edit_cells(small_run, pattern, **changes)
-    write_report([small_run])
+    assert measured() < before
+    text = Page(write_report([small_run]).read_text(encoding="utf-8")).text()
+    assert not re.search(r"\b(nan|None|inf)\b", text)
 
 
 def test_a_bare_run_record(tmp_path: Path) -> None:

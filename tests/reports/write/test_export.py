@@ -104,8 +104,8 @@ def test_paper_style_fits_a_column_and_what_is_gone_goes(small_run: Path, tmp_pa
 
 
 def test_an_unknown_style_is_one_line(small_run: Path) -> None:
-    with pytest.raises(BadInput, match=r"style 'poster' is not known; known: page, paper$"):
-        write_report([small_run], style="poster")
+    with pytest.raises(BadInput, match=r"style 'wall' is not known; known: page, paper$"):
+        write_report([small_run], style="wall")
 
 
 def test_no_table_leaves_the_page(tmp_path: Path) -> None:

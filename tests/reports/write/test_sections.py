@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Canvas
 
+from harness.records import published
 from reports.draw import batch_sizes, canvas, figures, promises, spreads
 from reports.draw.batch_sizes import Tax
 from reports.draw.figures import draw
@@ -19,13 +19,13 @@ from reports.draw.spreads import Depths, blocks_run
 from reports.draw.style import PAGE, Sheet
 from reports.facts import load
 from reports.facts.facts import Facts, gather
-from reports.view import choice, gates, papers
+from reports.view import choice, papers
 from reports.view.parts import Figure, Prose, Table
 from reports.view.tasks import lm_eval_table
 from reports.write import sections
 from tests.reports.conftest import html_of
 from tests.reports.page import Page
-from tests.reports.synthetic import ARMS, edit_cells, write_run
+from tests.reports.synthetic import ARMS, write_run
 
 
 @pytest.fixture(scope="module")
@@ -72,46 +72,6 @@ def test_where_an_arm_stops_paying(facts: Facts) -> None:
     low = max(b for b, v in ratio.items() if v >= 1)
     high = min(b for b, v in ratio.items() if v < 1)
     assert low <= float(place.removeprefix("about ")) <= high
-
-
-def test_gates_pass_on_a_sound_run_and_name_what_is_not(quick_run: Path, small_run: Path) -> None:
-    if importlib.util.find_spec("harness.records.gates"):
-        pytest.skip("the gates of harness.records.gates have tests of their own")
-    sound = {g.name: g.result for g in gates.gates(gather(load.load([quick_run])[0]))}
-    assert set(sound.values()) == {"passed", "not checked"}
-    file = next((small_run / "cells").glob("speed-calm*"))
-    cell = json.loads(file.read_text())
-    cell["runs"][3]["step_tokens"].pop()
-    file.write_text(json.dumps(cell | {"finite": False, "repeatable": False, "prompts_hash": "other"}))
-    quality = next((small_run / "cells").glob("quality-calm*"))
-    cell = json.loads(quality.read_text())
-    cell["examples"][2]["tokens"] = 0
-    quality.write_text(json.dumps(cell))
-    found = {g.name: g for g in gates.gates(gather(load.load([small_run])[0]))}
-    failed = [name for name, gate in found.items() if gate.result == "failed"]
-    assert failed == [
-        "Prompts are identical across arms", "Token counts are right", "No generation is empty", "Logits are finite",
-        "Repeats give the same tokens",
-    ]  # fmt: skip
-    assert (
-        "CALM softmax 0.9 at batch size 1 yielded 22, 23 tokens in place of 23" in found["Token counts are right"].found
-    )
-    page = Page(html_of(small_run)).text()
-    assert page.index("Prompts are identical across arms") < page.index("Every cell was measured")
-
-
-def test_a_lossless_method_that_parts_fails_its_gate(tmp_path: Path) -> None:
-    if importlib.util.find_spec("harness.records.gates"):
-        pytest.skip("the gates of harness.records.gates have tests of their own")
-    draft = next(a for a in ARMS if a.family == "draft")
-    folder = write_run(tmp_path, (ARMS[0], draft), (1,), examples=4, new_tokens=6)
-    name = "Lossless methods give the full model's tokens"
-
-    def result(unlike: int) -> str:
-        edit_cells(folder, "speed-layerskip*", tokens_unlike_full=unlike)
-        return next(g.result for g in gates.gates(gather(load.load([folder])[0])) if g.name == name)
-
-    assert (result(0), result(3)) == ("passed", "failed")
 
 
 def test_depths_are_told_only_where_the_shares_tell_them() -> None:
@@ -190,7 +150,6 @@ def test_what_is_not_there_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
-    published = pytest.importorskip("harness.records.published", reason="this version holds no published tables")
     paper = published.load("delcorro2023skipdecode")
     rows = [r for r in paper.rows if r.metric == "rougeL" and r.model == "OPT-1.3B" and r.task == "E2E"][:2]
     carried = {
@@ -209,7 +168,6 @@ def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
 
 def test_claims_are_told_in_words(quick_run: Path) -> None:
     """Target, executed and realised; and the distance from the own full model, with whether our interval holds the paper's."""
-    published = pytest.importorskip("harness.records.published", reason="this version holds no published tables")
     paper = published.load("delcorro2023skipdecode")
     rows = [r for r in paper.rows if r.metric in ("rougeL", "layers_per_token") and r.model == "OPT-1.3B"]
     beside = {

@@ -12,7 +12,6 @@ import pytest
 
 from harness.errors import BadInput
 from harness.measure.prepare import prepare
-from harness.models.kernels import linear
 from harness.records import readings
 from harness.run import sweep
 from harness.suites.suite import Suite, load_suite
@@ -22,7 +21,7 @@ from harness.tasks.lm_eval.bridge import MethodLM
 from harness.tasks.lm_eval.documents import compare, document_statistics
 from harness.tasks.lm_eval.evaluate import Options, evaluate, load_tasks, quiet
 from tests.cli.test_main import call
-from tests.fakes import HereExecutor
+from tests.fakes import InProcess
 from tests.tasks.lm_eval import fixtures as made
 
 CHOICE = """
@@ -168,7 +167,7 @@ def test_the_command(
 
 
 BAD = [
-    (("--tasks", "tiny_choicee"), "did you mean tiny_choice"),
+    (("--tasks", "tiny_choicee"), "did you mean 'tiny_choice'"),
     (("--tasks", "tiny_choice", "--limit", "-3"), "limit: -3 is out of range"),
     (("--tasks", "tiny_choice", "--limit", "few"), "limit: 'few' is not a number"),
     (("--tasks", "tiny_choice", "--batch-size", "0"), "batch_size"),
@@ -180,7 +179,7 @@ BAD = [
     (("--tasks", ","), "none is given"),
     (("--tasks", "tiny_write", "--gen-kwargs", "max_gen_toks=500"), "max_gen_toks=500 leaves no room"),
     (("--tasks", "blimp_causative"), "data set nyu-mll/blimp (causative): no local file"),
-    (("--tasks", "tiny_choice", "--method", "skipdecod"), "did you mean skipdecode"),
+    (("--tasks", "tiny_choice", "--method", "skipdecod"), "did you mean 'skipdecode'"),
 ]
 
 
@@ -219,21 +218,20 @@ def suite(folder: Path, model: Path, **changes: Any) -> Suite:
             "threads": 1,
             "max_new_tokens": 4,
             "memory": False,
+            "energy": False,
             **changes,
         }
     )
 
 
 def test_a_suite_mixes_tasks_and_reports_them_together(
-    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, tiny_tasks: tuple[Path, Path], tmp_path: Path
+    checkpoint: Path, tiny_tasks: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """Jobs run in this process: that each has one of its own is tested elsewhere, and starting them takes most of the time."""
     from reports.write.report import write_report
 
-    monkeypatch.setattr(linear, "install", lambda choices: None)
     tasks, data = tiny_tasks
     out = tmp_path / "run"
-    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data, workers=HereExecutor()) == 0
+    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data, workers=InProcess()) == 0
     with open(out / "summary.csv", newline="") as file:
         rows = {row["label"]: row for row in csv.DictReader(file)}
     row = rows["skipdecode(speedup=2.0)" if "skipdecode(speedup=2.0)" in rows else "skipdecode(speedup=2)"]
@@ -258,8 +256,8 @@ def test_a_suite_mixes_tasks_and_reports_them_together(
 def test_suites_check_lm_eval_tasks_first(checkpoint: Path, tiny_tasks: tuple[Path, Path], tmp_path: Path) -> None:
     tasks, data = tiny_tasks
     arms = [{"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}]
-    wrong = suite(tasks, checkpoint, tasks=["restaurants", "lm_eval:helaswag"])
-    with pytest.raises(BadInput, match="did you mean hellaswag"):
+    wrong = suite(tasks, checkpoint, tasks=["restaurants", {"name": "lm_eval:helaswag", "include_path": str(tasks)}])
+    with pytest.raises(BadInput, match="did you mean 'hellaswag'"):
         prepare(wrong, arms, data)
     timed = suite(tasks, checkpoint, tasks=[{"name": "lm_eval:tiny_choice", "include_path": str(tasks)}])
     assert prepare(timed, arms, data)["expected_tokens"]["lm_eval:tiny_choice"]["tiny_choice"] >= 1
@@ -341,7 +339,7 @@ def test_metrics_without_sums_have_no_statistics() -> None:
     assert readings.reading("acc").unit == "percent"  # type: ignore[union-attr]
 
 
-DATA = Path("data")
+DATA = Path(__file__).resolve().parents[3] / "data"
 REAL = ("blimp_adjunct_island", "lambada_openai", "truthfulqa_mc1", "truthfulqa_mc2", "gsm8k", "wikitext")
 
 
