@@ -12,13 +12,13 @@ PACKAGES = ("harness", "methods", "reports", "depthbench")
 CONTRACT, FACE = "harness (contract)", "harness (face)"
 ORDER = (
     CONTRACT,  # errors, files, spec, plan, method: the modules of `harness` itself
+    "methods",
     "harness.stats",
     "harness.machine",
     "harness.tasks",
     "harness.records",
     "harness.suites",
     "harness.models",
-    "methods",
     "harness.decode",
     "harness.tasks.lm_eval",
     "harness.train",
