@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import methods
-from harness.decode.engine import Decoding, generate
+from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
 from harness.measure import setup, speed
@@ -46,16 +46,10 @@ def timed(checkpoint: Path) -> dict[str, Any]:
     ran: list[tuple[str, tuple[int, ...]]] = []
     inner = speed.latency.measure
 
-    def measure(make: Any, device: torch.device) -> Any:
-        made: list[Decoding] = []
-
-        def noted() -> Decoding:
-            made.append(make())
-            return made[-1]
-
-        timing, output = inner(noted, device)
-        if not isinstance(made[-1].method, fewer_blocks.FirstBlocks):  # a pass of its own, and no arm
-            ran.append((str(made[-1].method), (output.trace.batch_size, output.trace.prompt_width)))
+    def measure(make: Any, method: Any, device: torch.device) -> Any:
+        timing, output = inner(make, method, device)
+        if not isinstance(method, fewer_blocks.FirstBlocks):  # a pass of its own, and no arm
+            ran.append((str(method), (output.trace.batch_size, output.trace.prompt_width)))
         return timing, output
 
     patch = pytest.MonkeyPatch()
