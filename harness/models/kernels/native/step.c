@@ -375,11 +375,14 @@ float read_all(const char *from, int64_t bytes, int64_t times, int threads) {
         const float *mine = (const float *)(from + omp_get_thread_num() * part), *end = mine + part / sizeof(float);
         vf a[4 * LINE / sizeof(vf)];
         memset(a, 0, sizeof a);
+        int64_t apart = (end - mine) / 4; /* four places at once, as the kernels read panels: one alone does not fill the memory's queues */
         for (int64_t i = 0; i < times; i++) {
-            for (const float *at = mine; at < end; at += 4 * lanes) {
-                __builtin_prefetch(at + 32 * lanes, 0, 3);
+            for (const float *at = mine; at < mine + apart; at += lanes) {
                 UNROLL
-                for (size_t j = 0; j < 4 * LINE / sizeof(vf); j++) a[j] += load(at + j * LANES);
+                for (int s = 0; s < 4; s++) {
+                    UNROLL
+                    for (size_t j = 0; j < LINE / sizeof(vf); j++) a[s * (LINE / sizeof(vf)) + j] += load(at + s * apart + j * LANES);
+                }
             }
             __asm__ volatile("" ::: "memory");
         }
