@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.records import measures
-from harness.records.folder import Json, Run
+from harness.records.folder import Json
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
+
+if TYPE_CHECKING:
+    from harness.records.run import Run
 
 UNUSABLE = "unusable"
 MARGIN = 1.1
@@ -118,9 +121,9 @@ def _explained(full: Json, cell: Json, speedup: Interval) -> str:
 
 def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
     """The full model on other weights, its time against the baseline's at a batch size: label and speed-up of each."""
-    cells = [c for c in run.cells if c["kind"] == "speed" and c["status"] == "ok" and c.get("batch_size") == batch]
+    cells = [c for c in run.ok("speed") if c.get("batch_size") == batch]
     alike = [c for c in cells if c["arm"].get("method") == BASELINE and measures.fixed_length(c)]
-    first = next((str(arm["label"]) for arm in run.run.get("arms") or [] if arm.get("method") == BASELINE), None)
+    first = run.full["label"] if run.full else None
     base = next((c for c in alike if c["arm"]["label"] == first), alike[0] if alike else None)
     found = []
     for cell in alike:
@@ -134,7 +137,7 @@ def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
 
 def processor(run: Run) -> dict[str, Any]:
     """What tells processors apart, as far as the run says: model, vectors, last-level cache, instruction set of the kernels."""
-    cpu = (run.run.get("environment") or {}).get("cpu") or {}
+    cpu = (run.record.get("environment") or {}).get("cpu") or {}
     kernels = next((c for cell in run.cells if (c := (cell.get("conditions") or {}).get("compiled_kernels"))), None)
     caches = (cpu.get("cache_bytes") or {}).values()
     on = str(kernels).removeprefix("on: ").split(",")[0] if kernels and str(kernels).startswith("on: ") else None

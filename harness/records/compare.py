@@ -21,8 +21,8 @@ import numpy as np
 
 from harness.errors import BadInput, near
 from harness.records import believable, readings, summary
-from harness.records.folder import Json, Run, load_run
-from harness.records.limits import BASELINE
+from harness.records.folder import Json
+from harness.records.run import Run, load
 from harness.stats import intervals
 from harness.stats.intervals import Interval
 
@@ -149,11 +149,11 @@ def compare(
     if not 0 < threshold < 1:
         raise BadInput(f"threshold: {100 * threshold:g} is out of range; more than 0 and less than 100 percent")
     rules = [_rule(text) for text in fail_if]
-    runs = load_run(before), load_run(after)
+    runs = load(before), load(after)
     apart = _processors(*runs)
     pairs, refused = _pairs(*runs, {*ignore, *(PROCESSOR if apart else ())})
-    cells = [{(c["arm"]["label"], c["batch_size"]): c for c in _ok(run, "speed")} for run in runs]
-    names = [_full(run) for run in runs]
+    cells = [{(c["arm"]["label"], c["batch_size"]): c for c in run.ok("speed")} for run in runs]
+    names = [run.full["label"] if run.full else None for run in runs]
     changes: list[Change] = []
     for ours, theirs in pairs:
         if ours["kind"] == "speed":
@@ -293,7 +293,7 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
 
 def _held(cell: Json, run: Run) -> Json:
     """The conditions of a cell; what an older version kept in run.json alone is taken from there."""
-    environment, suite = run.run.get("environment") or {}, run.run.get("suite") or {}
+    environment, suite = run.record.get("environment") or {}, run.suite
     versions, cpu = environment.get("versions") or {}, (environment.get("cpu") or {}).get("model")
     on_cpu = str(suite.get("device", "cpu")) == "cpu"
     older = {
@@ -317,21 +317,8 @@ def _key(cell: Json) -> tuple[Any, ...]:
 
 
 def _order(run: Run) -> Any:
-    rank = {arm.get("label"): i for i, arm in enumerate(run.run.get("arms") or [])}
-    return lambda cell: (
-        cell["kind"] != "speed",
-        cell.get("batch_size") or 0,
-        rank.get(cell["arm"]["label"], len(rank)),
-    )
-
-
-def _ok(run: Run, kind: str) -> list[Json]:
-    return [cell for cell in run.cells if cell["kind"] == kind and cell["status"] == "ok"]
-
-
-def _full(run: Run) -> str | None:
-    arms = run.run.get("arms") or [cell["arm"] for cell in run.cells]
-    return next((str(arm["label"]) for arm in arms if arm.get("method") == BASELINE), None)
+    rank = {arm["label"]: i for i, arm in enumerate(run.arms)}
+    return lambda cell: (cell["kind"] != "speed", cell.get("batch_size") or 0, rank[cell["arm"]["label"]])
 
 
 def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: float, *, times: bool) -> list[Change]:

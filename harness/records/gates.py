@@ -1,7 +1,7 @@
 """Gates: what must hold before a run's numbers are believed, each passed or failed with its value and its limit. Torch-free.
 
-Computed from the cells alone, so that an old run can be judged again. `gates.json` of a run folder holds the last judgement;
-`load_gates` reads it. A failed gate that counts gives `depthbench run` the exit status 1.
+Computed from the cells alone, so that an old run can be judged again (`Run.gates`). `gates.json` of a run folder holds the
+judgement at its end, for readers of the folder. A failed gate that counts gives `depthbench run` the exit status 1.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import BadInput
 from harness.records import believable, measures
-from harness.records.folder import SCHEMA_VERSION, Json, Run, RunStore, load_run
+from harness.records.folder import SCHEMA_VERSION, Json, RunStore
 from harness.records.limits import BASELINE, Limits
+
+if TYPE_CHECKING:
+    from harness.records.run import Run
 
 PASSED, FAILED, NOT_APPLICABLE, NOT_MEASURED = "passed", "failed", "not applicable", "not measured"
 FILE = "gates.json"
@@ -66,34 +68,15 @@ class Finding:
 
 def evaluate(run: Run) -> tuple[Gate, ...]:
     """Judge a run by its cells; always the same gates in the same order."""
-    limits = Limits.model_validate((run.run.get("suite") or {}).get("limits") or {})
+    limits = Limits.model_validate(run.suite.get("limits") or {})
     facts = _Facts(run, limits)
     return tuple(gate(facts) for gate in _GATES)
 
 
-def write_gates(store: RunStore) -> tuple[Gate, ...]:
-    """Judge the run in a folder and keep the judgement in its gates.json."""
-    gates = evaluate(load_run(store.path))
-    record = {"schema_version": SCHEMA_VERSION, "gates": [asdict(gate) for gate in gates]}
-    store.write_text(FILE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-    return gates
-
-
-def load_gates(folder: str | Path) -> tuple[Gate, ...]:
-    """The judgement kept in a run folder; made anew from the cells where there is none.
-
-    Raises:
-        BadInput: no run, or a gates.json that cannot be read.
-    """
-    path = Path(folder) / FILE
-    if not path.is_file():
-        return evaluate(load_run(folder))
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        gates = [Gate(**{**gate, "cells": tuple(gate["cells"])}) for gate in record["gates"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); delete it, it is made again") from None
-    return tuple(gates)
+def write_gates(store: RunStore, run: Run) -> Path:
+    """Keep the judgement of a run in gates.json of its folder and return the file."""
+    record = {"schema_version": SCHEMA_VERSION, "gates": [asdict(gate) for gate in run.gates]}
+    return store.write_text(FILE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
 def lines(gates: Sequence[Gate]) -> list[str]:
@@ -112,14 +95,12 @@ class _Facts:
     """A run's cells, sorted for the gates."""
 
     def __init__(self, run: Run, limits: Limits) -> None:
-        self.run, self.limits, self.run_ = run.run, limits, run
+        self.run, self.suite, self.limits = run, run.suite, limits
         self.speed = [c for c in run.cells if c["kind"] == "speed"]
-        self.timed = [c for c in self.speed if c["status"] == "ok"]
-        self.scored = [c for c in run.cells if c["kind"] == "quality" and c["status"] == "ok"]
+        self.timed, self.scored = run.ok("speed"), run.ok("quality")
         self.measured = [c for c in run.cells if c["kind"] in ("speed", "memory", "energy") and c["status"] == "ok"]
-        suite = run.run.get("suite") or {}
-        self.dtype = str(suite.get("dtype") or "float32")
-        self.cuda = str(suite.get("device") or "cpu").startswith("cuda")
+        self.dtype = str(run.suite.get("dtype") or "float32")
+        self.cuda = str(run.suite.get("device") or "cpu").startswith("cuda")
 
     def tie(self, margin: float | None, scale: float | None) -> bool:
         """Whether two logits lie too close for the dtype to tell which is larger."""
@@ -255,7 +236,7 @@ def _lossless(facts: _Facts) -> Gate:
 
 def _timed_equal_scored(facts: _Facts) -> Gate:
     name, unit = "timed outputs equal scored outputs", "share of rows"
-    task = next((t.get("name") for t in (facts.run.get("suite") or {}).get("tasks") or [] if isinstance(t, dict)), None)
+    task = next((t.get("name") for t in facts.suite.get("tasks") or [] if isinstance(t, dict)), None)
     scored = {c["arm"]["label"]: c for c in facts.scored if c.get("task") == task}
     findings, rows, ties = [], 0, 0
     for cell in facts.timed:
@@ -391,7 +372,7 @@ def _same_work(facts: _Facts) -> Gate:
     """Shown, not counted: on a machine that is shared it says how small a difference can be ranked at all."""
     name, unit, limit = "arms that do the same work take the same time", "relative difference", believable.SAME_WORK
     batches = sorted({c["batch_size"] for c in facts.timed})
-    found = [(batch, *pair) for batch in batches for pair in believable.same_work(facts.run_, batch)]
+    found = [(batch, *pair) for batch in batches for pair in believable.same_work(facts.run, batch)]
     if not found:
         return Gate(
             name, NOT_APPLICABLE, None, limit, unit, False, "no two arms run the full model on weights of one shape"

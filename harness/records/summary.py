@@ -11,16 +11,21 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.records import believable, limits, measures, readings
-from harness.records.folder import Json, Run, RunStore, load_run
+from harness.records import believable, measures, readings
+from harness.records.folder import Json, RunStore
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
 from harness.records.measures import speedup as speedup
 from harness.stats import binary, intervals
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from harness.records.run import Run
 
 QUALITY_MARGIN = 1.0
 """Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
@@ -39,6 +44,11 @@ EXTRA_COLUMNS = (
     *(f"{part}_ms" for part in measures.PARTS),
     "notes",
 )  # fmt: skip
+WORDS = {
+    "method", "params", "label", "checkpoint", "status", "quality_verdict", "verdict", "trained", "family", "noisy", "exact",
+    "peak_memory_kind", "notes",
+}  # fmt: skip
+"""Columns that hold words; all others hold numbers."""
 BASELINE = "baseline"
 
 Row = dict[str, Any]
@@ -65,24 +75,31 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
         margin: loss of a task's first metric, in its own points, that still counts as keeping quality; None: the suite's.
     """
     table = _Cells(run)
-    margin = quality_margin(run.run) if margin is None else margin
+    margin = quality_margin(run.record) if margin is None else margin
     rows: list[Row] = []
     for arm in table.arms:
         columns, verdict = _quality(table, arm, margin)
         own = columns | {"quality_verdict": verdict}
         rows += [_row(table, arm, batch) | own for batch in table.batch_sizes]
     scores = list(dict.fromkeys(key for row in rows for key in row if "/" in key))  # task/metric
-    main = [key for key in scores if not key.endswith(_LATE)]
-    late = [key for key in scores if key.endswith(_LATE)]
-    return [{key: row.get(key) for key in (*COLUMNS, *main, *late, *EXTRA_COLUMNS)} for row in rows]
+    scores.sort(key=lambda key: key.endswith(_LATE))
+    return [{key: row.get(key) for key in (*COLUMNS, *scores, *EXTRA_COLUMNS)} for row in rows]
 
 
-def write_summary(store: RunStore | str | Path) -> Path:
-    """Write summary.csv of a run folder from its cells and return it; BadInput if it cannot be read or written."""
-    # Read first: opening a store makes a folder that is missing, and a mistyped path must leave nothing behind.
-    rows = summarise(load_run(store.path if isinstance(store, RunStore) else store))
-    store = store if isinstance(store, RunStore) else RunStore(store)
-    return store.write_text("summary.csv", csv_text(rows))
+def write_summary(store: RunStore, run: Run) -> Path:
+    """Write summary.csv of a run folder and return it; BadInput if it cannot be written."""
+    return store.write_text("summary.csv", csv_text(run.summary))
+
+
+def frame(rows: Sequence[Row]) -> DataFrame:
+    """Rows as a pandas table: numbers are float64, batch sizes int64, the rest text; what is missing is NaN."""
+    import pandas  # here: it takes longer to load than all that reads a run
+
+    table = pandas.DataFrame(rows, columns=list(rows[0]) if rows else [*COLUMNS, *EXTRA_COLUMNS])
+    words = [name for name in table if name in WORDS]
+    numbers = [name for name in table if name not in WORDS]
+    table[words] = table[words].astype(object).where(table[words].notna(), math.nan)
+    return table.astype(dict.fromkeys(numbers, "float64")).astype({"batch_size": "int64"})
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -100,18 +117,14 @@ class _Cells:
 
     def __init__(self, run: Run) -> None:
         cells = run.cells
-        arms = {str(arm["label"]): arm for arm in run.run.get("arms") or []}
-        for cell in cells:  # an arm that run.json does not list is shown all the same
-            arms.setdefault(str(cell["arm"]["label"]), cell["arm"])
-        self.arms: list[Json] = list(arms.values())
-        self.full = next((arm for arm in self.arms if arm.get("method") == limits.BASELINE), None)
+        self.arms, self.full = run.arms, run.full
         self._by: dict[tuple[str, str, Any], Json] = {}
         self._clocks: dict[str, tuple[measures.Times, float | None]] = {}
         for cell in cells:
             what = cell.get("task") if cell["kind"] == "quality" else cell.get("batch_size")
             self._by[cell["kind"], cell["arm"]["label"], what] = cell
         self.kinds = {cell["kind"] for cell in cells}
-        suite = run.run.get("suite") or {}
+        suite = run.suite
         self.dispersion_limit = _real((suite.get("limits") or {}).get("dispersion"))
         batches = {what for kind, _, what in self._by if kind != "quality"} | set(suite.get("batch_sizes") or ())
         self.batch_sizes = sorted(batch for batch in batches if isinstance(batch, int))

@@ -29,8 +29,9 @@ from harness.measure.alone import energy_per_token, peak_memory
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.speed import speed
-from harness.records import gates, published, summary
+from harness.records import gates, published, samples, summary
 from harness.records.folder import RunStore
+from harness.records.run import Run, load
 from harness.run import resume as resuming
 from harness.run.executors import local
 from harness.run.executors.base import Arguments, Executor, Outcome, T
@@ -53,7 +54,7 @@ def run_suite(
     resume: bool = False,
     command: Sequence[str] = (),
     workers: Executor | None = None,
-) -> int:
+) -> Run:
     """Run a suite into a folder.
 
     Args:
@@ -65,7 +66,7 @@ def run_suite(
         workers: where jobs run; default: one after the other on this machine.
 
     Returns:
-        How many cells failed. What the gates say is in the folder (`harness.records.gates`).
+        The finished run, which knows how many cells `failed`, its `summary` and what its `gates` say.
 
     Raises:
         BadInput: before anything is measured, when something does not fit; or while measuring, when nothing can be written.
@@ -82,7 +83,7 @@ def run_suite(
             workers.close()
 
 
-def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str], workers: Executor) -> int:
+def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str], workers: Executor) -> Run:
     jobs = _Jobs(suite, store, data, workers)
     arms = [
         {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": suite.checkpoint(e)}
@@ -108,16 +109,17 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     }
     record = resuming.go_on(store, record, suite, here=isinstance(workers, local.LocalExecutor))
     store.write_run(record)
-    for found in record["contests"]:
+    for found in record.get("contests") or []:  # a run begun before may have none
         if found["chosen"] == "torch" and found["native_s"]:
             print(f"kernels: {found['said']}", file=sys.stderr)
-    failed = jobs.run(record)
-    store.write_samples()
-    summary.write_summary(store)
-    gates.write_gates(store)
-    shutil.rmtree(store.path / PARTS, ignore_errors=True)
+    jobs.run(record)
     store.write_run({**record, "finished": _now()})
-    return failed
+    shutil.rmtree(store.path / PARTS, ignore_errors=True)
+    run = load(store.path)
+    samples.write_samples(store, run)
+    summary.write_summary(store, run)
+    gates.write_gates(store, run)
+    return run
 
 
 class _Jobs:
@@ -128,9 +130,11 @@ class _Jobs:
         self._code: Json = {}
         self._exhausted: dict[str, int] = {}
         """Arms that ran out of memory, and the smallest batch size at which they did."""
+        self._outputs: dict[str, dict[str, list[int]]] = {}
+        """Token ids of a full model's scored outputs by cell and example: every other arm is compared with them."""
 
-    def run(self, record: Json) -> int:
-        """Measure every cell that is not there yet; returns how many cells of the run failed."""
+    def run(self, record: Json) -> None:
+        """Measure every cell that is not there yet."""
         suite, arms = self.suite, record["arms"]
         now = (record.get("resumed") or [record["environment"]])[-1]
         self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
@@ -149,7 +153,6 @@ class _Jobs:
             for stage in stages:
                 begin = partial(_show, progress, bar)
                 self._stage(stage, begin, lambda: progress.advance(bar))
-        return len(self.store.ids("failed"))
 
     def _quality_stages(self, arms: Sequence[Json], prepared: Json, done: set[str]) -> list[list[Job]]:
         """The baseline's outputs, then those of the full model on other checkpoints, then the methods' own."""
@@ -230,10 +233,14 @@ class _Jobs:
         self._measure("quality", cell, arm, fields, quality, *given)
 
     def _tokens(self, arm: Json, task: str) -> dict[str, list[int]] | None:
-        """Token ids of an arm's scored outputs (of lm-eval tasks the answers) by example; None where there are none."""
+        """Token ids of a full model's scored outputs (of lm-eval tasks the answers) by example; None where there are none."""
         cell = cell_id("quality", arm["label"], task)
-        found = next((c for c in self.store.cells("quality") if c["id"] == cell and c["status"] == "ok"), None)
-        return None if found is None else {e["id"]: e.get("token_ids", e.get("answer")) for e in found["examples"]}
+        if cell not in self._outputs:
+            found = self.store.cell(cell)
+            if found is None or found["status"] != "ok":
+                return None
+            self._outputs[cell] = {e["id"]: e.get("token_ids", e.get("answer")) for e in found["examples"]}
+        return self._outputs[cell]
 
     def _alone(self, kind: str, cell: str, arm: Json, batch: int, prepared: Json) -> None:
         fields, function = {"batch_size": batch}, _ALONE[kind]

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from harness.records import readings
+from harness.records.folder import Json
 from harness.records.limits import BASELINE
 from harness.records.measures import statistics_of
+from harness.records.run import Run
 from harness.records.summary import QUALITY_MARGIN, quality_margin
 from harness.stats import intervals
 from harness.stats.intervals import Interval
-from reports.facts.load import Json, RunData
 from reports.text import label, real
 
 
@@ -128,7 +129,7 @@ class Facts:
         told: sentences that many captions share, written once; see reports.view.settings.
     """
 
-    data: RunData
+    data: Run
     arms: tuple[Arm, ...]
     batch_sizes: tuple[int, ...]
     tasks: dict[str, tuple[MetricInfo, ...]]
@@ -145,7 +146,7 @@ class Facts:
     @cached_property
     def rows(self) -> dict[tuple[str, Any], Mapping[str, Any]]:
         """The rows of the summary by (arm label, batch size)."""
-        return {(str(row.get("label")), row.get("batch_size")): row for row in self.data.rows}
+        return {(str(row.get("label")), row.get("batch_size")): row for row in self.data.summary}
 
     @property
     def baseline(self) -> Arm | None:
@@ -173,12 +174,12 @@ class Facts:
         return timed.interval if timed and timed.interval and timed.interval.known else None
 
 
-def gather(data: RunData) -> Facts:
+def gather(data: Run) -> Facts:
     """Return the facts of one run; whatever is missing or failed is left out, never guessed."""
     arms = _arms(data)
     ok = [cell for cell in data.cells if cell.get("status") == "ok"]
     ok, refused = _comparable(ok, arms)
-    rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.rows}
+    rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.summary}
     speed: dict[tuple[str, int], Speed] = {}
     memory: dict[tuple[str, int], Json] = {}
     for cell in ok:
@@ -202,12 +203,12 @@ def gather(data: RunData) -> Facts:
         speed=speed,
         memory=memory,
         quality=_quality(
-            arms, tasks, examples, {str(row.get("label")): row for row in data.rows}, quality_margin(data.run)
+            arms, tasks, examples, {str(row.get("label")): row for row in data.summary}, quality_margin(data.record)
         ),
         examples=examples,
         scored=scored,
         refused=refused,
-        margin=quality_margin(data.run),
+        margin=quality_margin(data.record),
         failed=tuple(c for c in data.cells if c.get("status") != "ok"),
     )
 
@@ -216,8 +217,8 @@ def _label(cell: Json) -> str:
     return str((cell.get("arm") or {}).get("label"))
 
 
-def _arms(data: RunData) -> tuple[Arm, ...]:
-    records = list(data.run.get("arms") or [])
+def _arms(data: Run) -> tuple[Arm, ...]:
+    records = list(data.record.get("arms") or [])
     known = {str(r.get("label")) for r in records}
     for cell in data.cells:  # a cell whose arm run.json does not list is shown all the same
         if _label(cell) not in known:
@@ -280,8 +281,8 @@ def _speed(cell: Json, row: Mapping[str, Any], arms: tuple[Arm, ...]) -> Speed:
     return Speed(cell, row, interval, str(row.get("verdict") or ""))
 
 
-def _tasks(data: RunData, scored: Mapping[tuple[str, str], Json]) -> dict[str, tuple[MetricInfo, ...]]:
-    order = [str(t.get("name") if isinstance(t, dict) else t) for t in (data.run.get("suite") or {}).get("tasks") or []]
+def _tasks(data: Run, scored: Mapping[tuple[str, str], Json]) -> dict[str, tuple[MetricInfo, ...]]:
+    order = [str(t.get("name") if isinstance(t, dict) else t) for t in data.suite.get("tasks") or []]
     present = {task for _, task in scored}
     names = [t for t in order if t in present] + sorted(present.difference(order))
     found = {}

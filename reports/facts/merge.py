@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.records.folder import Run
+from harness.records.folder import Json
 from harness.records.limits import BASELINE
-from harness.records.summary import summarise
-from reports.facts.load import Json, RunData
+from harness.records.run import Run
 from reports.text import label
 
 # What belongs to one cell and not to the way all of them were measured.
@@ -19,9 +17,9 @@ _OF_ONE_CELL = {
 _MACHINE = (("cpu", "model"), ("cpu", "usable_cores"), ("gpu",), ("versions",), ("threads",), ("commit",), ("dirty",))
 
 
-def join(runs: Sequence[RunData]) -> tuple[RunData, ...]:
+def join(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Return the runs with those that may stand in one table joined, each at the place of its first."""
-    groups: list[list[RunData]] = []
+    groups: list[list[Run]] = []
     for run in runs:
         home = next((g for g in groups if all(not differences(other, run) for other in g)), None)
         if home is None:
@@ -31,9 +29,9 @@ def join(runs: Sequence[RunData]) -> tuple[RunData, ...]:
     return tuple(_joined(group) if len(group) > 1 else group[0] for group in groups)
 
 
-def differences(ours: RunData, theirs: RunData) -> tuple[str, ...]:
+def differences(ours: Run, theirs: Run) -> tuple[str, ...]:
     """Return what keeps two runs apart, one phrase each; empty if their cells may stand in one table."""
-    found = [*_machines(ours.run.get("environment") or {}, theirs.run.get("environment") or {})]
+    found = [*_machines(ours.record.get("environment") or {}, theirs.record.get("environment") or {})]
     for kind, word in (("speed", "timed"), ("quality", "scored")):
         if why := _conditions(_by_place(ours, kind), _by_place(theirs, kind)):
             found.append(f"{word} under other conditions ({why})")
@@ -77,7 +75,7 @@ def _brief(value: Any) -> str:
     return "not recorded" if value is None else label(value)
 
 
-def _by_place(run: RunData, kind: str) -> dict[Any, Json]:
+def _by_place(run: Run, kind: str) -> dict[Any, Json]:
     """One cell that succeeded for each batch size or task, the full model's where there is one."""
     found: dict[Any, Json] = {}
     for cell in run.cells:
@@ -105,13 +103,13 @@ def _keys(a: Mapping[str, Any], b: Mapping[str, Any], but: set[str]) -> str:
     return "; ".join(f"{label(k)} {label(a.get(k))} against {label(b.get(k))}" for k in keys)
 
 
-def _arms(run: RunData) -> dict[str, str]:
+def _arms(run: Run) -> dict[str, str]:
     """Label of each arm -> what it is."""
-    arms = [*(run.run.get("arms") or []), *(c.get("arm") or {} for c in run.cells)]
+    arms = [*(run.record.get("arms") or []), *(c.get("arm") or {} for c in run.cells)]
     return {str(a.get("label")): f"{a.get('spec')} on {a.get('checkpoint')}" for a in reversed(arms)}
 
 
-def _joined(runs: Sequence[RunData]) -> RunData:
+def _joined(runs: Sequence[Run]) -> Run:
     """One run that holds the cells of all: repeats of the same cell add up, processes stay apart."""
     cells: dict[tuple[str, str, Any], Json] = {}
     problems = [line for run in runs for line in run.problems]
@@ -131,22 +129,20 @@ def _joined(runs: Sequence[RunData]) -> RunData:
             before = cells.get(key)
             cells[key] = cell if before is None else _both(before, cell, problems)
         offset += highest + 1
-    first = runs[0].run
-    arms = {str(a.get("label")): a for run in reversed(runs) for a in reversed(run.run.get("arms") or [])}
-    order = dict.fromkeys(str(a.get("label")) for run in runs for a in run.run.get("arms") or [])
+    first = runs[0].record
+    arms = {str(a.get("label")): a for run in reversed(runs) for a in reversed(run.record.get("arms") or [])}
+    order = dict.fromkeys(str(a.get("label")) for run in runs for a in run.record.get("arms") or [])
     suite = dict(first.get("suite") or {})
     for listing in ("batch_sizes", "tasks"):
-        items = [v for run in runs for v in (run.run.get("suite") or {}).get(listing) or []]
+        items = [v for run in runs for v in run.suite.get(listing) or []]
         suite[listing] = [v for i, v in enumerate(items) if v not in items[:i]]
     record = first | {"arms": [arms[name] for name in order], "suite": suite}
-    if not all(run.run.get("finished") for run in runs):
+    if not all(run.record.get("finished") for run in runs):
         record["finished"] = None
     found = tuple(sorted(cells.values(), key=lambda c: str(c.get("id", ""))))
     checksums = tuple((f"run {i}: {name}", digest) for i, run in enumerate(runs, 1) for name, digest in run.checksums)
-    rows = tuple(summarise(Run(record, list(found))))
-    sources = tuple(source for run in runs for source in run.sources)
-    return dataclasses.replace(
-        runs[0], run=record, cells=found, rows=rows, checksums=checksums, problems=tuple(problems), sources=sources
+    return Run(
+        record, found, tuple(problems), checksums, sources=tuple(source for run in runs for source in run.sources)
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.records.folder import Json
 from reports.facts.facts import Arm, Facts
-from reports.facts.load import Json
 from reports.text import BYTES, MISSING, clean, counted, fixed, label, listed, real, scaled
 from reports.view.parts import Cell, Column, Definitions, Table, table
 from reports.view.settings import machine, shared
@@ -20,7 +20,7 @@ _RUN_KEYS = ("commit", "dirty", "date")
 
 def definitions(facts: Facts) -> Definitions:
     """Model, both modes, machine, software and the run itself, each as name-value pairs."""
-    run, env = facts.data.run, facts.data.run.get("environment") or {}
+    run, env = facts.data.record, facts.data.record.get("environment") or {}
     timed, scored = _conditions(facts.speed_cells), _conditions(list(facts.scored.values()))
     modes = (
         ("Speed", "fixed length: every row decodes the same number of tokens, end of sequence ignored"),
@@ -192,11 +192,11 @@ def warnings(facts: Facts) -> tuple[str, ...]:
         found.append(f"{counted(len(facts.data.problems) - MOST_PROBLEMS, 'more cell file')} could not be read.")
     found += facts.refused
     found += _inconsistent(facts)
-    if not facts.data.run.get("finished"):
+    if not facts.data.record.get("finished"):
         found.append("The run is not finished; more cells may come.")
     if facts.baseline is None:
         found.append("There is no full model in this run: no speed-up and no quality difference can be given.")
-    env = facts.data.run.get("environment") or {}
+    env = facts.data.record.get("environment") or {}
     if env.get("dirty"):
         found.append("The code had uncommitted changes, so the commit alone does not reproduce this run.")
     found += _missing(facts)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from harness.records.folder import Json
 from reports.facts.facts import Arm, Facts, MetricInfo, statistics
-from reports.facts.load import Json
 from reports.text import MISSING, clean, fixed, label
 from reports.view.answer import LOSES, quality_verdict
 from reports.view.cells import swatch

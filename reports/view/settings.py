@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.records.folder import Json
 from reports.facts.facts import Facts
-from reports.facts.load import Json
 from reports.text import clean, counted, label, listed, real
 
 
 def machine(facts: Facts) -> str:
     """Return what the run was measured on, as far as the fingerprint says."""
-    env = facts.data.run.get("environment") or {}
+    env = facts.data.record.get("environment") or {}
     cpu = _first(env, ("cpu", "model"), ("cpu",))
     cores = _first(env, ("cpu", "usable_cores"), ("cpu", "cores"), ("cpu", "threads"))
     gpu = _first(env, ("gpu", "name"))

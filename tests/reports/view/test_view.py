@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.errors import BadInput
-from harness.records.folder import load_run
+from harness.records.run import load as load_one
 from harness.records.summary import summarise
 from harness.stats.intervals import Interval
 from reports.draw import trade_off
@@ -294,7 +294,7 @@ def test_unmeasured_fields_are_empty(small_run: Path, pattern: str, column: str,
     """Empty in the table of every arm it was not measured of, and no placeholder anywhere on the page."""
 
     def measured() -> int:
-        return sum(row[column] is not None for row in summarise(load_run(small_run)))
+        return sum(row[column] is not None for row in summarise(load_one(small_run)))
 
     before = measured()
     assert edit_cells(small_run, pattern, **changes)

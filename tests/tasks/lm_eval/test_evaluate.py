@@ -231,7 +231,7 @@ def test_a_suite_mixes_tasks_and_reports_them_together(
 
     tasks, data = tiny_tasks
     out = tmp_path / "run"
-    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data, workers=InProcess()) == 0
+    assert sweep.run_suite(suite(tasks, checkpoint), out, data=data, workers=InProcess()).failed == 0
     with open(out / "summary.csv", newline="") as file:
         rows = {row["label"]: row for row in csv.DictReader(file)}
     row = rows["skipdecode(speedup=2.0)" if "skipdecode(speedup=2.0)" in rows else "skipdecode(speedup=2)"]
