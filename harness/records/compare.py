@@ -21,7 +21,7 @@ import numpy as np
 
 from harness.errors import BadInput, near
 from harness.records import believable, readings, summary
-from harness.records.folder import Json
+from harness.records.cells import Cell, Conditions, QualityCell, SpeedCell, by_place, place
 from harness.records.run import Run, load
 from harness.stats import intervals
 from harness.stats.intervals import Interval
@@ -152,14 +152,14 @@ def compare(
     runs = load(before), load(after)
     apart = _processors(*runs)
     pairs, refused = _pairs(*runs, {*ignore, *(PROCESSOR if apart else ())})
-    cells = [{(c["arm"]["label"], c["batch_size"]): c for c in run.ok("speed")} for run in runs]
-    names = [run.full["label"] if run.full else None for run in runs]
+    cells = [by_place(run.speed) for run in runs]
+    names = [run.full["label"] if run.full else "" for run in runs]
     changes: list[Change] = []
     for ours, theirs in pairs:
-        if ours["kind"] == "speed":
+        if ours["kind"] == "speed" and theirs["kind"] == "speed":
             fulls = [found.get((name, ours["batch_size"])) for found, name in zip(cells, names, strict=True)]
             changes += _speeds(ours, theirs, fulls, threshold, times=not apart)
-        else:
+        elif ours["kind"] == "quality" and theirs["kind"] == "quality":
             changes += _scores(ours, theirs, margin)
     return Comparison(tuple(changes), tuple(refused), tuple(_broken(rules, changes, refused)), apart)
 
@@ -264,13 +264,14 @@ def _said(change: Change) -> str:
     return f"{change.before:.4g} to {change.after:.4g}"
 
 
-def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple[Json, Json]], list[Refusal]]:
+def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple[Cell, Cell]], list[Refusal]]:
     """Cells that both runs measured under the same conditions, and those of the first run that have no partner."""
     known = {key for run in (before, after) for cell in run.cells for key in cell.get("conditions") or {}}
     if unknown := sorted(set(ignore) - known - {*PROCESSOR}):
         raise BadInput(f"ignore: no condition {unknown[0]!r}; {near(unknown[0], sorted(known))}")
     others = {_key(cell): cell for cell in after.cells}
-    pairs, refused = [], []
+    pairs: list[tuple[Cell, Cell]] = []
+    refused = []
     for cell in sorted(before.cells, key=_order(before)):
         if cell["kind"] not in ("speed", "quality") or cell["status"] != "ok":
             continue
@@ -291,7 +292,7 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
     return pairs, refused
 
 
-def _held(cell: Json, run: Run) -> Json:
+def _held(cell: Cell, run: Run) -> Conditions:
     """The conditions of a cell; what an older version kept in run.json alone is taken from there."""
     environment, suite = run.record.get("environment") or {}, run.suite
     versions, cpu = environment.get("versions") or {}, (environment.get("cpu") or {}).get("model")
@@ -312,8 +313,8 @@ def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignored: set[str]
     return "; ".join(f"{key} {ours[key]!r} and {theirs[key]!r}" for key in keys)
 
 
-def _key(cell: Json) -> tuple[Any, ...]:
-    return cell["kind"], cell["arm"]["label"], cell.get("task") if cell["kind"] == "quality" else cell.get("batch_size")
+def _key(cell: Cell) -> tuple[Any, ...]:
+    return cell["kind"], cell["arm"]["label"], place(cell)
 
 
 def _order(run: Run) -> Any:
@@ -321,7 +322,9 @@ def _order(run: Run) -> Any:
     return lambda cell: (cell["kind"] != "speed", cell.get("batch_size") or 0, rank[cell["arm"]["label"]])
 
 
-def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: float, *, times: bool) -> list[Change]:
+def _speeds(
+    before: SpeedCell, after: SpeedCell, fulls: Sequence[SpeedCell | None], threshold: float, *, times: bool
+) -> list[Change]:
     label, where = before["arm"]["label"], f"batch {before['batch_size']}"
     found = []
     taken = [_time_per_token(cell) for cell in (before, after)] if times else [None, None]
@@ -341,7 +344,7 @@ def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: 
     return found
 
 
-def _time_per_token(cell: Json) -> Interval | None:
+def _time_per_token(cell: SpeedCell) -> Interval | None:
     """Decode seconds per token of a row, over processes and repeats."""
     seconds: dict[Any, list[float]] = {}
     tokens: dict[Any, list[float]] = {}
@@ -352,7 +355,7 @@ def _time_per_token(cell: Json) -> Interval | None:
     return intervals.bootstrap_ratio(list(seconds.values()), list(tokens.values())) if seconds else None
 
 
-def _scores(before: Json, after: Json, margin: float) -> list[Change]:
+def _scores(before: QualityCell, after: QualityCell, margin: float) -> list[Change]:
     label, task = before["arm"]["label"], str(before["task"])
     ours, theirs = ({e["id"]: e.get("stats") or {} for e in cell["examples"]} for cell in (before, after))
     shared = [key for key in ours if key in theirs]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,10 @@ from typing import Any
 
 from harness.errors import BadInput, CellFailed
 from harness.files import clear_errors, one_line, parsed, set_aside, unpacked, write_atomically
+from harness.records import cells as typed
+from harness.records.cells import Cell, RunRecord
 
 SCHEMA_VERSION = 1
-KINDS = ("speed", "memory", "energy", "quality")
-
-Json = dict[str, Any]
 
 _OURS = {
     "run.json",
@@ -44,7 +42,6 @@ _OURS = {
 LOCK = ".lock"
 """Held by the process that writes into the folder."""
 _CELL_FILES = ("json", "json.gz")
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Read:
         digest: sha256 of the bytes of the file.
     """
 
-    cell: Json | None
+    cell: Cell | None
     problem: str = ""
     foreign: bool = False
     digest: str = ""
@@ -95,11 +92,11 @@ class RunStore:
             probe.write_bytes(b"1")
             probe.unlink()
 
-    def write_run(self, run: Mapping[str, Any]) -> None:
+    def write_run(self, run: RunRecord) -> None:
         """Write run.json; `schema_version` is added. Raises BadInput if it cannot be written."""
-        self._write_json(self.path / "run.json", {"schema_version": SCHEMA_VERSION, **run})
+        self.write_text("run.json", [dumps({"schema_version": SCHEMA_VERSION, **run}), "\n"])
 
-    def read_run(self) -> Json:
+    def read_run(self) -> RunRecord:
         """Return run.json. Raises BadInput if it is missing, unreadable or of an unknown version."""
         return read_run(self.path)[0]
 
@@ -111,23 +108,31 @@ class RunStore:
                 be measured is None.
 
         Raises:
-            CellFailed: the cell holds a number that is not finite; the message says where.
+            CellFailed: the cell holds a number that is not finite, or a value that is none of its field; the message says
+                where.
             BadInput: the file cannot be written; what was there before is untouched.
             ValueError: the record is not a cell.
         """
         record = {"schema_version": SCHEMA_VERSION, **cell}
-        if why := _not_a_cell(record):
-            raise ValueError(f"write_cell: {why}")
+        try:
+            typed.identified(record)
+        except ValueError as error:
+            raise ValueError(f"write_cell: {error}") from None
         if where := _not_finite(record):
             raise CellFailed(f"cell {record['id']}: {where} is not a finite number")
-        target = self.path / "cells" / f"{record['id']}.json"
-        self._write_json(target, record)
+        target, text = self.path / "cells" / f"{record['id']}.json", dumps(record)
+        try:  # as it will be read
+            typed.read(json.loads(text))
+        except ValueError as error:
+            raise CellFailed(f"cell {record['id']}: {error}") from None
+        with clear_errors(target, "cannot write"):
+            write_atomically(target, [text, "\n"])
         if self._states is not None:
             self._states[record["id"]] = record["status"]
         return target
 
-    def cells(self, kind: str | None = None) -> list[Json]:
-        """Return the readable cells, ordered by id; those of one `kind` (see KINDS) if it is given.
+    def cells(self) -> list[Cell]:
+        """Return the readable cells, ordered by id.
 
         An unreadable file is renamed to `<id>.json.broken` and noted in `problems`.
 
@@ -136,9 +141,9 @@ class RunStore:
         """
         every = [cell for path in cell_files(self.path) if (cell := self._cell(path)) is not None]
         self._states = {cell["id"]: cell["status"] for cell in every}
-        return [cell for cell in every if kind in (None, cell["kind"])]
+        return every
 
-    def cell(self, cell_id: str) -> Json | None:
+    def cell(self, cell_id: str) -> Cell | None:
         """The cell of this id, whatever its status; None where there is none that can be read."""
         paths = (self.path / "cells" / f"{cell_id}.{kind}" for kind in _CELL_FILES)
         return next((cell for path in paths if (cell := self._cell(path)) is not None), None)
@@ -160,11 +165,7 @@ class RunStore:
             write_atomically(target, [text] if isinstance(text, str) else text)
         return target
 
-    def _write_json(self, target: Path, record: Mapping[str, Any]) -> None:
-        with clear_errors(target, "cannot write"):
-            write_atomically(target, [dumps(record), "\n"])
-
-    def _cell(self, path: Path) -> Json | None:
+    def _cell(self, path: Path) -> Cell | None:
         read = read_cell(path)
         if read.foreign:
             raise BadInput(f"{path}: {read.problem}; use the version that wrote it, or name another folder")
@@ -195,7 +196,7 @@ def cell_files(folder: Path) -> list[Path]:
     return sorted(path for kind in _CELL_FILES for path in (folder / "cells").glob(f"[!.]*.{kind}"))
 
 
-def read_run(folder: Path) -> tuple[Json, str]:
+def read_run(folder: Path) -> tuple[RunRecord, str]:
     """What run.json holds, and the sha256 of its bytes.
 
     Raises:
@@ -215,7 +216,10 @@ def read_run(folder: Path) -> tuple[Json, str]:
         raise BadInput(f"{path}: is not a run record; expected an object with schema_version {SCHEMA_VERSION}")
     if why := _unknown_version({"schema_version": None, **run}):
         raise BadInput(f"{path}: {why}; use the version that wrote it, or run again into another folder")
-    return run, hashlib.sha256(content).hexdigest()
+    try:
+        return typed.read_run(run), hashlib.sha256(content).hexdigest()
+    except ValueError as error:
+        raise BadInput(f"{path}: {error}; it is no run.json of this version") from None
 
 
 def read_cell(path: Path) -> Read:
@@ -230,35 +234,24 @@ def read_cell(path: Path) -> Read:
         return Read(None, f"broken cell file, counted as missing ({one_line(error)})")
     digest = hashlib.sha256(content).hexdigest()
     try:
-        cell = parsed(unpacked(path, content))
+        record = parsed(unpacked(path, content))
     except (OSError, ValueError) as error:
         return Read(None, f"broken cell file, counted as missing ({one_line(error)})", digest=digest)
-    if isinstance(cell, dict) and (why := _unknown_version(cell)):
+    if isinstance(record, dict) and (why := _unknown_version(record)):
         return Read(None, why, foreign=True, digest=digest)
-    if why := _not_a_cell(cell):
-        return Read(None, f"broken cell file, counted as missing ({why})", digest=digest)
+    try:
+        cell = typed.read(record)
+    except ValueError as error:
+        return Read(None, f"broken cell file, counted as missing ({error})", digest=digest)
+    if "schema_version" not in cell:
+        return Read(None, "broken cell file, counted as missing (schema_version is missing)", digest=digest)
     if cell["id"] != path.name.removesuffix(".gz").removesuffix(".json"):
         why = f"holds the cell {cell['id']!r}, not the one it is named after, counted as missing"
         return Read(None, why, digest=digest)
     return Read(cell, digest=digest)
 
 
-def _not_a_cell(cell: Any) -> str:
-    """Why this is not a cell record; empty if it is one."""
-    if not isinstance(cell, dict):
-        return "not an object"
-    if not isinstance(cell.get("id"), str) or not _ID.fullmatch(cell["id"]):
-        return f"id {cell.get('id')!r} is not a plain file name"
-    if cell.get("kind") not in KINDS:
-        return f"kind {cell.get('kind')!r} is not one of {', '.join(KINDS)}"
-    if cell.get("status") not in ("ok", "failed"):
-        return f"status {cell.get('status')!r} is neither ok nor failed"
-    if not isinstance(cell.get("arm"), dict) or not cell["arm"].get("label"):
-        return "arm.label is missing"
-    return "" if cell.get("schema_version") == SCHEMA_VERSION else "schema_version is missing"
-
-
-def _unknown_version(record: Json) -> str:
+def _unknown_version(record: Mapping[str, Any]) -> str:
     """Why a record's version cannot be read; empty if it can, or if it has none."""
     version = record.get("schema_version", SCHEMA_VERSION)
     if version == SCHEMA_VERSION:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from harness.records import folder as stored
 from harness.records import gates, summary
-from harness.records.folder import Json
+from harness.records.cells import Arm, Cell, EnergyCell, MemoryCell, QualityCell, RunRecord, SpeedCell, Suite
 from harness.records.limits import BASELINE
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ class Run:
         folder: where it lies; None for one that was put together.
     """
 
-    record: Json
-    cells: Sequence[Json]
+    record: RunRecord
+    cells: Sequence[Cell]
     problems: tuple[str, ...] = ()
     checksums: tuple[tuple[str, str], ...] = ()
-    sources: tuple[Json, ...] = ()
+    sources: tuple[RunRecord, ...] = ()
     folder: Path | None = None
 
     @cached_property
-    def suite(self) -> Json:
+    def suite(self) -> Suite:
         """The suite as resolved; empty where the run does not say."""
         return self.record.get("suite") or {}
 
     @cached_property
-    def arms(self) -> list[Json]:
+    def arms(self) -> list[Arm]:
         """The arms in the order of run.json, then those that only cells name."""
         found = {str(arm["label"]): arm for arm in self.record.get("arms") or []}
         for cell in self.cells:
@@ -51,7 +51,7 @@ class Run:
         return list(found.values())
 
     @cached_property
-    def full(self) -> Json | None:
+    def full(self) -> Arm | None:
         """The arm that the others are measured against: the first that runs the full model."""
         return next((arm for arm in self.arms if arm.get("method") == BASELINE), None)
 
@@ -70,9 +70,25 @@ class Run:
         """How many cells failed."""
         return sum(cell["status"] != "ok" for cell in self.cells)
 
-    def ok(self, kind: str) -> list[Json]:
-        """The cells of one kind that succeeded."""
-        return [cell for cell in self.cells if cell["kind"] == kind and cell["status"] == "ok"]
+    @cached_property
+    def speed(self) -> list[SpeedCell]:
+        """The timed cells that succeeded."""
+        return [cell for cell in self.cells if cell["kind"] == "speed" and cell["status"] == "ok"]
+
+    @cached_property
+    def memory(self) -> list[MemoryCell]:
+        """The memory cells that succeeded."""
+        return [cell for cell in self.cells if cell["kind"] == "memory" and cell["status"] == "ok"]
+
+    @cached_property
+    def energy(self) -> list[EnergyCell]:
+        """The energy cells that succeeded."""
+        return [cell for cell in self.cells if cell["kind"] == "energy" and cell["status"] == "ok"]
+
+    @cached_property
+    def quality(self) -> list[QualityCell]:
+        """The scored cells that succeeded."""
+        return [cell for cell in self.cells if cell["kind"] == "quality" and cell["status"] == "ok"]
 
     def frame(self) -> DataFrame:
         """The summary as a pandas table: a row for each arm and batch size; what could not be measured is missing, never 0."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.records import readings
-from harness.records.folder import Json, RunStore, dumps
+from harness.records.cells import QualityCell
+from harness.records.folder import RunStore, dumps
 
 if TYPE_CHECKING:
     from harness.records.run import Run
@@ -23,12 +24,12 @@ def write_samples(store: RunStore, run: Run) -> Path:
     undefined there is null.
     """
     order = {str(arm["label"]): i for i, arm in enumerate(run.arms)}
-    cells = sorted(run.ok("quality"), key=lambda c: (str(c.get("task")), order[c["arm"]["label"]], c["id"]))
+    cells = sorted(run.quality, key=lambda c: (str(c.get("task")), order[c["arm"]["label"]], c["id"]))
     lines = (line for cell in cells for line in _samples(cell))
     return store.write_text("samples.jsonl", (f"{dumps(line)}\n" for line in lines))
 
 
-def _samples(cell: Json) -> Iterator[Json]:
+def _samples(cell: QualityCell) -> Iterator[dict[str, object]]:
     arm = cell["arm"]
     for example in cell.get("examples") or []:
         yield {

@@ -6,15 +6,14 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
+from harness.records.cells import Arm, RunRecord
 from harness.records.folder import LOCK, RunStore
 from harness.suites.suite import Suite
-
-Json = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -48,7 +47,7 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
+def go_on(store: RunStore, record: RunRecord, suite: Suite, *, here: bool) -> RunRecord:
     """The record to run with: a new one, or that of the run being resumed if it is the same one.
 
     Args:
@@ -63,7 +62,7 @@ def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
     if not (store.path / "run.json").exists():
         return record
     before = store.read_run()
-    now = json.loads(json.dumps(record))
+    now: RunRecord = json.loads(json.dumps(record))
     pairs = [
         ("suite", _measures(before), suite.measures()),
         ("arms", before.get("arms"), _recorded(before.get("arms"), now["arms"])),
@@ -90,7 +89,7 @@ def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
     return {**before, "suite": record["suite"], "resumed": resumed}
 
 
-def _measures(run: Mapping[str, Any]) -> Json | None:
+def _measures(run: RunRecord) -> Mapping[str, Any] | None:
     """What of a stored suite changes a measurement, defaults filled in as they are now."""
     try:
         return Suite.model_validate(run["suite"]).measures()
@@ -98,7 +97,7 @@ def _measures(run: Mapping[str, Any]) -> Json | None:
         return None
 
 
-def _machine(environment: Mapping[str, Any]) -> Json:
+def _machine(environment: Mapping[str, Any]) -> dict[str, str | None]:
     """What of an environment must be the same for numbers to stand in one table."""
     versions = environment.get("versions") or {}
     return {
@@ -109,9 +108,9 @@ def _machine(environment: Mapping[str, Any]) -> Json:
     }
 
 
-def _recorded(there: Any, now: list[Json]) -> list[Json]:
+def _recorded(there: Sequence[Arm] | None, now: Sequence[Arm]) -> list[dict[str, Any]]:
     """The arms of now without the keys that the stored arms do not have: those were not recorded then."""
-    known = {key for arm in there for key in arm} if isinstance(there, list) and there else set(now[0])
+    known = {key for arm in there for key in arm} if there else set(now[0])
     return [{key: value for key, value in arm.items() if key in known} for arm in now]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import write_atomically
+from harness.records.cells import RunRecord
 from harness.records.run import Run
 from harness.run.sweep import run_suite
 from harness.stats import intervals
@@ -111,7 +112,7 @@ def _verdicts(run: Run, number: int) -> list[dict[str, Any]]:
     ]
 
 
-def _record(suite: Suite, tries: int, found: list[dict[str, Any]], run: dict[str, Any]) -> dict[str, Any]:
+def _record(suite: Suite, tries: int, found: list[dict[str, Any]], run: RunRecord) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     for each in found:
         words = counts.setdefault(str(each["batch_size"]), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from harness.records.cells import Cell
 from harness.records.run import Run
 from reports.facts import merge
 from reports.facts.facts import Facts, gather
@@ -56,7 +57,8 @@ def _relation(runs: Sequence[Run], joined: Sequence[Run], titles: Sequence[str])
 def _run_view(facts: Facts, name: str, index: int, count: int) -> RunView:
     prefix = f"r{index + 1}-" if count > 1 else ""
     title = f"Part {index + 1}: {name}" if count > 1 else name
-    cells = facts.speed_cells or list(facts.scored.values())
+    cells: list[Cell] = [*facts.speed_cells]
+    cells = cells or [*facts.scored.values()]
     started = [label(r.get("started") or "")[:10] for r in facts.data.sources or (facts.data.record,)]
     about = [
         values(cells, "model"),

@@ -10,7 +10,7 @@ import pytest
 from harness.records import folder, gates, summary
 from harness.records.run import load
 from harness.run import sweep
-from reports import write_report
+from reports.write.report import write_report
 from tests.fakes import FakeExecutor, suite
 
 

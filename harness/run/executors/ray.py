@@ -87,8 +87,9 @@ class RayExecutor:
                 raise BadInput(value)
             if kind == "failed":
                 raise CellFailed(**value)
-            result, machine = value
-            return Outcome(result, {**machine, "attempts": attempt})
+            outcome: Outcome[T] = value
+            outcome.machine["attempts"] = attempt
+            return outcome
         raise CellFailed(f"its node was lost {ATTEMPTS} times ({why})", NODE_LOST)
 
     def close(self) -> None:
@@ -196,4 +197,5 @@ def _job(
         return "failed", {"message": str(error), "reason": error.reason, "log": error.log, "arm": error.arm}
     import ray
 
-    return "ok", (outcome.value, {**outcome.machine, "node": ray.get_runtime_context().get_node_id()[:12]})
+    outcome.machine["node"] = ray.get_runtime_context().get_node_id()[:12]
+    return "ok", outcome
