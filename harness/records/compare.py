@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 from harness.errors import BadInput, near
 from harness.records import believable, readings, summary
 from harness.records.cells import Cell, Conditions, QualityCell, SpeedCell, by_place, place
+from harness.records.differences import differences, said
 from harness.records.run import Run, load
 from harness.stats import intervals
 from harness.stats.intervals import Interval
@@ -166,9 +167,7 @@ def compare(
 
 def _processors(before: Run, after: Run) -> str:
     """How the processors of two runs differ in what both say of them; empty where they do not."""
-    ours, theirs = believable.processor(before), believable.processor(after)
-    apart = [f"{key} {ours[key]} and {theirs[key]}" for key in ours if key in theirs and ours[key] != theirs[key]]
-    return "; ".join(apart)
+    return said(differences(believable.processor(before), believable.processor(after), recorded=True), show=str)
 
 
 def table(compared: Comparison) -> list[tuple[str, ...]]:
@@ -281,8 +280,8 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
             why = "not in the second run"
         elif other["status"] != "ok":
             why = f"failed in the second run ({other.get('error')})"
-        elif apart := _apart(_held(cell, before), _held(other, after), {*ignore, *OWN}):
-            why = f"measured under other conditions: {apart}"
+        elif apart := differences(_held(cell, before), _held(other, after), ignore={*ignore, *OWN}, recorded=True):
+            why = f"measured under other conditions: {said(apart)}"
         if why or other is None:
             speed = cell["kind"] == "speed"
             where = f"batch {cell.get('batch_size')}" if speed else f"task {cell.get('task')}"
@@ -305,12 +304,6 @@ def _held(cell: Cell, run: Run) -> Conditions:
         "seed": suite.get("seed"),
     }
     return {**{key: value for key, value in older.items() if value is not None}, **(cell.get("conditions") or {})}
-
-
-def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignored: set[str]) -> str:
-    """How two condition records differ, in keys that both recorded; empty if they do not."""
-    keys = [k for k in sorted({*ours} & {*theirs}) if k not in ignored and ours[k] != theirs[k]]
-    return "; ".join(f"{key} {ours[key]!r} and {theirs[key]!r}" for key in keys)
 
 
 def _key(cell: Cell) -> tuple[Any, ...]:

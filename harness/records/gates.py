@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.records import believable, measures
 from harness.records.cells import Cell, EnergyCell, Gpu, MemoryCell, SpeedCell, place
+from harness.records.differences import differences
 from harness.records.folder import SCHEMA_VERSION, RunStore
 from harness.records.limits import BASELINE, Limits
 
@@ -141,9 +142,8 @@ def _conditions(facts: _Facts) -> Gate:
     findings = []
     for cell, first in pairs:
         if cell.get("conditions_hash") != first.get("conditions_hash"):
-            ours, theirs = (c.get("conditions") or {} for c in (cell, first))
-            keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-            apart = "; ".join(f"{key} {ours.get(key)!r}, not {theirs.get(key)!r} as {first['id']}" for key in keys)
+            found = differences(cell.get("conditions") or {}, first.get("conditions") or {})
+            apart = "; ".join(f"{one.name} {one.ours!r}, not {one.theirs!r} as {first['id']}" for one in found)
             findings.append(Finding(cell["id"], apart or f"another hash than {first['id']}"))
     return _counted("conditions identical across arms", "cells", len(pairs), findings, "cells")
 

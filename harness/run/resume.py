@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.records.cells import Arm, RunRecord
+from harness.records.differences import differences
 from harness.records.folder import LOCK, RunStore
 from harness.suites.suite import Suite
 
@@ -71,11 +72,10 @@ def go_on(store: RunStore, record: RunRecord, suite: Suite, *, here: bool) -> Ru
     if here and store.ids("ok"):
         pairs.append(("environment", _machine(before["environment"]), _machine(now["environment"])))
     for key, there, ours in pairs:
-        if (found := _difference(there, ours)) is not None:
-            where, theirs, mine = found
+        for found in differences({key: there}, {key: ours})[:1]:
             raise BadInput(
                 f"output folder {store.path}: holds a run with another {key.replace('_', ' ')}: "
-                f"{'.'.join((key, *where))} is {_short(theirs)} there and {_short(mine)} now; "
+                f"{found.name} is {_short(found.ours)} there and {_short(found.theirs)} now; "
                 "name another folder, or repeat the command that began it"
             )
     begun, commit = before["environment"].get("commit"), now["environment"].get("commit")
@@ -112,22 +112,6 @@ def _recorded(there: Sequence[Arm] | None, now: Sequence[Arm]) -> list[dict[str,
     """The arms of now without the keys that the stored arms do not have: those were not recorded then."""
     known = {key for arm in there for key in arm} if there else set(now[0])
     return [{key: value for key, value in arm.items() if key in known} for arm in now]
-
-
-def _difference(there: Any, here: Any, where: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Any, Any] | None:
-    """Path and values of the first difference of two JSON values; None if they are equal."""
-    keys: list[Any] = []
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        keys = list(dict.fromkeys([*there, *here]))
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        keys = list(range(len(there)))
-    if not keys:
-        return None if there == here else (where, there, here)
-    for key in keys:
-        a, b = (side.get(key) if isinstance(side, Mapping) else side[key] for side in (there, here))
-        if (found := _difference(a, b, (*where, str(key)))) is not None:
-            return found
-    return None
 
 
 def _short(value: Any) -> str:

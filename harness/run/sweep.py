@@ -31,6 +31,7 @@ from harness.measure.quality import quality
 from harness.measure.speed import speed
 from harness.records import gates, published, samples, summary
 from harness.records.cells import Arm, Code, Planned, Prepared, RunRecord, SpeedShare
+from harness.records.differences import differences, said
 from harness.records.folder import RunStore
 from harness.records.run import Run, load
 from harness.run import resume as resuming
@@ -375,21 +376,13 @@ def join_shares(arm: Arm, batch: int, shares: Sequence[SpeedShare]) -> tuple[str
     cell = cell_id("speed", arm["label"], f"b{batch}")
     bad = [share for share in shares if share["status"] != "ok"]
     if bad or not shares:
-        said = bad[0].get("failure") if bad else None
+        told = bad[0].get("failure") if bad else None
         error = str(bad[0].get("error")) if bad else "no process measured it"
-        return cell, fields, CellFailed(error, *((said["reason"], said["log_tail"]) if said else (EXCEPTION,)))
-    if apart := _differing([share["conditions"] for share in good]):
-        return cell, fields, CellFailed(f"its processes ran under different conditions: {apart}")
+        return cell, fields, CellFailed(error, *((told["reason"], told["log_tail"]) if told else (EXCEPTION,)))
+    for share in good[1:]:
+        if apart := differences(good[0]["conditions"], share["conditions"]):
+            return cell, fields, CellFailed(f"its processes ran under different conditions: {said(apart)}")
     return cell, fields, None if fields["finite"] else CellFailed("logits are not finite")
-
-
-def _differing(conditions: Sequence[Mapping[str, Any]]) -> str:
-    """The conditions that are not the same in all of several records, with the values of two; empty if none."""
-    first = conditions[0]
-    for other in conditions[1:]:
-        if keys := [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]:
-            return "; ".join(f"{key} {first.get(key)!r} and {other.get(key)!r}" for key in keys)
-    return ""
 
 
 def _lost(error: BadInput | CellFailed) -> SpeedShare:

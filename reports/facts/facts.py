@@ -15,6 +15,7 @@ import numpy as np
 
 from harness.records import readings
 from harness.records.cells import Cell, Example, MemoryCell, QualityCell, SpeedCell, Timed, place
+from harness.records.differences import differences, said
 from harness.records.measures import statistics_of
 from harness.records.run import Run
 from harness.records.summary import QUALITY_MARGIN, quality_margin
@@ -253,22 +254,14 @@ def _comparable(cells: list[Cell], arms: tuple[Arm, ...]) -> tuple[list[Cell], t
             if cell.get("conditions_hash") == reference.get("conditions_hash"):
                 kept.append(cell)
             else:
-                why = difference(reference.get("conditions") or {}, cell.get("conditions") or {})
+                found = differences(reference.get("conditions") or {}, cell.get("conditions") or {})
+                why = said(found, "against", label) or "their hashes differ"
                 refused.append(
                     f"{label(_label(cell))}, {cell.get('kind')} cell {label(cell.get('id'))}: measured "
                     "under other conditions than "
                     f"{label(_label(reference))} ({why}), so it is in no table beside it."
                 )
     return kept, tuple(refused)
-
-
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """Return `key a against b; ...` for the keys in which two condition records differ."""
-    keys = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
-    return (
-        "; ".join(f"{label(k)} {label(ours.get(k))} against {label(theirs.get(k))}" for k in keys)
-        or "their hashes differ"
-    )
 
 
 def _speed(cell: SpeedCell, row: Mapping[str, Any], arms: tuple[Arm, ...]) -> Speed:

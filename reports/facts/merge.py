@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.records.cells import Arm, Cell, QualityCell, RunRecord, SpeedCell, place
+from harness.records.differences import differences, said
 from harness.records.limits import BASELINE
 from harness.records.run import Run
 from reports.text import label
@@ -14,6 +15,8 @@ from reports.text import label
 _OF_ONE_CELL = {
     "batch_size", "prompts_hash", "task", "split", "examples", "expected_tokens", "max_new_tokens", "kernels",
 }  # fmt: skip
+MOST_OF_ONE = 4
+"""Differences that are told of one record of the environment; more of them say no more."""
 _MACHINE = (("cpu", "model"), ("cpu", "usable_cores"), ("gpu",), ("versions",), ("threads",), ("commit",), ("dirty",))
 
 
@@ -21,7 +24,7 @@ def join(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Return the runs with those that may stand in one table joined, each at the place of its first."""
     groups: list[list[Run]] = []
     for run in runs:
-        home = next((g for g in groups if all(not differences(other, run) for other in g)), None)
+        home = next((g for g in groups if all(not apart(other, run) for other in g)), None)
         if home is None:
             groups.append([run])
         else:
@@ -29,7 +32,7 @@ def join(runs: Sequence[Run]) -> tuple[Run, ...]:
     return tuple(_joined(group) if len(group) > 1 else group[0] for group in groups)
 
 
-def differences(ours: Run, theirs: Run) -> tuple[str, ...]:
+def apart(ours: Run, theirs: Run) -> tuple[str, ...]:
     """Return what keeps two runs apart, one phrase each; empty if their cells may stand in one table."""
     found = [*_machines(ours.record.get("environment") or {}, theirs.record.get("environment") or {})]
     for kind, word in (("speed", "timed"), ("quality", "scored")):
@@ -42,22 +45,14 @@ def differences(ours: Run, theirs: Run) -> tuple[str, ...]:
 
 
 def _machines(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    found = []
-    for path in _MACHINE:
-        a, b = _at(ours, path), _at(theirs, path)
-        if a == b:
-            continue
-        name = " ".join(path).replace("usable_", "")
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            keys = [k for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
-            found.append(
-                f"{name} {'; '.join(f'{label(k)} {label(a.get(k))} against {label(b.get(k))}' for k in keys[:4])}"
-            )
-        elif path == ("dirty",):
-            found.append("uncommitted changes in one of them")
-        else:
-            found.append(f"{name} {_brief(a)} against {_brief(b)}")
-    return found
+    told = [{" ".join(path).replace("usable_", ""): _at(env, path) for path in _MACHINE} for env in (ours, theirs)]
+    found: dict[str, list[str]] = {}
+    for one in differences(*told):
+        line = f"{one.name.replace('.', ' ')} {_brief(one.ours)} against {_brief(one.theirs)}"
+        if one.name == "dirty":
+            line = "uncommitted changes in one of them"
+        found.setdefault(one.name.partition(".")[0], []).append(line)
+    return [line for lines in found.values() for line in lines[:MOST_OF_ONE]]
 
 
 def _at(record: Mapping[str, Any], path: tuple[str, ...]) -> Any:
@@ -90,16 +85,11 @@ def _conditions(ours: Mapping[Any, Cell], theirs: Mapping[Any, Cell]) -> str:
     for where in shared:
         if ours[where].get("conditions_hash") != theirs[where].get("conditions_hash"):
             a, b = (c[where].get("conditions") or {} for c in (ours, theirs))
-            return _keys(a, b, set()) or "their hashes differ"
+            return said(differences(a, b), "against", label) or "their hashes differ"
     if shared or not ours or not theirs:
         return ""
     a, b = (next(iter(cells.values())).get("conditions") or {} for cells in (ours, theirs))
-    return _keys(a, b, _OF_ONE_CELL)
-
-
-def _keys(a: Mapping[str, Any], b: Mapping[str, Any], but: set[str]) -> str:
-    keys = [k for k in sorted({*a, *b}) if k not in but and a.get(k) != b.get(k)]
-    return "; ".join(f"{label(k)} {label(a.get(k))} against {label(b.get(k))}" for k in keys)
+    return said(differences(a, b, ignore=_OF_ONE_CELL), "against", label)
 
 
 def _arms(run: Run) -> dict[str, str]:

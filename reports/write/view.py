@@ -49,7 +49,7 @@ def _relation(runs: Sequence[Run], joined: Sequence[Run], titles: Sequence[str])
         return tuple(lead)
     lead.insert(0, f"This report holds {counted(len(runs), 'run')} in {len(joined)} parts. No table mixes them.")
     for other, title in zip(joined[1:], titles[1:], strict=True):
-        why = merge.differences(joined[0], other) or ("measured in another state of the runs before",)
+        why = merge.apart(joined[0], other) or ("measured in another state of the runs before",)
         lead.append(f"{title}, beside {titles[0]}: {'; '.join(why)}.")
     return tuple(lead)
 

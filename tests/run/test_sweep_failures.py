@@ -199,6 +199,23 @@ def test_resume_takes_other_limits_and_refuses_other_settings(tmp_path: Path) ->
         run(tmp_path, FakeExecutor(), resume=True, new_tokens=5)
 
 
+def test_a_run_begun_by_older_code_goes_on(tmp_path: Path) -> None:
+    """Its run.json lacks what was recorded later, its arms some of their keys; what is measured stays as it is."""
+    assert run(tmp_path, FakeExecutor()) == 0
+    path = tmp_path / "run.json"
+    record = json.loads(path.read_text())
+    for key in ("contests", "energy_counters", "resumed"):
+        record.pop(key, None)
+    for arm in record["arms"]:
+        arm.pop("trained")
+    path.write_text(json.dumps(record))
+    missing = next((tmp_path / "cells").glob("memory--full*b4.json"))
+    missing.unlink()
+    kept = {file: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
+    assert run(tmp_path, FakeExecutor(), resume=True) == 0
+    assert missing.exists() and all(file.read_bytes() == content for file, content in kept.items())
+
+
 def test_cells_of_two_versions_of_the_code_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path, FakeExecutor()) == 0
     next((tmp_path / "cells").glob("memory--full*b4.json")).unlink()

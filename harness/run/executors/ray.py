@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.errors import EXCEPTION, NODE_LOST, BadInput, CellFailed
 from harness.machine import environment
+from harness.records.differences import differences, said
 from harness.run.executors.base import Arguments, Outcome, T
 from harness.run.executors.local import LocalExecutor
 
@@ -139,10 +140,7 @@ class RayExecutor:
         placed = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         found = self._ray.get([look.options(num_cpus=0, scheduling_strategy=place).remote() for place in placed])
         for node, what in zip(nodes[1:], found[1:], strict=True):
-            if what != found[0]:
-                apart = "; ".join(
-                    f"{key} {found[0][key]!r} and {what[key]!r}" for key in what if what[key] != found[0][key]
-                )
+            if apart := said(differences(found[0], what)):
                 raise BadInput(
                     f"executor: nodes {nodes[0]['NodeManagerAddress']} and {node['NodeManagerAddress']} are not alike "
                     f"({apart}); give the {SLOT} to like machines only, for their times stand in one table"

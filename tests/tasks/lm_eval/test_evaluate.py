@@ -321,15 +321,6 @@ def test_authors_files_become_what_the_hub_has(tmp_path: Path) -> None:
     assert "Part" in pages[0]["page"]
 
 
-def test_mcnemar_is_the_exact_binomial_test() -> None:
-    mine = {str(i): float(i < 6) for i in range(10)}
-    theirs = {str(i): float(i in (0, 9)) for i in range(10)}
-    found = metrics.mcnemar(mine, theirs)
-    assert found == {"gained": 5, "lost": 1, "p": pytest.approx(2 * (1 + 6) / 64)}
-    assert metrics.mcnemar(mine, mine) == {"gained": 0, "lost": 0, "p": 1.0}
-    assert metrics.mcnemar({"0": 0.5}, {"0": 1.0}) is None
-
-
 def test_metrics_without_sums_have_no_statistics() -> None:
     assert metrics.stored_name("mcc", "none", "matthews_corrcoef", True) is None
     assert metrics.stored_name("exact_match", "strict-match", "mean", True) == "exact_match:strict-match"
