@@ -290,20 +290,10 @@ def _metric_names(cells: Iterable[QualityCell]) -> list[str]:
     return [n for n in names if n != "agreement"] + [n for n in names if n == "agreement"]
 
 
-_TITLES = {
-    "bleu": "BLEU",
-    "rougeL": "ROUGE-L",
-    "slot_error_rate": "Slot error rate",
-    "agreement": "Token agreement with full",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "bertscore": "BERTScore",
-}
-
-
 def metric_title(name: str) -> str:
     """How a metric is called in words."""
-    return _TITLES.get(name, label(name).replace("_", " "))
+    how = readings.reading(name)
+    return how.title if how and how.title else label(name).replace("_", " ")
 
 
 def _metric_info(name: str) -> MetricInfo | None:
