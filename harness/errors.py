@@ -5,7 +5,8 @@ And `near`, the one hint about a name that is not known.
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any
+
+from typing_extensions import TypedDict  # see harness.records.cells
 
 OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST = (
     "out of memory", "killed", "timed out", "exception", "bad input", "node lost",
@@ -60,8 +61,15 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def failure(error: BadInput | CellFailed) -> dict[str, Any]:
-    """The record of a failure as a cell keeps it: `reason` (one of REASONS) and `log_tail` (lines, newest last)."""
+class Failure(TypedDict):
+    """Why a cell failed, as it keeps it: one of REASONS, and the last lines of the worker's log, newest last."""
+
+    reason: str
+    log_tail: list[str]
+
+
+def failure(error: BadInput | CellFailed) -> Failure:
+    """The record of a failure as a cell keeps it."""
     if isinstance(error, CellFailed):
         return {"reason": error.reason, "log_tail": error.log}
     return {"reason": BAD_INPUT, "log_tail": []}

@@ -16,28 +16,27 @@ from pydantic_core import from_json
 from harness.errors import BadInput
 
 
-def read_bytes(path: Path) -> bytes:
-    """Content of a file, decompressed where its name ends in .gz.
+def unpacked(path: Path, content: bytes) -> bytes:
+    """The content of a file, decompressed where its name ends in .gz.
 
     Raises:
-        OSError: as `open`; a compressed file that is cut off or damaged too.
+        OSError: it is compressed, and cut off or damaged.
     """
     if path.suffix != ".gz":
-        return path.read_bytes()
+        return content
     try:
-        return gzip.decompress(path.read_bytes())
+        return gzip.decompress(content)
     except EOFError as error:
         raise OSError(str(error)) from None
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds, decompressed where its name ends in .gz.
+def read_bytes(path: Path) -> bytes:
+    """Content of a file, decompressed where its name ends in .gz; raises as `open` and `unpacked`."""
+    return unpacked(path, path.read_bytes())
 
-    Raises:
-        OSError: as read_bytes.
-        ValueError: the file is no JSON, or no UTF-8.
-    """
-    content = read_bytes(path)
+
+def parsed(content: bytes) -> Any:
+    """What JSON text holds; ValueError where it is no JSON, or no UTF-8."""
     try:
         return from_json(content)  # less than half of the time json takes
     except ValueError:  # refuses unpaired surrogates, which JSON may hold; and json says better what is wrong

@@ -14,8 +14,8 @@ import pytest
 
 from harness import errors
 from harness.errors import CellFailed
-from harness.records import compare, gates
-from harness.records.folder import load_run
+from harness.records import compare
+from harness.records.run import load
 from harness.run import sweep
 from tests.fakes import FakeExecutor, suite
 
@@ -94,12 +94,12 @@ def test_2_result_files_are_json_and_empty_outputs_are_counted(tmp_path: Path) -
             found["examples"][0]["output"] = ""
             return found
 
-    assert sweep.run_suite(suite(), tmp_path, workers=Silent()) == 0
+    assert sweep.run_suite(suite(), tmp_path, workers=Silent()).failed == 0
     for path in [tmp_path / "run.json", tmp_path / "gates.json", *(tmp_path / "cells").iterdir()]:
         json.loads(path.read_text())
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(lines) == 3 * 4 and sum(line["output"] == "" for line in lines) == 3
-    gate = next(g for g in gates.load_gates(tmp_path) if g.name == "no empty generation")
+    gate = next(g for g in load(tmp_path).gates if g.name == "no empty generation")
     assert gate.stops and gate.value == 3
 
 
@@ -114,7 +114,7 @@ def test_4_token_counts_of_all_arms_are_checked(tmp_path: Path) -> None:
             return share
 
     sweep.run_suite(suite(), tmp_path, workers=Longer())
-    gate = next(g for g in gates.load_gates(tmp_path) if g.name == "token counts right")
+    gate = next(g for g in load(tmp_path).gates if g.name == "token counts right")
     assert gate.stops and all("skip" in cell for cell in gate.cells)
 
 
@@ -126,7 +126,7 @@ def test_5_a_failure_never_carries_numbers_of_another_measurement(tmp_path: Path
             raise CellFailed("CUDA out of memory", errors.OUT_OF_MEMORY)
 
     sweep.run_suite(suite(batch_sizes=[2]), tmp_path, workers=FakeExecutor(exhausted))
-    cell = next(c for c in load_run(tmp_path).cells if c["kind"] == "memory" and c["arm"]["label"] == "Skip")
+    cell = next(c for c in load(tmp_path).cells if c["kind"] == "memory" and c["arm"]["label"] == "Skip")
     assert cell["status"] == "failed" and cell["failure"]["reason"] == "out of memory"
     assert not [key for key in cell if key.endswith("_bytes")], "no number stands in a failed cell"
 
@@ -139,16 +139,16 @@ def test_8_prompts_do_not_depend_on_the_arm(tmp_path: Path) -> None:
             return {**super()._share(arm, *arguments), "prompts_seen": [arm["label"]]}
 
     sweep.run_suite(suite(), tmp_path, workers=Own())
-    gate = next(g for g in gates.load_gates(tmp_path) if g.name == "prompts identical across arms")
+    gate = next(g for g in load(tmp_path).gates if g.name == "prompts identical across arms")
     assert gate.stops and gate.value == 6
 
 
 def test_12_resume_is_reachable_and_keeps_what_is_there(tmp_path: Path) -> None:
     """Defect 12: the folder was made anew before the test whether it existed, so nothing was ever resumed."""
-    assert sweep.run_suite(suite(), tmp_path, workers=FakeExecutor()) == 0
+    assert sweep.run_suite(suite(), tmp_path, workers=FakeExecutor()).failed == 0
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
     again = FakeExecutor()
-    assert sweep.run_suite(suite(), tmp_path, workers=again, resume=True) == 0
+    assert sweep.run_suite(suite(), tmp_path, workers=again, resume=True).failed == 0
     assert [function for function, _ in again.calls] == ["prepare"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == stamps
 
@@ -194,7 +194,7 @@ def test_14_a_failed_repeat_is_no_fast_one(tmp_path: Path) -> None:
     sweep.run_suite(
         suite(batch_sizes=[1]), tmp_path, workers=FakeExecutor(lambda f, a: late(f, a) if len(a[1]) == 3 else None)
     )
-    cell = next(c for c in load_run(tmp_path).cells if c["kind"] == "speed" and c["arm"]["label"] == "Skip")
+    cell = next(c for c in load(tmp_path).cells if c["kind"] == "speed" and c["arm"]["label"] == "Skip")
     assert cell["status"] == "failed" and {run["process"] for run in cell["runs"]} == {1}
 
 

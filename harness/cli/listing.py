@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +74,11 @@ _SCORES = 4
 """Scores that fit a line beside the rest."""
 
 
-def summary_rows(folder: Path) -> Rows:
-    """The main numbers of a run's summary.csv, rounded: decode time, speed-up with its interval, layers, a few scores.
+def summary_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
+    """The main numbers of the rows of summary.csv, rounded: decode time, speed-up with its interval, layers, a few scores.
 
     Differences to the full model stay in the file; of many scores the first of every task is shown, so that a line fits a terminal.
     """
-    with open(folder / "summary.csv", newline="", encoding="utf-8") as file:
-        records = list(csv.DictReader(file))
     scores = [key for key in (records[0] if records else ()) if "/" in key and f"{key}_low" in records[0]]
     scores = [key for key in scores if not key.endswith(("/agreement", "_diff"))]
     if len(scores) > _SCORES:
@@ -94,7 +91,7 @@ def summary_rows(folder: Path) -> Rows:
         table.append(
             (
                 record["label"],
-                record["batch_size"],
+                str(record["batch_size"]),
                 _rounded(record["tpot_ms"], 2),
                 _with_interval(record, "speedup", 2),
                 _rounded(record["layers_per_token"], 1),
@@ -105,12 +102,12 @@ def summary_rows(folder: Path) -> Rows:
     return table
 
 
-def _rounded(text: str, digits: int) -> str:
-    return f"{float(text):.{digits}f}" if text else ""
+def _rounded(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
-def _with_interval(record: dict[str, str], key: str, digits: int) -> str:
-    value, low, high = (_rounded(record.get(name) or "", digits) for name in (key, f"{key}_low", f"{key}_high"))
+def _with_interval(record: Mapping[str, Any], key: str, digits: int) -> str:
+    value, low, high = (_rounded(record.get(name), digits) for name in (key, f"{key}_low", f"{key}_high"))
     return f"{value} [{low}, {high}]" if low and high else value
 
 

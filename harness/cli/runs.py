@@ -40,6 +40,7 @@ def run(
 ) -> None:
     """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
     from harness import tasks
+    from harness.cli import listing
     from harness.records import gates
     from harness.run import executors, sweep
     from harness.suites import suite as config
@@ -52,16 +53,15 @@ def run(
     folder = out or Path("results") / chosen.name
     command = ["depthbench", *sys.argv[1:]]
     workers = executors.create(executor)
-    failed = sweep.run_suite(chosen, folder, data=data, resume=resume, command=command, workers=workers)
-    report_path = write_report([folder])
-    _print_summary(folder)
+    done = sweep.run_suite(chosen, folder, data=data, resume=resume, command=command, workers=workers)
+    report_path = write_report([done])
+    print_table(listing.summary_rows(done.summary), left=("label", "verdict"))
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
-    judged = gates.load_gates(folder)
-    for line in gates.lines(judged):
+    for line in gates.lines(done.gates):
         typer.echo(line, err=True)
-    stopped = sum(gate.stops for gate in judged)
-    if failed or stopped:
-        raise CellFailed(f"{failed} cells and {stopped} gates failed; see the lines above and {folder}")
+    stopped = sum(gate.stops for gate in done.gates)
+    if done.failed or stopped:
+        raise CellFailed(f"{done.failed} cells and {stopped} gates failed; see the lines above and {folder}")
 
 
 @app.command()
@@ -231,10 +231,3 @@ def _print_plan(suite: Any, data: Path | None) -> None:
     print_table(planning.rows(found), left=("kind", "arm", "on", "cell"))
     for line in planning.lines(found):
         typer.echo(line)
-
-
-def _print_summary(folder: Path) -> None:
-    """The main columns of summary.csv as a table."""
-    from harness.cli import listing
-
-    print_table(listing.summary_rows(folder), left=("label", "verdict"))

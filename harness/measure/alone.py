@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Any
 
 import methods
 from harness.decode.engine import Output, generate
@@ -12,9 +11,6 @@ from harness.machine import nvml
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy, memory
 from harness.measure.setup import (
-    Arm,
-    Expected,
-    Prepared,
     begin,
     load,
     speed_batch,
@@ -24,11 +20,12 @@ from harness.measure.setup import (
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
+from harness.records.cells import Arm, Conditions, EnergyFields, Expected, MemoryFields, Prepared
 from harness.suites.suite import Suite
 from harness.tasks.prompts import Batch
 
 
-def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> dict[str, Any]:
+def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> MemoryFields:
     """Peak memory of one arm alone in this process: a fixed-length generation after one that warmed everything up."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
@@ -52,7 +49,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     }
 
 
-def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> dict[str, Any]:
+def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> EnergyFields:
     """Energy of one arm alone in this process: fixed-length generations over a window of seconds; see `probes.energy`."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
@@ -68,11 +65,12 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
         suite.energy_window_s,
         power_w=None if gpu is None else gpu.power_w,
     )
-    ran = {"steps": evidence.steps([out]), "new_tokens": suite.new_tokens}
-    return {"conditions": conditions, "batch_size": batch_size, **ran, **found}
+    found["conditions"], found["steps"] = conditions, evidence.steps([out])
+    found["batch_size"], found["new_tokens"] = batch_size, suite.new_tokens
+    return found
 
 
-def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected) -> dict[str, Any]:
+def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected) -> Conditions:
     """What an arm that is measured alone may not change."""
     return {
         **evidence.conditions(suite, decoder),

@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from typing import Any
 
 import torch
 
@@ -20,15 +19,14 @@ from harness.machine.environment import THREAD_VARIABLES, cpu_model, gpu_driver
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import native
+from harness.records.cells import Conditions, Divergence, Divergences, Seen
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.base import Example
 from harness.tasks.metrics import LISTED, first_difference
 from harness.tasks.prompts import drawn
 
-Json = dict[str, Any]
 
-
-def conditions(suite: Suite, decoder: Decoder) -> Json:
+def conditions(suite: Suite, decoder: Decoder) -> Conditions:
     """What no method may change and every cell of a run shares: hashed, and named where two cells differ."""
     cuda = decoder.device.type == "cuda"
     return {
@@ -74,7 +72,7 @@ def vocabulary(decoder: Decoder) -> str:
     return hashlib.sha256(repr(sorted(decoder.tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 
-def weights_digest(decoder: Decoder, values: int = 1024) -> str:
+def sampled_weights(decoder: Decoder, values: int = 1024) -> str:
     """Digest of the weights: name, shape, type and `values` evenly spread values of every tensor of model and extras.
 
     A sample, because hashing all of a large model takes longer than measuring it. Training moves every tensor in more places
@@ -103,7 +101,7 @@ def timed_ids(suite: Suite, examples: Sequence[Example], size: int, prompt_set: 
     return [examples[order[i % len(order)]].id for i in range(size)]
 
 
-def observe(decoding: Decoding) -> tuple[Json, bool]:
+def observe(decoding: Decoding) -> tuple[Seen, bool]:
     """An untimed generation, and whether all its logits were finite.
 
     The record holds `tokens` [B][N], `margins` [B][N] (best logit minus second best) and `scales` [B] (largest |logit|).
@@ -135,9 +133,9 @@ def observe(decoding: Decoding) -> tuple[Json, bool]:
     return {"tokens": tokens, "margins": margins, "scales": [float(f"{s:.4g}") for s in scales]}, True
 
 
-def timed_divergences(full: Sequence[Json], other: Sequence[Json]) -> Json:
+def timed_divergences(full: Sequence[Seen], other: Sequence[Seen]) -> Divergences:
     """Where the timed tokens of a lossless arm first part from full's, row by row; both as `observe` gives them."""
-    found = []
+    found: list[Divergence] = []
     for number, (theirs, ours) in enumerate(zip(full, other, strict=True)):
         for row, (a, b) in enumerate(zip(theirs["tokens"], ours["tokens"], strict=True)):
             place = first_difference(a, b)
@@ -162,16 +160,16 @@ def scored_divergences(
     prompts: Mapping[str, Sequence[int]],
     full: Mapping[str, Sequence[int]],
     other: Mapping[str, Sequence[int]],
-) -> Json:
+) -> Divergences:
     """Where the scored tokens of a lossless arm first part from full's, with full's margin there; all by example id."""
     baseline = methods.create(BASELINE)
-    found: list[Json] = []
+    found: list[Divergence] = []
     for name, ours in other.items():
         theirs = full[name]
         place = first_difference(theirs, ours)
         if place is None:
             continue
-        record = {
+        record: Divergence = {
             "example": name,
             "position": place,
             "full_token": theirs[place] if place < len(theirs) else None,
@@ -185,7 +183,7 @@ def scored_divergences(
     return {"count": len(found), "first": found[:LISTED]}
 
 
-def _margin(decoder: Decoder, method: Method, ids: Sequence[int]) -> Json:
+def _margin(decoder: Decoder, method: Method, ids: Sequence[int]) -> Divergence:
     """Full's margin for the token after `ids`, all of them at full depth."""
     logits = score(decoder, method, torch.tensor([list(ids)], device=decoder.device), [len(ids)])[0, -1].float()
     best = logits.topk(2).values

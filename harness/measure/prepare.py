@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import methods
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy
 from harness.measure.setup import (
-    Arm,
     lm_eval_cells,
     lm_eval_options,
     load,
@@ -24,11 +23,12 @@ from harness.method import Method
 from harness.models import contest
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
+from harness.records.cells import Arm, Contest, Expected, Planned, Prepared
 from harness.suites.suite import Suite
 from harness.tasks.prompts import expected_tokens
 
 
-def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, Any]:
+def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepared:
     """Check every arm, task and length before anything is measured.
 
     Returns:
@@ -41,7 +41,7 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
     """
     set_threads(suite)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
-    expected: dict[str, int | dict[str, int]] = {}
+    expected: Expected = {}
     first = next(iter(decoders.values()))
     for index, entry in enumerate(suite.tasks):
         given = entry.expected_tokens or suite.expected_tokens
@@ -74,11 +74,11 @@ def prepare(suite: Suite, arms: Sequence[Arm], data: Path | None) -> dict[str, A
             f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
             f"{first.name} has {first.geometry.max_positions}"
         )
-    digests = {name: evidence.weights_digest(decoder) for name, decoder in decoders.items()}
+    digests = {name: evidence.sampled_weights(decoder) for name, decoder in decoders.items()}
     for name in decoders:
         for index in range(1, len(suite.tasks)) if "{task}" in name else ():
             _check_alike(name, load(suite, name, index), first)
-    described = []
+    described: list[Arm] = []
     for arm in arms:
         decoder = decoders[arm["checkpoint"]]
         _check_alike(arm["label"], decoder, first)
@@ -117,12 +117,11 @@ def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
         )
 
 
-def _contests(suite: Suite, decoder: Decoder) -> list[dict[str, Any]]:
+def _contests(suite: Suite, decoder: Decoder) -> list[Contest]:
     """What runs the full model's step at every number of rows that will be decoded, chosen once for all processes of the run."""
     sizes = (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes
-    return [
-        {**asdict(found), "said": str(found)} for size in sorted(set(sizes)) for found in [contest.hold(decoder, size)]
-    ]
+    held = [contest.hold(decoder, size) for size in sorted(set(sizes))]
+    return [cast(Contest, {**asdict(found), "said": str(found)}) for found in held]
 
 
 def _trained(method: Method, decoder: Decoder) -> str:

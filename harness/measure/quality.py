@@ -5,15 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import methods
 from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
 from harness.measure.probes import latency, layers
 from harness.measure.setup import (
-    Arm,
-    Prepared,
     begin,
     lm_eval_cells,
     lm_eval_options,
@@ -23,6 +20,7 @@ from harness.measure.setup import (
 )
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
+from harness.records.cells import Arm, Batch, Divergences, Example, Prepared, QualityFields
 from harness.suites.suite import Suite
 from harness.tasks.metrics import agreement_statistics
 from harness.tasks.prompts import pad_left
@@ -37,7 +35,7 @@ def quality(
     reference: Mapping[str, Sequence[int]] | None,
     lossless: Mapping[str, Sequence[int]] | None = None,
     decoder: Decoder | None = None,
-) -> dict[str, Any]:
+) -> QualityFields:
     """Outputs and scores of one arm on one task, each row to its natural end.
 
     Args:
@@ -76,9 +74,9 @@ def quality(
     prompts = decoder.tokenizer([e.prompt for e in examples]).input_ids
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
     method = methods.create(arm["spec"])
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, Example] = {}
     outputs: list[Output] = []
-    batches: list[dict[str, Any]] = []
+    batches: list[Batch] = []
     wait = latency.synchronise(decoder.device)
     for start in range(0, len(order), suite.quality_batch_size):
         chosen = order[start : start + suite.quality_batch_size]
@@ -122,18 +120,16 @@ def quality(
     for index, example in enumerate(examples):
         found = rows[index]
         other = found["token_ids"] if reference is None else reference[example.id]
-        found.update(prompt=example.prompt, output=texts[index], references=list(example.references))
+        found["prompt"], found["output"], found["references"] = example.prompt, texts[index], list(example.references)
         found["stats"] = {name: values[index] for name, values in scored.items()}
         found["stats"]["agreement"] = agreement_statistics(found["token_ids"], list(other))
     counted = layers.count([(out.trace, out.lengths) for out in outputs])
-    parted = {}
+    parted: Divergences | None = None
     if lossless is not None:
         names = [example.id for example in examples]
         ours = {name: rows[i]["token_ids"] for i, name in enumerate(names)}
-        found = evidence.scored_divergences(decoder, dict(zip(names, prompts, strict=True)), lossless, ours)
-        parted = {"divergences": found}
-    return {
-        **parted,
+        parted = evidence.scored_divergences(decoder, dict(zip(names, prompts, strict=True)), lossless, ours)
+    cell: QualityFields = {
         "task": entry.name,
         "split": entry.split,
         "checkpoint": decoder.name,
@@ -165,3 +161,6 @@ def quality(
             "prompts_hash": evidence.token_hash(prompts),
         },
     }
+    if parted is not None:
+        cell["divergences"] = parted
+    return cell

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,12 @@ from harness.errors import BadInput
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
+from harness.records.cells import Expected, Prepared
 from harness.suites.entries import TaskEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Example, Task
 from harness.tasks.prompts import Batch, fit
 from harness.tasks.prompts import speed_batch as draw_batch
-
-Arm = Mapping[str, Any]
-Prepared = Mapping[str, Any]
-"""What `prepare.prepare` returned: `arms`, `expected_tokens` by task, `kernels`."""
-Expected = Mapping[str, int | Mapping[str, int]]
-"""Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
 
 
 def set_threads(suite: Suite) -> None:
@@ -36,7 +31,7 @@ def begin(suite: Suite, prepared: Prepared) -> Expected:
     """Set up this process as `prepare` found right; returns the expected tokens by task."""
     set_threads(suite)
     linear.install(prepared["kernels"])
-    return prepared["expected_tokens"]  # type: ignore[no-any-return]
+    return prepared["expected_tokens"]
 
 
 def of_task(suite: Suite, checkpoint: str, index: int = 0) -> str:

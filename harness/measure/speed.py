@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 
@@ -21,17 +21,18 @@ from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
 from harness.measure import conditions as evidence
 from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading
 from harness.measure.running import say_arm
-from harness.measure.setup import Arm, Prepared, begin, load, speed_batch, timed_examples, timed_expected
+from harness.measure.setup import begin, load, speed_batch, timed_examples, timed_expected
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
+from harness.records.cells import Arm, Prepared, Reading, SpeedFields, SpeedShare
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.prompts import Batch
 
 
 def speed(
     suite: Suite, arms: Sequence[Arm], batch_size: int, process: int, prepared: Prepared, data: Path | None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, SpeedShare]:
     """All arms at one batch size, interleaved on the same prompts; fixed length, the end token ignored.
 
     Returns a payload for every arm's label: `status`, and the fields of a speed cell with this process's runs.
@@ -51,7 +52,9 @@ def speed(
         "end_of_sequence": "ignored",
         "expected_tokens": tokens,
     }
-    read = {"process": process, **asdict(reading.measure())} if base.device.type == "cpu" else None
+    read: list[Reading] = []
+    if base.device.type == "cpu":
+        read.append(cast(Reading, {"process": process, **asdict(reading.measure())}))
     bench = _Bench(suite, decoders, batches, tokens)
     bench.timed_ids = [evidence.timed_ids(suite, examples, batch_size, s) for s in range(suite.prompt_sets)]
     fewer: dict[int, list[float]] = {count: [] for count in fewer_blocks.counts(base.depth)}
@@ -81,14 +84,23 @@ def speed(
     full = next((states[a["label"]] for a in alive if a["method"] == BASELINE), None)
     for arm in arms:
         state = states[arm["label"]]
-        state.update(conditions=conditions, batch_size=batch_size, new_tokens=suite.new_tokens)
-        state.update(reading=[] if read is None else [read])
-        state.update(prompt_tokens=max(b.ids.shape[1] for b in batches), prompts_hash=conditions["prompts_hash"])
+        state["conditions"], state["prompts_hash"] = conditions, conditions["prompts_hash"]
+        state["batch_size"], state["new_tokens"] = batch_size, suite.new_tokens
+        state["prompt_tokens"] = max(b.ids.shape[1] for b in batches)
+        state["reading"] = read
         if state["status"] == "ok":
-            state.update(_ideal(full, state, fewer, drafts=arm["family"] == "draft"))
+            add_ideal(full, state, fewer, drafts=arm["family"] == "draft")
             state["fewer_blocks"] = [{"process": process, "blocks": n, "step_s": found} for n, found in fewer.items()]
     _compare_exact(arms, states)
-    return {label: {k: v for k, v in state.items() if k != "tokens"} for label, state in states.items()}
+    for state in states.values():
+        state.pop("tokens", None)
+    return dict(states)
+
+
+class _State(SpeedShare, total=False):
+    """A share that is being made, with the tokens of every prompt set."""
+
+    tokens: list[torch.Tensor]
 
 
 _CURVES = 3
@@ -120,7 +132,7 @@ class _Bench:
             static=static,
         )
 
-    def fewer(self, arm: Arm, state: Mapping[str, Any], number: int, found: Mapping[int, list[float]]) -> None:
+    def fewer(self, arm: Arm, state: _State, number: int, found: Mapping[int, list[float]]) -> None:
         """Time the full model with some of its blocks alone; the median step of each number is added to `found`."""
         if state["status"] != "ok":
             return
@@ -137,7 +149,7 @@ class _Bench:
         decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
         return latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
 
-    def instrument(self, arm: Arm, state: dict[str, Any], process: int, number: int) -> None:
+    def instrument(self, arm: Arm, state: _State, process: int, number: int) -> None:
         """One generation with a clock around every part; its times are kept apart from the timed ones."""
         if state["status"] != "ok":
             return
@@ -146,7 +158,7 @@ class _Bench:
         try:
             found, output = breakdown.measure(partial(self._decoding, number, static=False), decoder, method)
         except (RuntimeError, BadInput) as error:
-            state.update(_failed(error))
+            _fail(state, error)
             return
         if not torch.equal(output.tokens, state["tokens"][number]):
             state["repeatable"] = False
@@ -161,7 +173,7 @@ class _Bench:
             }
         )
 
-    def start(self, arm: Arm) -> dict[str, Any]:
+    def start(self, arm: Arm) -> _State:
         """Warm up on every prompt set with the real shapes, and count what the trace says."""
         decoder = self.decoders[arm["checkpoint"]]
         say_arm(arm["label"])
@@ -170,7 +182,9 @@ class _Bench:
                 outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
             seen = [evidence.observe(self._make(arm, number)) for number in range(len(self.batches))]
         except (RuntimeError, BadInput) as error:
-            return {**_failed(error), "runs": []}
+            failed: _State = {"status": "failed", "runs": []}
+            _fail(failed, error)
+            return failed
         counted = layers.count([(o.trace, o.lengths) for o in outputs])
         size = decoder.dtype.itemsize
         sums = [flops.count(o.trace, decoder.geometry, size) for o in outputs]
@@ -216,13 +230,13 @@ class _Bench:
         logits = score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
         return bool(logits.isfinite().all())
 
-    def repeat(self, arm: Arm, state: dict[str, Any], process: int, repeat: int, place: int, number: int) -> None:
+    def repeat(self, arm: Arm, state: _State, process: int, repeat: int, place: int, number: int) -> None:
         """One timed generation of one arm."""
         say_arm(arm["label"])
         try:
             timing, output = self._measure(arm, number)
         except (RuntimeError, BadInput) as error:
-            state.update(_failed(error))
+            _fail(state, error)
             return
         if not torch.equal(output.tokens, state["tokens"][number]):
             state["repeatable"] = False
@@ -242,25 +256,29 @@ class _Bench:
         )
 
 
-def _failed(error: Exception) -> dict[str, Any]:
-    """The fields of an arm that raised; what it held on the device is given back for the arms that follow."""
+def _fail(state: _State, error: Exception) -> None:
+    """Note that an arm raised; what it held on the device is given back for the arms that follow."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     reason = BAD_INPUT if isinstance(error, BadInput) else reason_of(error)
-    return {"status": "failed", "error": one_line(error), "failure": {"reason": reason, "log_tail": []}}
+    state["status"], state["error"] = "failed", one_line(error)
+    state["failure"] = {"reason": reason, "log_tail": []}
 
 
-def _ideal(
-    full: Mapping[str, Any] | None, state: Mapping[str, Any], fewer: Mapping[int, Sequence[float]], *, drafts: bool
-) -> dict[str, Any]:
-    """The time per token if skipping were free: that of the full model's own step with as many of its blocks as a row ran.
+def add_ideal(
+    full: SpeedFields | None, state: SpeedFields, fewer: Mapping[int, Sequence[float]], *, drafts: bool
+) -> None:
+    """Add the time per token if skipping were free: that of the full model's own step with as many of its blocks as a row ran.
 
     What is around the blocks is paid once per pass by a method that drafts; running its blocks over the several columns of a
     verification is taken to cost what one column costs.
     """
-    heads = state["heads_per_token"]
-    if full is None or heads is None or not full["breakdown"]:
-        return {"step_parts_s": None, "ideal_step_s": None, "ideal_full_step_s": None}
+    state["step_parts_s"] = state["ideal_step_s"] = state["ideal_full_step_s"] = None
+    heads, attended, fed = (
+        state["heads_per_token"], state["serial_attention_per_token"], state["serial_feed_per_token"],
+    )  # fmt: skip
+    if full is None or heads is None or attended is None or fed is None or not full["breakdown"]:
+        return
     depth = full["depth"]
     step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
     # The instrumented pass has clocks in it, and the machine may run at another pace by then: its parts are taken as shares.
@@ -278,23 +296,21 @@ def _ideal(
     # A block's sublayers, by their shares of what the blocks cost.
     whole = step - around
     attention, feed = (whole * parts[part] / alone / depth if alone else 0.0 for part in ("attention", "feed"))
-    blocks = state["serial_attention_per_token"] * attention + state["serial_feed_per_token"] * feed
+    blocks = attended * attention + fed * feed
     ran = depth * blocks / whole if whole else 0.0
-    return {
-        "step_parts_s": {
-            "block": attention + feed,
-            "attention": attention,
-            "feed": feed,
-            "head": parts["head"],
-            "embed": parts["embed"],
-            "rest": max(around - parts["head"] - parts["embed"], 0.0),
-        },
-        "ideal_step_s": heads * around + blocks if drafts else fewer_blocks.step_seconds(points, ran),
-        "ideal_full_step_s": step,
+    state["step_parts_s"] = {
+        "block": attention + feed,
+        "attention": attention,
+        "feed": feed,
+        "head": parts["head"],
+        "embed": parts["embed"],
+        "rest": max(around - parts["head"] - parts["embed"], 0.0),
     }
+    state["ideal_step_s"] = heads * around + blocks if drafts else fewer_blocks.step_seconds(points, ran)
+    state["ideal_full_step_s"] = step
 
 
-def _compare_exact(arms: Sequence[Arm], states: Mapping[str, dict[str, Any]]) -> None:
+def _compare_exact(arms: Sequence[Arm], states: Mapping[str, _State]) -> None:
     """For exact methods: tokens that differ from the full model's on the same checkpoint."""
     full = {
         a["checkpoint"]: states[a["label"]] for a in arms if a["method"] == BASELINE and "tokens" in states[a["label"]]

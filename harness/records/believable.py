@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.records import measures
-from harness.records.folder import Json, Run
+from harness.records.cells import SpeedCell
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
+
+if TYPE_CHECKING:
+    from harness.records.run import Run
 
 UNUSABLE = "unusable"
 MARGIN = 1.1
@@ -53,7 +56,7 @@ class Prediction:
         return f"faster than its work allows ({self.beyond.value:.2f} times); the baseline is suspect"
 
 
-def predicted(full: Json, cell: Json, speedup: Interval) -> Prediction | None:
+def predicted(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> Prediction | None:
     """The speed-up of a timed cell over full's beside what its work allows; None where that is unknown."""
     work = work_limit(full, cell)
     if work is None or not speedup.known:
@@ -62,7 +65,7 @@ def predicted(full: Json, cell: Json, speedup: Interval) -> Prediction | None:
     return Prediction(work, beyond, _explained(full, cell, speedup) if beyond.low > MARGIN else "")
 
 
-def work_limit(full: Json, cell: Json) -> float | None:
+def work_limit(full: SpeedCell, cell: SpeedCell) -> float | None:
     """Bytes or operations of a full step over those of the method's, whichever is more."""
     bytes_ = measures.ratio(step_bytes(full), step_bytes(cell))
     operations = measures.ratio(full.get("flops_per_token"), cell.get("flops_per_token"))
@@ -70,12 +73,12 @@ def work_limit(full: Json, cell: Json) -> float | None:
     return max(known) if bytes_ is not None and known else None
 
 
-def byte_limit(full: Json, cell: Json) -> float | None:
+def byte_limit(full: SpeedCell, cell: SpeedCell) -> float | None:
     """Weight bytes that a step of the full model reads over those that a step of the method reads."""
     return measures.ratio(full.get("weight_bytes_per_token"), cell.get("weight_bytes_per_token"))
 
 
-def slowest_block(full: Json) -> tuple[int, float] | None:
+def slowest_block(full: SpeedCell) -> tuple[int, float] | None:
     """The block that took longest, and its seconds over the median block's; None where they were not timed often enough."""
     timed = [one["blocks_s"] for one in full.get("breakdown") or [] if one.get("blocks_s")]
     if len(timed) < _TIMES or len(timed[0]) < _TIMES:
@@ -86,14 +89,14 @@ def slowest_block(full: Json) -> tuple[int, float] | None:
     return (worst, each[worst] / middle) if middle else None
 
 
-def step_bytes(cell: Json) -> float | None:
+def step_bytes(cell: SpeedCell) -> float | None:
     """Bytes of weights, keys and values that a decode step reads, all rows of the batch together."""
     weights, kept = (measures.real(cell.get(key)) for key in ("weight_bytes_per_token", "kv_bytes_per_token"))
     rows = measures.real(cell.get("batch_size"))
     return None if weights is None or kept is None or rows is None else rows * (weights + kept)
 
 
-def weight_rate(cell: Json) -> float | None:
+def weight_rate(cell: SpeedCell) -> float | None:
     """10^9 bytes of weights per second that the decode steps read."""
     times = measures.times(cell).values()
     tokens, seconds = sum(count for _, count in times), sum(spent for spent, _ in times)
@@ -101,7 +104,7 @@ def weight_rate(cell: Json) -> float | None:
     return None if weights is None or not seconds else weights * tokens / seconds / 1e9
 
 
-def _explained(full: Json, cell: Json, speedup: Interval) -> str:
+def _explained(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> str:
     """Why fewer blocks may cost less than their share: the full model's own step shows it, and none of its blocks is slow."""
     predicted_ = measures.ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
     slowest = slowest_block(full)
@@ -118,9 +121,9 @@ def _explained(full: Json, cell: Json, speedup: Interval) -> str:
 
 def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
     """The full model on other weights, its time against the baseline's at a batch size: label and speed-up of each."""
-    cells = [c for c in run.cells if c["kind"] == "speed" and c["status"] == "ok" and c.get("batch_size") == batch]
+    cells = [c for c in run.speed if c.get("batch_size") == batch]
     alike = [c for c in cells if c["arm"].get("method") == BASELINE and measures.fixed_length(c)]
-    first = next((str(arm["label"]) for arm in run.run.get("arms") or [] if arm.get("method") == BASELINE), None)
+    first = run.full["label"] if run.full else None
     base = next((c for c in alike if c["arm"]["label"] == first), alike[0] if alike else None)
     found = []
     for cell in alike:
@@ -134,7 +137,7 @@ def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
 
 def processor(run: Run) -> dict[str, Any]:
     """What tells processors apart, as far as the run says: model, vectors, last-level cache, instruction set of the kernels."""
-    cpu = (run.run.get("environment") or {}).get("cpu") or {}
+    cpu = (run.record.get("environment") or {}).get("cpu") or {}
     kernels = next((c for cell in run.cells if (c := (cell.get("conditions") or {}).get("compiled_kernels"))), None)
     caches = (cpu.get("cache_bytes") or {}).values()
     on = str(kernels).removeprefix("on: ").split(",")[0] if kernels and str(kernels).startswith("on: ") else None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import numpy as np
 
 from harness.errors import BadInput, near
 from harness.records import believable, readings, summary
-from harness.records.folder import Json, Run, load_run
-from harness.records.limits import BASELINE
+from harness.records.cells import Cell, Conditions, QualityCell, SpeedCell, by_place, place
+from harness.records.differences import differences, said
+from harness.records.run import Run, load
 from harness.stats import intervals
 from harness.stats.intervals import Interval
 
@@ -149,26 +150,24 @@ def compare(
     if not 0 < threshold < 1:
         raise BadInput(f"threshold: {100 * threshold:g} is out of range; more than 0 and less than 100 percent")
     rules = [_rule(text) for text in fail_if]
-    runs = load_run(before), load_run(after)
+    runs = load(before), load(after)
     apart = _processors(*runs)
     pairs, refused = _pairs(*runs, {*ignore, *(PROCESSOR if apart else ())})
-    cells = [{(c["arm"]["label"], c["batch_size"]): c for c in _ok(run, "speed")} for run in runs]
-    names = [_full(run) for run in runs]
+    cells = [by_place(run.speed) for run in runs]
+    names = [run.full["label"] if run.full else "" for run in runs]
     changes: list[Change] = []
     for ours, theirs in pairs:
-        if ours["kind"] == "speed":
+        if ours["kind"] == "speed" and theirs["kind"] == "speed":
             fulls = [found.get((name, ours["batch_size"])) for found, name in zip(cells, names, strict=True)]
             changes += _speeds(ours, theirs, fulls, threshold, times=not apart)
-        else:
+        elif ours["kind"] == "quality" and theirs["kind"] == "quality":
             changes += _scores(ours, theirs, margin)
     return Comparison(tuple(changes), tuple(refused), tuple(_broken(rules, changes, refused)), apart)
 
 
 def _processors(before: Run, after: Run) -> str:
     """How the processors of two runs differ in what both say of them; empty where they do not."""
-    ours, theirs = believable.processor(before), believable.processor(after)
-    apart = [f"{key} {ours[key]} and {theirs[key]}" for key in ours if key in theirs and ours[key] != theirs[key]]
-    return "; ".join(apart)
+    return said(differences(believable.processor(before), believable.processor(after), recorded=True), show=str)
 
 
 def table(compared: Comparison) -> list[tuple[str, ...]]:
@@ -264,13 +263,14 @@ def _said(change: Change) -> str:
     return f"{change.before:.4g} to {change.after:.4g}"
 
 
-def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple[Json, Json]], list[Refusal]]:
+def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple[Cell, Cell]], list[Refusal]]:
     """Cells that both runs measured under the same conditions, and those of the first run that have no partner."""
     known = {key for run in (before, after) for cell in run.cells for key in cell.get("conditions") or {}}
     if unknown := sorted(set(ignore) - known - {*PROCESSOR}):
         raise BadInput(f"ignore: no condition {unknown[0]!r}; {near(unknown[0], sorted(known))}")
     others = {_key(cell): cell for cell in after.cells}
-    pairs, refused = [], []
+    pairs: list[tuple[Cell, Cell]] = []
+    refused = []
     for cell in sorted(before.cells, key=_order(before)):
         if cell["kind"] not in ("speed", "quality") or cell["status"] != "ok":
             continue
@@ -280,8 +280,8 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
             why = "not in the second run"
         elif other["status"] != "ok":
             why = f"failed in the second run ({other.get('error')})"
-        elif apart := _apart(_held(cell, before), _held(other, after), {*ignore, *OWN}):
-            why = f"measured under other conditions: {apart}"
+        elif apart := differences(_held(cell, before), _held(other, after), ignore={*ignore, *OWN}, recorded=True):
+            why = f"measured under other conditions: {said(apart)}"
         if why or other is None:
             speed = cell["kind"] == "speed"
             where = f"batch {cell.get('batch_size')}" if speed else f"task {cell.get('task')}"
@@ -291,9 +291,9 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
     return pairs, refused
 
 
-def _held(cell: Json, run: Run) -> Json:
+def _held(cell: Cell, run: Run) -> Conditions:
     """The conditions of a cell; what an older version kept in run.json alone is taken from there."""
-    environment, suite = run.run.get("environment") or {}, run.run.get("suite") or {}
+    environment, suite = run.record.get("environment") or {}, run.suite
     versions, cpu = environment.get("versions") or {}, (environment.get("cpu") or {}).get("model")
     on_cpu = str(suite.get("device", "cpu")) == "cpu"
     older = {
@@ -306,35 +306,18 @@ def _held(cell: Json, run: Run) -> Json:
     return {**{key: value for key, value in older.items() if value is not None}, **(cell.get("conditions") or {})}
 
 
-def _apart(ours: Mapping[str, Any], theirs: Mapping[str, Any], ignored: set[str]) -> str:
-    """How two condition records differ, in keys that both recorded; empty if they do not."""
-    keys = [k for k in sorted({*ours} & {*theirs}) if k not in ignored and ours[k] != theirs[k]]
-    return "; ".join(f"{key} {ours[key]!r} and {theirs[key]!r}" for key in keys)
-
-
-def _key(cell: Json) -> tuple[Any, ...]:
-    return cell["kind"], cell["arm"]["label"], cell.get("task") if cell["kind"] == "quality" else cell.get("batch_size")
+def _key(cell: Cell) -> tuple[Any, ...]:
+    return cell["kind"], cell["arm"]["label"], place(cell)
 
 
 def _order(run: Run) -> Any:
-    rank = {arm.get("label"): i for i, arm in enumerate(run.run.get("arms") or [])}
-    return lambda cell: (
-        cell["kind"] != "speed",
-        cell.get("batch_size") or 0,
-        rank.get(cell["arm"]["label"], len(rank)),
-    )
+    rank = {arm["label"]: i for i, arm in enumerate(run.arms)}
+    return lambda cell: (cell["kind"] != "speed", cell.get("batch_size") or 0, rank[cell["arm"]["label"]])
 
 
-def _ok(run: Run, kind: str) -> list[Json]:
-    return [cell for cell in run.cells if cell["kind"] == kind and cell["status"] == "ok"]
-
-
-def _full(run: Run) -> str | None:
-    arms = run.run.get("arms") or [cell["arm"] for cell in run.cells]
-    return next((str(arm["label"]) for arm in arms if arm.get("method") == BASELINE), None)
-
-
-def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: float, *, times: bool) -> list[Change]:
+def _speeds(
+    before: SpeedCell, after: SpeedCell, fulls: Sequence[SpeedCell | None], threshold: float, *, times: bool
+) -> list[Change]:
     label, where = before["arm"]["label"], f"batch {before['batch_size']}"
     found = []
     taken = [_time_per_token(cell) for cell in (before, after)] if times else [None, None]
@@ -354,7 +337,7 @@ def _speeds(before: Json, after: Json, fulls: Sequence[Json | None], threshold: 
     return found
 
 
-def _time_per_token(cell: Json) -> Interval | None:
+def _time_per_token(cell: SpeedCell) -> Interval | None:
     """Decode seconds per token of a row, over processes and repeats."""
     seconds: dict[Any, list[float]] = {}
     tokens: dict[Any, list[float]] = {}
@@ -365,7 +348,7 @@ def _time_per_token(cell: Json) -> Interval | None:
     return intervals.bootstrap_ratio(list(seconds.values()), list(tokens.values())) if seconds else None
 
 
-def _scores(before: Json, after: Json, margin: float) -> list[Change]:
+def _scores(before: QualityCell, after: QualityCell, margin: float) -> list[Change]:
     label, task = before["arm"]["label"], str(before["task"])
     ours, theirs = ({e["id"]: e.get("stats") or {} for e in cell["examples"]} for cell in (before, after))
     shared = [key for key in ours if key in theirs]

@@ -1,7 +1,7 @@
 """Gates: what must hold before a run's numbers are believed, each passed or failed with its value and its limit. Torch-free.
 
-Computed from the cells alone, so that an old run can be judged again. `gates.json` of a run folder holds the last judgement;
-`load_gates` reads it. A failed gate that counts gives `depthbench run` the exit status 1.
+Computed from the cells alone, so that an old run can be judged again (`Run.gates`). `gates.json` of a run folder holds the
+judgement at its end, for readers of the folder. A failed gate that counts gives `depthbench run` the exit status 1.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import BadInput
 from harness.records import believable, measures
-from harness.records.folder import SCHEMA_VERSION, Json, Run, RunStore, load_run
+from harness.records.cells import Cell, EnergyCell, Gpu, MemoryCell, SpeedCell, place
+from harness.records.differences import differences
+from harness.records.folder import SCHEMA_VERSION, RunStore
 from harness.records.limits import BASELINE, Limits
+
+if TYPE_CHECKING:
+    from harness.records.run import Run
 
 PASSED, FAILED, NOT_APPLICABLE, NOT_MEASURED = "passed", "failed", "not applicable", "not measured"
 FILE = "gates.json"
@@ -66,34 +70,15 @@ class Finding:
 
 def evaluate(run: Run) -> tuple[Gate, ...]:
     """Judge a run by its cells; always the same gates in the same order."""
-    limits = Limits.model_validate((run.run.get("suite") or {}).get("limits") or {})
+    limits = Limits.model_validate(run.suite.get("limits") or {})
     facts = _Facts(run, limits)
     return tuple(gate(facts) for gate in _GATES)
 
 
-def write_gates(store: RunStore) -> tuple[Gate, ...]:
-    """Judge the run in a folder and keep the judgement in its gates.json."""
-    gates = evaluate(load_run(store.path))
-    record = {"schema_version": SCHEMA_VERSION, "gates": [asdict(gate) for gate in gates]}
-    store.write_text(FILE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
-    return gates
-
-
-def load_gates(folder: str | Path) -> tuple[Gate, ...]:
-    """The judgement kept in a run folder; made anew from the cells where there is none.
-
-    Raises:
-        BadInput: no run, or a gates.json that cannot be read.
-    """
-    path = Path(folder) / FILE
-    if not path.is_file():
-        return evaluate(load_run(folder))
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        gates = [Gate(**{**gate, "cells": tuple(gate["cells"])}) for gate in record["gates"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: cannot be read ({type(error).__name__}); delete it, it is made again") from None
-    return tuple(gates)
+def write_gates(store: RunStore, run: Run) -> Path:
+    """Keep the judgement of a run in gates.json of its folder and return the file."""
+    record = {"schema_version": SCHEMA_VERSION, "gates": [asdict(gate) for gate in run.gates]}
+    return store.write_text(FILE, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
 
 
 def lines(gates: Sequence[Gate]) -> list[str]:
@@ -112,14 +97,12 @@ class _Facts:
     """A run's cells, sorted for the gates."""
 
     def __init__(self, run: Run, limits: Limits) -> None:
-        self.run, self.limits, self.run_ = run.run, limits, run
+        self.run, self.suite, self.limits = run, run.suite, limits
         self.speed = [c for c in run.cells if c["kind"] == "speed"]
-        self.timed = [c for c in self.speed if c["status"] == "ok"]
-        self.scored = [c for c in run.cells if c["kind"] == "quality" and c["status"] == "ok"]
-        self.measured = [c for c in run.cells if c["kind"] in ("speed", "memory", "energy") and c["status"] == "ok"]
-        suite = run.run.get("suite") or {}
-        self.dtype = str(suite.get("dtype") or "float32")
-        self.cuda = str(suite.get("device") or "cpu").startswith("cuda")
+        self.timed, self.scored = run.speed, run.quality
+        self.measured = [c for c in run.cells if c["kind"] != "quality" and c["status"] == "ok"]
+        self.dtype = str(run.suite.get("dtype") or "float32")
+        self.cuda = str(run.suite.get("device") or "cpu").startswith("cuda")
 
     def tie(self, margin: float | None, scale: float | None) -> bool:
         """Whether two logits lie too close for the dtype to tell which is larger."""
@@ -145,11 +128,11 @@ def _cells(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))[:LISTED]
 
 
-def _beside(cells: Iterable[Json]) -> list[tuple[Json, Json]]:
+def _beside(cells: Iterable[Cell]) -> list[tuple[Cell, Cell]]:
     """Every cell with the one it stands beside in a table: the full model's of the same kind, batch size and task."""
-    groups: dict[Any, list[Json]] = {}
+    groups: dict[Any, list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell["kind"], cell.get("batch_size"), cell.get("task")), []).append(cell)
+        groups.setdefault((cell["kind"], place(cell)), []).append(cell)
     references = (next((c for c in g if c["arm"].get("method") == BASELINE), g[0]) for g in groups.values())
     return [(cell, first) for first, group in zip(references, groups.values(), strict=True) for cell in group]
 
@@ -159,9 +142,8 @@ def _conditions(facts: _Facts) -> Gate:
     findings = []
     for cell, first in pairs:
         if cell.get("conditions_hash") != first.get("conditions_hash"):
-            ours, theirs = (c.get("conditions") or {} for c in (cell, first))
-            keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-            apart = "; ".join(f"{key} {ours.get(key)!r}, not {theirs.get(key)!r} as {first['id']}" for key in keys)
+            found = differences(cell.get("conditions") or {}, first.get("conditions") or {})
+            apart = "; ".join(f"{one.name} {one.ours!r}, not {one.theirs!r} as {first['id']}" for one in found)
             findings.append(Finding(cell["id"], apart or f"another hash than {first['id']}"))
     return _counted("conditions identical across arms", "cells", len(pairs), findings, "cells")
 
@@ -177,10 +159,10 @@ def _prompts(facts: _Facts) -> Gate:
     return _counted("prompts identical across arms", "cells", checked, findings, "timed and scored cells")
 
 
-def _prompt_marks(cell: Json) -> tuple[Any, ...]:
-    conditions = cell.get("conditions") or {}
-    scored = [example.get("id") for example in cell.get("examples") or []]
-    return conditions.get("prompts_hash"), cell.get("prompts_seen"), scored
+def _prompt_marks(cell: Cell) -> tuple[Any, ...]:
+    seen = cell.get("prompts_seen") if cell["kind"] == "speed" else None
+    scored = [example["id"] for example in cell.get("examples") or []] if cell["kind"] == "quality" else []
+    return (cell.get("conditions") or {}).get("prompts_hash"), seen, scored
 
 
 def _token_counts(facts: _Facts) -> Gate:
@@ -192,19 +174,19 @@ def _token_counts(facts: _Facts) -> Gate:
             got = batch + sum(run.get("step_tokens") or [])
             if got != batch * new or len(run.get("step_tokens") or []) != len(run.get("step_s") or []):
                 findings.append(Finding(cell["id"], f"{got} tokens in a repeat instead of {batch * new}"))
-    for cell in facts.scored:
-        limit = cell.get("max_new_tokens")
-        for example in cell.get("examples") or []:
+    for scored in facts.scored:
+        limit = scored.get("max_new_tokens")
+        for example in scored.get("examples") or []:
             checked += 1
-            count, ids, ended = example.get("tokens"), example.get("token_ids"), example.get("ended")
+            count, ids, ended, why = example.get("tokens"), example.get("token_ids"), example.get("ended"), ""
             if ids is not None and len(ids) != count:
-                findings.append(Finding(cell["id"], f"{example.get('id')}: {len(ids)} tokens kept, {count} counted"))
+                why = f"{len(ids)} tokens kept, {count} counted"
             elif limit and ended is False and count != limit:
-                findings.append(
-                    Finding(cell["id"], f"{example.get('id')}: stopped after {count} tokens without an end")
-                )
+                why = f"stopped after {count} tokens without an end"
             elif limit and (count or 0) > limit:
-                findings.append(Finding(cell["id"], f"{example.get('id')}: {count} tokens, more than {limit}"))
+                why = f"{count} tokens, more than {limit}"
+            if why:
+                findings.append(Finding(scored["id"], f"{example['id']}: {why}"))
     return _counted("token counts right", "generations", checked, findings, "repeats and scored generations")
 
 
@@ -255,13 +237,13 @@ def _lossless(facts: _Facts) -> Gate:
 
 def _timed_equal_scored(facts: _Facts) -> Gate:
     name, unit = "timed outputs equal scored outputs", "share of rows"
-    task = next((t.get("name") for t in (facts.run.get("suite") or {}).get("tasks") or [] if isinstance(t, dict)), None)
-    scored = {c["arm"]["label"]: c for c in facts.scored if c.get("task") == task}
+    task = next((t.get("name") for t in facts.suite.get("tasks") or [] if isinstance(t, dict)), None)
+    scored = {c["arm"]["label"]: c.get("examples") or [] for c in facts.scored if c.get("task") == task}
     findings, rows, ties = [], 0, 0
     for cell in facts.timed:
         if cell.get("repeatable") is False:
             findings.append(Finding(cell["id"], "its repeats gave other tokens than its warm-up"))
-        texts = {e["id"]: e.get("token_ids") for e in (scored.get(cell["arm"]["label"]) or {}).get("examples") or []}
+        texts = {e["id"]: e.get("token_ids") for e in scored.get(cell["arm"]["label"], ())}
         for batch in cell.get("outputs") or []:
             for row, name_ in enumerate(batch.get("examples") or []):
                 if (want := texts.get(name_)) is None:
@@ -288,7 +270,7 @@ def _timed_equal_scored(facts: _Facts) -> Gate:
     return Gate(name, status, round(share, 4), facts.limits.differing_rows, unit, True, gate.detail + tied, gate.cells)
 
 
-def _gpus(facts: _Facts, cells: Sequence[Json]) -> list[tuple[str, Json]]:
+def _gpus(cells: Iterable[SpeedCell | MemoryCell | EnergyCell]) -> list[tuple[str, Gpu]]:
     """The GPU's records of every measured process: the one it ran on where that is known, else all of them."""
     found = []
     for cell in cells:
@@ -303,13 +285,14 @@ def _foreign_gpu(facts: _Facts) -> Gate:
     name, unit = "no foreign process on the GPU", "processes"
     if not facts.cuda:
         return Gate(name, NOT_APPLICABLE, None, 0, unit, True, "nothing was measured on a GPU")
-    records = [(cell, gpu) for cell, gpu in _gpus(facts, facts.measured) if gpu.get("foreign_processes") is not None]
+    every = [(cell, gpu.get("foreign_processes")) for cell, gpu in _gpus(facts.measured)]
+    records = [(cell, processes) for cell, processes in every if processes is not None]
     if not records:
         return Gate(name, NOT_MEASURED, None, 0, unit, True, "NVML does not list the processes here")
     findings = [
         Finding(cell, f"{process['name']} (process {process['pid']})")
-        for cell, gpu in records
-        for process in gpu["foreign_processes"]
+        for cell, processes in records
+        for process in processes
     ]
     return _counted(name, unit, len(records), findings, "measured processes")
 
@@ -317,10 +300,13 @@ def _foreign_gpu(facts: _Facts) -> Gate:
 def _throttled(facts: _Facts) -> Gate:
     name, unit, limit = "throttled samples", "share of samples", facts.limits.throttled_share
     if facts.cuda:
-        records = [(c, g["throttled_samples"], g["samples"]) for c, g in _gpus(facts, facts.timed) if g.get("samples")]
+        records = [
+            (c, g.get("throttled_samples") or 0, g["samples"]) for c, g in _gpus(facts.timed) if g.get("samples")
+        ]
     else:
-        cpus = [(c["id"], m.get("cpu") or {}) for c in facts.timed for m in c.get("machine") or []]
-        records = [(c, cpu["quota_throttled"], cpu["quota_periods"]) for c, cpu in cpus if cpu.get("quota_periods")]
+        cpus = [(c["id"], m["cpu"]) for c in facts.timed for m in c.get("machine") or [] if m.get("cpu")]
+        found = [(c, cpu.get("quota_throttled"), cpu.get("quota_periods")) for c, cpu in cpus]
+        records = [(c, throttled or 0, periods) for c, throttled, periods in found if periods]
     if not records:
         why = "no reading of the clocks" if facts.cuda else "the processor's time is under no quota that could slow it"
         return Gate(name, NOT_MEASURED if facts.cuda else NOT_APPLICABLE, None, limit, unit, facts.cuda, why)
@@ -391,7 +377,7 @@ def _same_work(facts: _Facts) -> Gate:
     """Shown, not counted: on a machine that is shared it says how small a difference can be ranked at all."""
     name, unit, limit = "arms that do the same work take the same time", "relative difference", believable.SAME_WORK
     batches = sorted({c["batch_size"] for c in facts.timed})
-    found = [(batch, *pair) for batch in batches for pair in believable.same_work(facts.run_, batch)]
+    found = [(batch, *pair) for batch in batches for pair in believable.same_work(facts.run, batch)]
     if not found:
         return Gate(
             name, NOT_APPLICABLE, None, limit, unit, False, "no two arms run the full model on weights of one shape"
@@ -412,9 +398,8 @@ def _quiet_cpu(facts: _Facts) -> Gate:
     found = []
     for cell in facts.timed:
         for machine in cell.get("machine") or []:
-            cpu = machine.get("cpu") or {}
-            if cpu.get("foreign_share") is not None:
-                found.append((cell["id"], cpu["foreign_share"] + (cpu.get("steal_share") or 0.0)))
+            if (cpu := machine.get("cpu")) and (share := cpu.get("foreign_share")) is not None:
+                found.append((cell["id"], share + (cpu.get("steal_share") or 0.0)))
     if not found:
         return Gate(name, NOT_MEASURED, None, limit, unit, False, "the system does not tell")
     worst = max(found, key=lambda pair: pair[1])

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.records.cells import EnergyCell, Example, MemoryCell, QualityCell, SpeedCell, SpeedFields
 from harness.stats import intervals
 
-Json = dict[str, Any]
 Row = dict[str, Any]
 Times = dict[tuple[int, int, int], tuple[float, float]]
 
@@ -51,7 +51,7 @@ class Paired:
         return intervals.bootstrap_geometric_mean(self.full, self.method)
 
 
-def paired(full: Json, cell: Json) -> Paired | None:
+def paired(full: SpeedFields, cell: SpeedFields) -> Paired | None:
     """The times of two cells, paired by process, repeat and prompt set; None if nothing can be paired."""
     return paired_times(times(full), times(cell))
 
@@ -77,13 +77,13 @@ def paired_times(theirs: Times, ours: Times) -> Paired | None:
     return Paired(above, below)
 
 
-def speedup(full: Json, cell: Json) -> intervals.Interval | None:
+def speedup(full: SpeedFields, cell: SpeedFields) -> intervals.Interval | None:
     """The realised speed-up: decode time of full over the method's; None if nothing can be paired."""
     found = paired(full, cell)
     return found.ratio_of_totals() if found else None
 
 
-def dispersion(cell: Json) -> float | None:
+def dispersion(cell: SpeedFields) -> float | None:
     """Interquartile range over median of a cell's decode times, those of one prompt set against each other."""
     return dispersion_of(times(cell))
 
@@ -96,14 +96,14 @@ def dispersion_of(found: Times) -> float | None:
     return intervals.dispersion(list(groups.values()))
 
 
-def batch_tax(cell: Json) -> float | None:
+def batch_tax(cell: SpeedCell) -> float | None:
     """Blocks the batch computed per token over those its rows needed on average: 1 without batching; exits only."""
-    if (cell.get("arm") or {}).get("family") != "exit":
+    if cell["arm"].get("family") != "exit":
         return None
     return ratio(cell.get("computed_layers_per_token"), cell.get("layers_per_token"))
 
 
-def breakdown(cell: Json) -> Row:
+def breakdown(cell: SpeedFields) -> Row:
     """Milliseconds per token of each part of a decode step, medians over the instrumented steps."""
     rows, found = cell.get("batch_size"), cell.get("breakdown") or []
     if not found or not rows:
@@ -121,15 +121,16 @@ def breakdown(cell: Json) -> Row:
     return row
 
 
-def memory(cell: Json) -> Row:
+def memory(cell: MemoryCell | None) -> Row:
     """Peak memory and what it is of (the allocator's peak on a GPU, the resident set elsewhere), and what else was read."""
+    found: Mapping[str, object] = cell or {}
     row: Row = {
-        "reserved_memory_mb": ratio(cell.get("cuda_reserved_bytes"), 1e6),
-        "nvml_process_mb": ratio(cell.get("nvml_process_bytes"), 1e6),
-        "nvml_device_mb": ratio(cell.get("nvml_device_bytes"), 1e6),
+        "reserved_memory_mb": ratio(found.get("cuda_reserved_bytes"), 1e6),
+        "nvml_process_mb": ratio(found.get("nvml_process_bytes"), 1e6),
+        "nvml_device_mb": ratio(found.get("nvml_device_bytes"), 1e6),
     }
     for key, kind in (("cuda_peak_allocated_bytes", "CUDA allocated"), ("peak_rss_bytes", "resident set")):
-        if (value := ratio(cell.get(key), 1e6)) is not None:
+        if (value := ratio(found.get(key), 1e6)) is not None:
             return row | {"peak_memory_mb": value, "peak_memory_kind": kind}
     return row
 
@@ -137,12 +138,13 @@ def memory(cell: Json) -> Row:
 ENERGY = ("energy_j_per_token", "energy_above_idle_j_per_token", "cpu_energy_j_per_token", "idle_w")
 
 
-def energy(cell: Json) -> Row:
+def energy(cell: EnergyCell | None) -> Row:
     """Energy per token, the idle machine's power apart."""
-    return {key: real(cell.get(key)) for key in ENERGY}
+    found: Mapping[str, object] = cell or {}
+    return {key: real(found.get(key)) for key in ENERGY}
 
 
-def request_ms(cell: Json) -> float | None:
+def request_ms(cell: QualityCell) -> float | None:
     """Time per request of a scored task: natural end of sequence, the batch's time shared by its rows."""
     batches = cell.get("batches") or []
     seconds = real(math.fsum(b["seconds"] for b in batches))
@@ -150,13 +152,12 @@ def request_ms(cell: Json) -> float | None:
     return None if found is None else 1e3 * found
 
 
-def fixed_length(cell: Json | None) -> bool:
+def fixed_length(cell: SpeedFields) -> bool:
     """Whether a timed cell ran to a fixed length: times to a natural end are another quantity and never enter a speed-up."""
-    conditions: Json = (cell or {}).get("conditions") or {}
-    return bool(conditions.get("end_of_sequence", "ignored") == "ignored")
+    return bool((cell.get("conditions") or {}).get("end_of_sequence", "ignored") == "ignored")
 
 
-def times(cell: Json) -> Times:
+def times(cell: SpeedFields) -> Times:
     """Decode seconds and tokens of each timed run by (process, repeat, prompt set); summed where timed twice."""
     found: Times = {}
     for run in cell.get("runs") or []:
@@ -169,7 +170,7 @@ def times(cell: Json) -> Times:
     return found
 
 
-def statistics_of(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> list[list[float]] | None:
+def statistics_of(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> list[list[float]] | None:
     """Statistics [n][K] of the examples with these ids; None where there are none, or one lacks them."""
     rows: list[Any] = [(examples[key].get("stats") or {}).get(metric) for key in ids]
     if set(map(type, rows)) != {list} or not rows[0] or len(set(map(len, rows))) > 1:

@@ -26,12 +26,16 @@ MEAN, MEAN_LOWER = " (mean)", " (mean, lower)"
 
 @dataclass(frozen=True)
 class Reading:
-    """How the stored statistics of a metric become a number: `combine` maps sums [..., K] to values [...]."""
+    """How the stored statistics of a metric become a number: `combine` maps sums [..., K] to values [...].
+
+    `title` is what it is called; empty where that is its name.
+    """
 
     name: str
     better: str
     combine: Callable[[Array], Array]
     unit: str = ""
+    title: str = ""
 
 
 def _mean(totals: Array) -> Array:
@@ -61,10 +65,10 @@ _NAMED = {
 def reading(metric: str) -> Reading | None:
     """Return how to read a metric's statistics; None for a metric this version does not know."""
     if metric == AGREEMENT:
-        return replace(_SHARE, name=metric)
+        return replace(_SHARE, name=metric, title="Token agreement with full")
     found = metrics.find(metric)
     if found is not None:
-        return Reading(metric, found.better, found.combine, found.unit)
+        return Reading(metric, found.better, found.combine, found.unit, found.title)
     for ending, better in ((MEAN, "higher"), (MEAN_LOWER, "lower")):
         if metric.endswith(ending):
             return Reading(metric, better, _mean)

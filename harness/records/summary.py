@@ -11,16 +11,31 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from harness.records import believable, limits, measures, readings
-from harness.records.folder import Json, Run, RunStore, load_run
+from harness.records import believable, measures, readings
+from harness.records.cells import (
+    Arm,
+    Example,
+    Kind,
+    QualityCell,
+    RunRecord,
+    SpeedCell,
+    by_place,
+    place,
+)
+from harness.records.folder import RunStore
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
 from harness.records.measures import speedup as speedup
 from harness.stats import binary, intervals
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from harness.records.run import Run
 
 QUALITY_MARGIN = 1.0
 """Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
@@ -39,12 +54,18 @@ EXTRA_COLUMNS = (
     *(f"{part}_ms" for part in measures.PARTS),
     "notes",
 )  # fmt: skip
+WORDS = {
+    "method", "params", "label", "checkpoint", "status", "quality_verdict", "verdict", "trained", "family", "noisy", "exact",
+    "peak_memory_kind", "notes",
+}  # fmt: skip
+"""Columns that hold words; all others hold numbers."""
 BASELINE = "baseline"
 
 Row = dict[str, Any]
+_C = TypeVar("_C", SpeedCell, QualityCell)
 
 
-def quality_margin(run: Json) -> float:
+def quality_margin(run: RunRecord) -> float:
     """The loss the run's suite accepts, in points of a task's first metric."""
     found = _real((run.get("suite") or {}).get("quality_margin"))
     return QUALITY_MARGIN if found is None else found
@@ -65,24 +86,31 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
         margin: loss of a task's first metric, in its own points, that still counts as keeping quality; None: the suite's.
     """
     table = _Cells(run)
-    margin = quality_margin(run.run) if margin is None else margin
+    margin = quality_margin(run.record) if margin is None else margin
     rows: list[Row] = []
     for arm in table.arms:
         columns, verdict = _quality(table, arm, margin)
         own = columns | {"quality_verdict": verdict}
         rows += [_row(table, arm, batch) | own for batch in table.batch_sizes]
     scores = list(dict.fromkeys(key for row in rows for key in row if "/" in key))  # task/metric
-    main = [key for key in scores if not key.endswith(_LATE)]
-    late = [key for key in scores if key.endswith(_LATE)]
-    return [{key: row.get(key) for key in (*COLUMNS, *main, *late, *EXTRA_COLUMNS)} for row in rows]
+    scores.sort(key=lambda key: key.endswith(_LATE))
+    return [{key: row.get(key) for key in (*COLUMNS, *scores, *EXTRA_COLUMNS)} for row in rows]
 
 
-def write_summary(store: RunStore | str | Path) -> Path:
-    """Write summary.csv of a run folder from its cells and return it; BadInput if it cannot be read or written."""
-    # Read first: opening a store makes a folder that is missing, and a mistyped path must leave nothing behind.
-    rows = summarise(load_run(store.path if isinstance(store, RunStore) else store))
-    store = store if isinstance(store, RunStore) else RunStore(store)
-    return store.write_text("summary.csv", csv_text(rows))
+def write_summary(store: RunStore, run: Run) -> Path:
+    """Write summary.csv of a run folder and return it; BadInput if it cannot be written."""
+    return store.write_text("summary.csv", csv_text(run.summary))
+
+
+def frame(rows: Sequence[Row]) -> DataFrame:
+    """Rows as a pandas table: numbers are float64, batch sizes int64, the rest text; what is missing is NaN."""
+    import pandas  # here: it takes longer to load than all that reads a run
+
+    table = pandas.DataFrame(rows, columns=list(rows[0]) if rows else [*COLUMNS, *EXTRA_COLUMNS])
+    words = [name for name in table if name in WORDS]
+    numbers = [name for name in table if name not in WORDS]
+    table[words] = table[words].astype(object).where(table[words].notna(), math.nan)
+    return table.astype(dict.fromkeys(numbers, "float64")).astype({"batch_size": "int64"})
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -99,48 +127,35 @@ class _Cells:
     """The cells of a run by what they belong to."""
 
     def __init__(self, run: Run) -> None:
-        cells = run.cells
-        arms = {str(arm["label"]): arm for arm in run.run.get("arms") or []}
-        for cell in cells:  # an arm that run.json does not list is shown all the same
-            arms.setdefault(str(cell["arm"]["label"]), cell["arm"])
-        self.arms: list[Json] = list(arms.values())
-        self.full = next((arm for arm in self.arms if arm.get("method") == limits.BASELINE), None)
-        self._by: dict[tuple[str, str, Any], Json] = {}
+        self.arms, self.full = run.arms, run.full
+        self.speed, self.memory, self.energy = by_place(run.speed), by_place(run.memory), by_place(run.energy)
+        self.quality = by_place(run.quality)
+        self._status = {(cell["kind"], cell["arm"]["label"], place(cell)): cell["status"] for cell in run.cells}
         self._clocks: dict[str, tuple[measures.Times, float | None]] = {}
-        for cell in cells:
-            what = cell.get("task") if cell["kind"] == "quality" else cell.get("batch_size")
-            self._by[cell["kind"], cell["arm"]["label"], what] = cell
-        self.kinds = {cell["kind"] for cell in cells}
-        suite = run.run.get("suite") or {}
-        self.dispersion_limit = _real((suite.get("limits") or {}).get("dispersion"))
-        batches = {what for kind, _, what in self._by if kind != "quality"} | set(suite.get("batch_sizes") or ())
+        self.kinds = {cell["kind"] for cell in run.cells}
+        self.dispersion_limit = _real((run.suite.get("limits") or {}).get("dispersion"))
+        batches = {what for kind, _, what in self._status if kind != "quality"} | set(
+            run.suite.get("batch_sizes") or ()
+        )
         self.batch_sizes = sorted(batch for batch in batches if isinstance(batch, int))
-        planned = [str(task.get("name") if isinstance(task, Mapping) else task) for task in suite.get("tasks") or ()]
-        found = sorted(str(what) for kind, _, what in self._by if kind == "quality")
+        planned = [str(t.get("name") if isinstance(t, Mapping) else t) for t in run.suite.get("tasks") or ()]
+        found = sorted(str(what) for kind, _, what in self._status if kind == "quality")
         self.tasks = list(dict.fromkeys([*planned, *found]))
 
-    def clock(self, cell: Json) -> tuple[measures.Times, float | None]:
+    def clock(self, cell: SpeedCell) -> tuple[measures.Times, float | None]:
         """The times of a cell and how far they scatter; kept, as those of full are asked for beside every arm."""
         if cell["id"] not in self._clocks:
             found = measures.times(cell)
             self._clocks[cell["id"]] = found, measures.dispersion_of(found)
         return self._clocks[cell["id"]]
 
-    def get(self, kind: str, arm: Json | None, what: Any) -> Json | None:
-        """The cell, whatever its status."""
-        return self._by.get((kind, arm["label"], what)) if arm else None
-
-    def ok(self, kind: str, arm: Json | None, what: Any) -> Json | None:
-        """The cell if it succeeded."""
-        cell = self.get(kind, arm, what)
-        return cell if cell and cell["status"] == "ok" else None
-
-    def state(self, arm: Json, batch: int) -> tuple[str, str]:
+    def state(self, arm: Arm, batch: int) -> tuple[str, str]:
         """Status of a row, the worst of its cells, and which cells fell short."""
-        expected: list[tuple[str, Any]] = [("speed", batch)]
-        expected += [(kind, batch) for kind in ("memory", "energy") if kind in self.kinds]
+        expected: list[tuple[Kind, int | str]] = [("speed", batch)]
+        alone: tuple[Kind, ...] = ("memory", "energy")
+        expected += [(kind, batch) for kind in alone if kind in self.kinds]
         expected += [("quality", task) for task in self.tasks] if "quality" in self.kinds else []
-        states = [(self.get(kind, arm, what) or {"status": "missing"})["status"] for kind, what in expected]
+        states = [self._status.get((kind, arm["label"], what), "missing") for kind, what in expected]
         notes = [
             f"{f'quality on {what}' if kind == 'quality' else kind} {state}"
             for (kind, what), state in zip(expected, states, strict=True)
@@ -149,9 +164,10 @@ class _Cells:
         return next((word for word in ("failed", "missing") if word in states), "ok"), "; ".join(notes)
 
 
-def _row(table: _Cells, arm: Json, batch: int) -> Row:
+def _row(table: _Cells, arm: Arm, batch: int) -> Row:
     status, notes = table.state(arm, batch)
-    cell, full = table.ok("speed", arm, batch), table.ok("speed", table.full, batch)
+    at = arm["label"], batch
+    cell, full = table.speed.get(at), table.full and table.speed.get((table.full["label"], batch))
     row: Row = {
         "method": arm.get("method"),
         "params": "; ".join(f"{k}={v}" for k, v in (arm.get("params") or {}).items() if v is not None),
@@ -163,8 +179,8 @@ def _row(table: _Cells, arm: Json, batch: int) -> Row:
         "family": arm.get("family"),
         "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
         "verdict": BASELINE if arm is table.full else "inconclusive",
-        **measures.memory(table.ok("memory", arm, batch) or {}),
-        **measures.energy(table.ok("energy", arm, batch) or {}),
+        **measures.memory(table.memory.get(at)),
+        **measures.energy(table.energy.get(at)),
     }
     if cell and not measures.fixed_length(cell):
         notes = "; ".join(filter(None, (notes, "timed to a natural end, which is no speed")))
@@ -186,7 +202,7 @@ def _all_real(values: list[Any]) -> bool:
     return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
 
 
-def _speed(cell: Json) -> Row:
+def _speed(cell: SpeedCell) -> Row:
     """What one timed cell says on its own."""
     batch, runs = cell["batch_size"], cell.get("runs") or []
     seconds = [second for run in runs for second in run.get("step_s") or []]
@@ -217,7 +233,7 @@ def _speed(cell: Json) -> Row:
     }
 
 
-def _against(table: _Cells, full: Json, cell: Json, *, is_full: bool) -> Row:
+def _against(table: _Cells, full: SpeedCell, cell: SpeedCell, *, is_full: bool) -> Row:
     """What a timed cell says against full at the same batch size."""
     (theirs, one), (ours, other) = table.clock(full), table.clock(cell)
     pairs, limit = measures.paired_times(theirs, ours), table.dispersion_limit
@@ -248,13 +264,14 @@ def _against(table: _Cells, full: Json, cell: Json, *, is_full: bool) -> Row:
 _LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/examples", "/request_ms")
 
 
-def _quality(table: _Cells, arm: Json, margin: float) -> tuple[Row, str | None]:
+def _quality(table: _Cells, arm: Arm, margin: float) -> tuple[Row, str | None]:
     """The quality columns of an arm over all tasks and its verdict (loses if it loses on one task, keeps if on all)."""
     columns: Row = {}
     verdicts: list[str] = []
     for task in table.tasks:
-        cell = table.ok("quality", arm, task)
-        full = None if arm is table.full else _comparable(table.ok("quality", table.full, task), cell)
+        cell, full = table.quality.get((arm["label"], task)), None
+        if arm is not table.full and table.full:
+            full = _comparable(table.quality.get((table.full["label"], task)), cell)
         found, verdict = _task_columns(task, cell, full, margin) if cell else ({}, "inconclusive")
         columns |= found
         verdicts.append(verdict)
@@ -267,10 +284,10 @@ def _quality(table: _Cells, arm: Json, margin: float) -> tuple[Row, str | None]:
     return columns, "keeps quality" if verdicts and set(verdicts) == {"keeps quality"} else "inconclusive"
 
 
-def _task_columns(task: str, cell: Json, full: Json | None, margin: float) -> tuple[Row, str]:
+def _task_columns(task: str, cell: QualityCell, full: QualityCell | None, margin: float) -> tuple[Row, str]:
     """Every metric of one task with its interval, its difference from full, and the verdict by the first metric."""
     examples = {str(example.get("id")): example for example in cell.get("examples") or []}
-    others = {str(example.get("id")): example for example in (full or {}).get("examples") or []}
+    others = {str(example.get("id")): example for example in (full.get("examples") if full else None) or []}
     shared = [key for key in examples if key in others]
     names = list(dict.fromkeys(name for example in examples.values() for name in example.get("stats") or {}))
     columns: Row = {}
@@ -313,7 +330,7 @@ def _difference(
     return intervals.paired_difference(mine, theirs, how.combine), None
 
 
-def _statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
+def _statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:
     """Statistics [n, K] of the examples with these ids; None where there are none, or one lacks them."""
     rows = measures.statistics_of(examples, ids, metric)
     return None if rows is None else np.asarray(rows, dtype=np.float64)
@@ -324,7 +341,7 @@ def _interval(name: str, interval: intervals.Interval) -> Row:
     return {name + end: _real(value) for end, value in ends.items()}
 
 
-def _comparable(full: Json | None, cell: Json | None) -> Json | None:
+def _comparable(full: _C | None, cell: _C | None) -> _C | None:
     """The full model's cell if both were measured under the same conditions."""
     return full if full and cell and full.get("conditions_hash") == cell.get("conditions_hash") else None
 

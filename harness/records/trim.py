@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.files import write_atomically
+from harness.files import read_bytes, write_atomically
 from harness.records.folder import LOCK
 
 LIST = "LEFT_OUT.txt"
@@ -46,7 +46,7 @@ def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
         named = name.with_suffix("") if name.suffix == ".gz" else name
         if name.parts[0] in _RENDERED or str(name) in (LIST, LOCK):
             continue
-        text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = read_bytes(path)
         kept: bytes | None = text
         reason = ""
         if str(name) in _LEFT:

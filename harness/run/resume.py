@@ -6,15 +6,15 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
+from harness.records.cells import Arm, RunRecord
+from harness.records.differences import differences
 from harness.records.folder import LOCK, RunStore
 from harness.suites.suite import Suite
-
-Json = dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
+def go_on(store: RunStore, record: RunRecord, suite: Suite, *, here: bool) -> RunRecord:
     """The record to run with: a new one, or that of the run being resumed if it is the same one.
 
     Args:
@@ -63,7 +63,7 @@ def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
     if not (store.path / "run.json").exists():
         return record
     before = store.read_run()
-    now = json.loads(json.dumps(record))
+    now: RunRecord = json.loads(json.dumps(record))
     pairs = [
         ("suite", _measures(before), suite.measures()),
         ("arms", before.get("arms"), _recorded(before.get("arms"), now["arms"])),
@@ -72,11 +72,10 @@ def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
     if here and store.ids("ok"):
         pairs.append(("environment", _machine(before["environment"]), _machine(now["environment"])))
     for key, there, ours in pairs:
-        if (found := _difference(there, ours)) is not None:
-            where, theirs, mine = found
+        for found in differences({key: there}, {key: ours})[:1]:
             raise BadInput(
                 f"output folder {store.path}: holds a run with another {key.replace('_', ' ')}: "
-                f"{'.'.join((key, *where))} is {_short(theirs)} there and {_short(mine)} now; "
+                f"{found.name} is {_short(found.ours)} there and {_short(found.theirs)} now; "
                 "name another folder, or repeat the command that began it"
             )
     begun, commit = before["environment"].get("commit"), now["environment"].get("commit")
@@ -90,7 +89,7 @@ def go_on(store: RunStore, record: Json, suite: Suite, *, here: bool) -> Json:
     return {**before, "suite": record["suite"], "resumed": resumed}
 
 
-def _measures(run: Mapping[str, Any]) -> Json | None:
+def _measures(run: RunRecord) -> Mapping[str, Any] | None:
     """What of a stored suite changes a measurement, defaults filled in as they are now."""
     try:
         return Suite.model_validate(run["suite"]).measures()
@@ -98,7 +97,7 @@ def _measures(run: Mapping[str, Any]) -> Json | None:
         return None
 
 
-def _machine(environment: Mapping[str, Any]) -> Json:
+def _machine(environment: Mapping[str, Any]) -> dict[str, str | None]:
     """What of an environment must be the same for numbers to stand in one table."""
     versions = environment.get("versions") or {}
     return {
@@ -109,26 +108,10 @@ def _machine(environment: Mapping[str, Any]) -> Json:
     }
 
 
-def _recorded(there: Any, now: list[Json]) -> list[Json]:
+def _recorded(there: Sequence[Arm] | None, now: Sequence[Arm]) -> list[dict[str, Any]]:
     """The arms of now without the keys that the stored arms do not have: those were not recorded then."""
-    known = {key for arm in there for key in arm} if isinstance(there, list) and there else set(now[0])
+    known = {key for arm in there for key in arm} if there else set(now[0])
     return [{key: value for key, value in arm.items() if key in known} for arm in now]
-
-
-def _difference(there: Any, here: Any, where: tuple[str, ...] = ()) -> tuple[tuple[str, ...], Any, Any] | None:
-    """Path and values of the first difference of two JSON values; None if they are equal."""
-    keys: list[Any] = []
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        keys = list(dict.fromkeys([*there, *here]))
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        keys = list(range(len(there)))
-    if not keys:
-        return None if there == here else (where, there, here)
-    for key in keys:
-        a, b = (side.get(key) if isinstance(side, Mapping) else side[key] for side in (there, here))
-        if (found := _difference(a, b, (*where, str(key)))) is not None:
-            return found
-    return None
 
 
 def _short(value: Any) -> str:

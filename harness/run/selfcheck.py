@@ -14,8 +14,8 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import write_atomically
-from harness.records.folder import load_run
-from harness.records.summary import summarise
+from harness.records.cells import RunRecord
+from harness.records.run import Run
 from harness.run.sweep import run_suite
 from harness.stats import intervals
 from harness.suites.suite import BASELINE, Suite
@@ -62,19 +62,21 @@ def check(
             "weights, under two labels, and nothing else"
         )
     found: list[dict[str, Any]] = []
+    first: Run | None = None
     for number in range(1, tries + 1):
         folder = out / f"try-{number:02d}"
         # Another seed draws other prompts: 20 tries on one prompt would be one try.
         again = suite.model_copy(update={"seed": suite.seed + number})
-        run_suite(again, folder, data=data, resume=folder.exists(), command=command)
-        results = _verdicts(folder, number)
+        run = run_suite(again, folder, data=data, resume=folder.exists(), command=command)
+        first = first or run
+        results = _verdicts(run, number)
         found += results
         for each in results:
             tell(
                 f"try {number}, batch {each['batch_size']}: {each['verdict']}, "
                 f"{_number(each['ratio'])} [{_number(each['low'])}, {_number(each['high'])}]"
             )
-    record = _record(suite, tries, found, load_run(out / "try-01").run)
+    record = _record(suite, tries, found, first.record if first else {})
     write_atomically(out / RECORD, [json.dumps(record, indent=1, allow_nan=False), "\n"])
     return record
 
@@ -90,9 +92,9 @@ def lines(record: dict[str, Any]) -> list[str]:
     return [*told, f"{verdict}: {record['needed']} of {record['tries_done']} are needed at every batch size"]
 
 
-def _verdicts(folder: Path, number: int) -> list[dict[str, Any]]:
+def _verdicts(run: Run, number: int) -> list[dict[str, Any]]:
     """What one try says of every full model but the first."""
-    rows = summarise(load_run(folder))
+    rows = run.summary
     first = rows[0]["label"] if rows else None
     return [
         {
@@ -110,7 +112,7 @@ def _verdicts(folder: Path, number: int) -> list[dict[str, Any]]:
     ]
 
 
-def _record(suite: Suite, tries: int, found: list[dict[str, Any]], run: dict[str, Any]) -> dict[str, Any]:
+def _record(suite: Suite, tries: int, found: list[dict[str, Any]], run: RunRecord) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     for each in found:
         words = counts.setdefault(str(each["batch_size"]), {})

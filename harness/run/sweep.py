@@ -29,15 +29,20 @@ from harness.measure.alone import energy_per_token, peak_memory
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.speed import speed
-from harness.records import gates, published, summary
+from harness.records import gates, published, samples, summary
+from harness.records.cells import Arm, Code, Planned, Prepared, RunRecord, SpeedShare
+from harness.records.differences import differences, said
 from harness.records.folder import RunStore
+from harness.records.run import Run, load
 from harness.run import resume as resuming
 from harness.run.executors import local
 from harness.run.executors.base import Arguments, Executor, Outcome, T
+from harness.suites.entries import MethodEntry
 from harness.suites.suite import BASELINE, Suite, check_methods
 
-Json = dict[str, Any]
 Job = tuple[str, Callable[[], None]]
+Fields = dict[str, Any]
+"""Fields of a cell that is being made; `RunStore.write_cell` checks them."""
 
 _ALONE = {"memory": peak_memory, "energy": energy_per_token}
 
@@ -53,7 +58,7 @@ def run_suite(
     resume: bool = False,
     command: Sequence[str] = (),
     workers: Executor | None = None,
-) -> int:
+) -> Run:
     """Run a suite into a folder.
 
     Args:
@@ -65,7 +70,7 @@ def run_suite(
         workers: where jobs run; default: one after the other on this machine.
 
     Returns:
-        How many cells failed. What the gates say is in the folder (`harness.records.gates`).
+        The finished run, which knows how many cells `failed`, its `summary` and what its `gates` say.
 
     Raises:
         BadInput: before anything is measured, when something does not fit; or while measuring, when nothing can be written.
@@ -82,17 +87,13 @@ def run_suite(
             workers.close()
 
 
-def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str], workers: Executor) -> int:
+def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str], workers: Executor) -> Run:
     jobs = _Jobs(suite, store, data, workers)
-    arms = [
-        {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": suite.checkpoint(e)}
-        | ({} if e.tuned is None else {"tuned": e.tuned})
-        for e in suite.methods
-    ]
+    arms = [_planned(suite, entry) for entry in suite.methods]
     # The full model goes first, on every checkpoint: others are compared with its tokens.
     arms.sort(key=lambda arm: arm["method"] != BASELINE)
     prepared = jobs.call(prepare, suite, arms, data).value
-    record = {
+    record: RunRecord = {
         "name": suite.name,
         "suite": suite.plain(),
         "arms": prepared["arms"],
@@ -108,16 +109,24 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     }
     record = resuming.go_on(store, record, suite, here=isinstance(workers, local.LocalExecutor))
     store.write_run(record)
-    for found in record["contests"]:
+    for found in record.get("contests") or []:  # a run begun before may have none
         if found["chosen"] == "torch" and found["native_s"]:
             print(f"kernels: {found['said']}", file=sys.stderr)
-    failed = jobs.run(record)
-    store.write_samples()
-    summary.write_summary(store)
-    gates.write_gates(store)
-    shutil.rmtree(store.path / PARTS, ignore_errors=True)
+    jobs.run(record)
     store.write_run({**record, "finished": _now()})
-    return failed
+    shutil.rmtree(store.path / PARTS, ignore_errors=True)
+    run = load(store.path)
+    samples.write_samples(store, run)
+    summary.write_summary(store, run)
+    gates.write_gates(store, run)
+    return run
+
+
+def _planned(suite: Suite, entry: MethodEntry) -> Planned:
+    arm: Planned = {
+        "label": entry.title, "method": entry.name, "spec": entry.spec, "checkpoint": suite.checkpoint(entry),
+    }  # fmt: skip
+    return arm if entry.tuned is None else {**arm, "tuned": entry.tuned}
 
 
 class _Jobs:
@@ -125,16 +134,18 @@ class _Jobs:
 
     def __init__(self, suite: Suite, store: RunStore, data: Path | None, workers: Executor) -> None:
         self.suite, self.store, self.data, self.workers = suite, store, data, workers
-        self._code: Json = {}
+        self._code: Code = {}
         self._exhausted: dict[str, int] = {}
         """Arms that ran out of memory, and the smallest batch size at which they did."""
+        self._outputs: dict[str, dict[str, list[int]]] = {}
+        """Token ids of a full model's scored outputs by cell and example: every other arm is compared with them."""
 
-    def run(self, record: Json) -> int:
-        """Measure every cell that is not there yet; returns how many cells of the run failed."""
+    def run(self, record: RunRecord) -> None:
+        """Measure every cell that is not there yet."""
         suite, arms = self.suite, record["arms"]
         now = (record.get("resumed") or [record["environment"]])[-1]
         self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
-        prepared = {key: record[key] for key in ("expected_tokens", "kernels")}
+        prepared: Prepared = {"arms": arms, "expected_tokens": record["expected_tokens"], "kernels": record["kernels"]}
         (self.store.path / PARTS).mkdir(exist_ok=True)
         done = self.store.ids("ok")
         for problem in self.store.problems:
@@ -149,9 +160,8 @@ class _Jobs:
             for stage in stages:
                 begin = partial(_show, progress, bar)
                 self._stage(stage, begin, lambda: progress.advance(bar))
-        return len(self.store.ids("failed"))
 
-    def _quality_stages(self, arms: Sequence[Json], prepared: Json, done: set[str]) -> list[list[Job]]:
+    def _quality_stages(self, arms: Sequence[Arm], prepared: Prepared, done: set[str]) -> list[list[Job]]:
         """The baseline's outputs, then those of the full model on other checkpoints, then the methods' own."""
         stages: list[list[Job]] = [[], [], []]
         for index, entry in enumerate(self.suite.tasks):
@@ -163,7 +173,9 @@ class _Jobs:
                     stages[stage].append((f"{entry.name}: {arm['label']}", job))
         return stages
 
-    def _batch_stages(self, arms: Sequence[Json], prepared: Json, done: set[str], record: Json) -> list[list[Job]]:
+    def _batch_stages(
+        self, arms: Sequence[Arm], prepared: Prepared, done: set[str], record: RunRecord
+    ) -> list[list[Job]]:
         """Per batch size, small ones first: the processes' shares of the speed, the cells joined from them, memory, energy."""
         stages: list[list[Job]] = []
         suite = self.suite
@@ -213,7 +225,7 @@ class _Jobs:
         """What a function of a worker returned in a fresh process; see `harness.run.executors.base.Executor`."""
         return self.workers.call(function, *arguments, limit_s=self.suite.time_limit_s)
 
-    def _quality(self, cell: str, arm: Json, index: int, arms: Sequence[Json], prepared: Json) -> None:
+    def _quality(self, cell: str, arm: Arm, index: int, arms: Sequence[Arm], prepared: Prepared) -> None:
         baseline, entry = arms[0], self.suite.tasks[index]
         fields = {"task": entry.name}
         reference = lossless = None
@@ -229,13 +241,17 @@ class _Jobs:
         given = self.suite, arm, index, prepared, self.data, reference, lossless
         self._measure("quality", cell, arm, fields, quality, *given)
 
-    def _tokens(self, arm: Json, task: str) -> dict[str, list[int]] | None:
-        """Token ids of an arm's scored outputs (of lm-eval tasks the answers) by example; None where there are none."""
+    def _tokens(self, arm: Arm, task: str) -> dict[str, list[int]] | None:
+        """Token ids of a full model's scored outputs (of lm-eval tasks the answers) by example; None where there are none."""
         cell = cell_id("quality", arm["label"], task)
-        found = next((c for c in self.store.cells("quality") if c["id"] == cell and c["status"] == "ok"), None)
-        return None if found is None else {e["id"]: e.get("token_ids", e.get("answer")) for e in found["examples"]}
+        if cell not in self._outputs:
+            found = self.store.cell(cell)
+            if found is None or found["kind"] != "quality" or found["status"] != "ok":
+                return None
+            self._outputs[cell] = {e["id"]: e.get("token_ids") or e.get("answer") or [] for e in found["examples"]}
+        return self._outputs[cell]
 
-    def _alone(self, kind: str, cell: str, arm: Json, batch: int, prepared: Json) -> None:
+    def _alone(self, kind: str, cell: str, arm: Arm, batch: int, prepared: Prepared) -> None:
         fields, function = {"batch_size": batch}, _ALONE[kind]
         if (error := self._hopeless(arm, batch)) is not None:
             self._fail(kind, cell, arm, fields, error)
@@ -246,9 +262,9 @@ class _Jobs:
         self,
         kind: str,
         cell: str,
-        arm: Json,
-        fields: Json,
-        function: Callable[[*Arguments], Json],
+        arm: Arm,
+        fields: Fields,
+        function: Callable[[*Arguments], Mapping[str, Any]],
         *arguments: *Arguments,
     ) -> None:
         try:
@@ -261,14 +277,14 @@ class _Jobs:
     def _part(self, batch: int, process: int) -> str:
         return f"{PARTS}/speed-b{batch}-p{process}.json"
 
-    def _hopeless(self, arm: Json, batch: int) -> CellFailed | None:
+    def _hopeless(self, arm: Arm, batch: int) -> CellFailed | None:
         """Why an arm need not be tried at a batch size; None where nothing speaks against it."""
         smaller = self._exhausted.get(arm["label"])
         if smaller is None or smaller >= batch:
             return None
         return CellFailed(f"not tried: it ran out of memory at batch size {smaller}", NOT_TRIED)
 
-    def _speed_part(self, batch: int, process: int, arms: Sequence[Json], prepared: Json) -> None:
+    def _speed_part(self, batch: int, process: int, arms: Sequence[Arm], prepared: Prepared) -> None:
         """One process's share of the speed cells of one batch size, kept until all shares are there.
 
         When the process dies in the middle of one arm, the share is measured again without that arm.
@@ -276,7 +292,7 @@ class _Jobs:
         path = self.store.path / self._part(batch, process)
         if _read(path) is not None:
             return
-        found: Json = {}
+        found: dict[str, SpeedShare] = {}
         alive = []
         for arm in arms:
             if (error := self._hopeless(arm, batch)) is not None:
@@ -292,12 +308,13 @@ class _Jobs:
                     found[arm["label"]] = _lost(error)
                 alive = [arm for arm in alive if arm not in guilty] if guilty else []
             else:
-                for label, share in outcome.value.items():
-                    found[label] = {**share, "machine": outcome.machine}
+                found |= outcome.value
+                for label in outcome.value:
+                    found[label]["machine"] = outcome.machine
                 break
         self.store.write_text(self._part(batch, process), json.dumps(found))
 
-    def _speed_cells(self, batch: int, arms: Sequence[Json]) -> None:
+    def _speed_cells(self, batch: int, arms: Sequence[Arm]) -> None:
         """Join the processes' shares to one cell per arm. A share that failed fails the cell but keeps the others' runs."""
         shares = [_read(self.store.path / self._part(batch, p)) or {} for p in range(self.suite.processes)]
         for arm in arms:
@@ -309,7 +326,7 @@ class _Jobs:
         for process in range(self.suite.processes):
             (self.store.path / self._part(batch, process)).unlink(missing_ok=True)
 
-    def _fail(self, kind: str, cell: str, arm: Json, fields: Json, error: BadInput | CellFailed) -> None:
+    def _fail(self, kind: str, cell: str, arm: Arm, fields: Fields, error: BadInput | CellFailed) -> None:
         """Write the record of a failure, and remember the arm if its memory ran out."""
         record = failure(error)
         if record["reason"] == OUT_OF_MEMORY and (batch := fields.get("batch_size")):
@@ -317,7 +334,7 @@ class _Jobs:
         self._write(kind, cell, arm, {**fields, "failure": record}, str(error))
         print(f"{cell}: failed: {error}", file=sys.stderr)
 
-    def _write(self, kind: str, cell: str, arm: Json, fields: Json, error: str | None = None) -> None:
+    def _write(self, kind: str, cell: str, arm: Arm, fields: Fields, error: str | None = None) -> None:
         conditions = fields.get("conditions") or {}
         record = {
             **fields,
@@ -333,7 +350,9 @@ class _Jobs:
         try:
             self.store.write_cell(record)
         except CellFailed as not_finite:  # a number that JSON has no word for: the cell fails, the run goes on
-            kept: Json = {key: fields[key] for key in ("batch_size", "task") if key in fields}
+            if error is not None:
+                raise
+            kept: Fields = {key: fields[key] for key in ("batch_size", "task") if key in fields}
             self._fail(kind, cell, arm, kept, not_finite)
 
 
@@ -341,12 +360,14 @@ def _show(progress: Progress, bar: TaskID, what: str) -> None:
     progress.update(bar, description=what, refresh=True)
 
 
-def join_shares(arm: Json, batch: int, shares: Sequence[Json]) -> tuple[str, Json, CellFailed | None]:
+def join_shares(arm: Arm, batch: int, shares: Sequence[SpeedShare]) -> tuple[str, Fields, CellFailed | None]:
     """One speed cell from what single processes measured of an arm: its id, its fields, and why it failed, if it did."""
     good = [share for share in shares if share["status"] == "ok"]
-    fields: Json = {"batch_size": batch, **(good[0] if good else {})}
-    for raw in ("runs", "breakdown", "reading", "fewer_blocks"):
-        fields[raw] = [one for share in good for one in share.get(raw) or ()]
+    fields: Fields = {"batch_size": batch, **(good[0] if good else {})}
+    fields["runs"] = [run for share in good for run in share.get("runs") or ()]
+    fields["breakdown"] = [parts for share in good for parts in share.get("breakdown") or ()]
+    fields["reading"] = [one for share in good for one in share.get("reading") or ()]
+    fields["fewer_blocks"] = [one for share in good for one in share.get("fewer_blocks") or ()]
     fields["machine"] = [share["machine"] for share in good if share.get("machine")]
     if good:
         fields["finite"] = all(share["finite"] for share in good)
@@ -355,24 +376,16 @@ def join_shares(arm: Json, batch: int, shares: Sequence[Json]) -> tuple[str, Jso
     cell = cell_id("speed", arm["label"], f"b{batch}")
     bad = [share for share in shares if share["status"] != "ok"]
     if bad or not shares:
-        said = bad[0].get("failure") or {} if bad else {}
-        error = bad[0]["error"] if bad else "no process measured it"
-        return cell, fields, CellFailed(error, said.get("reason", EXCEPTION), said.get("log_tail", ()))
-    if apart := _differing([share["conditions"] for share in good]):
-        return cell, fields, CellFailed(f"its processes ran under different conditions: {apart}")
+        told = bad[0].get("failure") if bad else None
+        error = str(bad[0].get("error")) if bad else "no process measured it"
+        return cell, fields, CellFailed(error, *((told["reason"], told["log_tail"]) if told else (EXCEPTION,)))
+    for share in good[1:]:
+        if apart := differences(good[0]["conditions"], share["conditions"]):
+            return cell, fields, CellFailed(f"its processes ran under different conditions: {said(apart)}")
     return cell, fields, None if fields["finite"] else CellFailed("logits are not finite")
 
 
-def _differing(conditions: Sequence[Mapping[str, Any]]) -> str:
-    """The conditions that are not the same in all of several records, with the values of two; empty if none."""
-    first = conditions[0]
-    for other in conditions[1:]:
-        if keys := [key for key in sorted({*first, *other}) if first.get(key) != other.get(key)]:
-            return "; ".join(f"{key} {first.get(key)!r} and {other.get(key)!r}" for key in keys)
-    return ""
-
-
-def _lost(error: BadInput | CellFailed) -> Json:
+def _lost(error: BadInput | CellFailed) -> SpeedShare:
     """A process's share of an arm that could not be measured."""
     return {"status": "failed", "error": str(error), "failure": failure(error), "runs": []}
 
@@ -385,7 +398,8 @@ def cell_id(kind: str, label: str, what: str) -> str:
     return f"{kind}--{slug or 'arm'}-{digest}--{task}"
 
 
-def _read(path: Path) -> Json | None:
+def _read(path: Path) -> dict[str, SpeedShare] | None:
+    """What one process measured of each arm; None where that is not known yet."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -33,6 +33,7 @@ class BertScore(Metric):
     """F1 of greedily matched token embeddings, best reference, mean over examples."""
 
     name = "bertscore"
+    title = "BERTScore"
     unit = "points"
     better = "higher"
     description = (

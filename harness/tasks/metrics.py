@@ -29,12 +29,14 @@ class Metric(ABC):
 
     Class attributes:
         name: as in result columns.
+        title: what it is called.
         unit: of the value.
         better: `higher` or `lower`.
         description: what is computed, with what settings.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     unit: ClassVar[str]
     better: ClassVar[str]
     description: ClassVar[str]
@@ -65,6 +67,7 @@ class Bleu(Metric):
     """Corpus BLEU; statistics: correct n-grams 1..4, output n-grams 1..4, output length, closest reference length."""
 
     name = "bleu"
+    title = "BLEU"
     unit = "points"
     better = "higher"
     description = "corpus BLEU-4, sacrebleu, lower case, tokenizer 13a, exponential smoothing, all references"
@@ -121,6 +124,7 @@ class RougeL(_Rouge):
     """ROUGE-L: longest common subsequence of the whole texts."""
 
     name = "rougeL"
+    title = "ROUGE-L"
     description = "ROUGE-L F1 x 100, rouge-score without stemming, best reference, mean over examples"
 
 
@@ -128,6 +132,7 @@ class Rouge1(_Rouge):
     """ROUGE-1: words in common."""
 
     name = "rouge1"
+    title = "ROUGE-1"
     description = "ROUGE-1 F1 x 100, rouge-score without stemming, best reference, mean over examples"
 
 
@@ -135,6 +140,7 @@ class Rouge2(_Rouge):
     """ROUGE-2: pairs of words in common."""
 
     name = "rouge2"
+    title = "ROUGE-2"
     description = "ROUGE-2 F1 x 100, rouge-score without stemming, best reference, mean over examples"
 
 
@@ -146,6 +152,7 @@ class SlotErrorRate(Metric):
     """
 
     name = "slot_error_rate"
+    title = "Slot error rate"
     unit = "percent"
     better = "lower"
     description = (
@@ -170,6 +177,7 @@ class Agreement(Metric):
     """Tokens equal to the baseline's; the runner computes its statistics, see `agreement_statistics`."""
 
     name = "agreement"
+    title = "Token agreement with full"
     unit = "percent"
     better = "higher"
     description = "tokens equal to the full model's at the same place, percent of the longer of both outputs"

@@ -69,7 +69,10 @@ class Losses:
         cell, full = trials.quality(place), trials.quality(None)
         rows = zip(trials.examples, cell["examples"], full["examples"], strict=True)
         if self._consistency == "textual":
-            return [self._unlike(trials, example, mine["output"], theirs["output"]) for example, mine, theirs in rows]
+            return [
+                self._unlike(trials, example, mine["output"] or "", theirs["output"] or "")
+                for example, mine, theirs in rows
+            ]
         metric = trials.setup.scored
         goodness = [[self._good(trials, row["stats"][metric.name]) for row in pair] for _, *pair in rows]
         return [max(0.0, theirs - mine) for mine, theirs in goodness]

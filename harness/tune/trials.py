@@ -25,6 +25,7 @@ from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.records import summary
+from harness.records.cells import Planned, Prepared, QualityFields
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 from harness.suites.suite import Suite
@@ -129,16 +130,16 @@ class Trials:
                 "compact_exits": setup.compact_exits,
             }
         )
-        self._cells: dict[int, Json] = {}
+        self._cells: dict[int, QualityFields] = {}
         self._decoders: dict[str, Decoder] = {}
         self.timed: dict[int, Interval | None] = {}
         self.cost: Json = {"trials": 0, "scored_examples": 0, "generated_tokens": 0, "timed": 0}
         self.cost |= {"seconds": 0.0, "cpu_seconds": 0.0}
 
     @cached_property
-    def _prepared(self) -> Json:
+    def _prepared(self) -> Prepared:
         with self._counted():
-            arms = [
+            arms: list[Planned] = [
                 {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": self._suite.checkpoint(e)}
                 for e in self._suite.methods
             ]
@@ -147,9 +148,11 @@ class Trials:
     @property
     def expected_tokens(self) -> int:
         """The output length schedules plan for."""
-        return int(self._prepared["expected_tokens"][self.setup.task])
+        found = self._prepared["expected_tokens"][self.setup.task]
+        assert isinstance(found, int), "not an lm-eval task"
+        return found
 
-    def quality(self, place: int | None) -> Json:
+    def quality(self, place: int | None) -> QualityFields:
         """Outputs and scores of a setting by its place, None for the full model; as in a quality cell."""
         index = 0 if place is None else place + 1
         if index not in self._cells:

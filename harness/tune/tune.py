@@ -23,6 +23,7 @@ import numpy as np
 
 from harness.errors import BadInput, near
 from harness.machine import environment
+from harness.records.cells import QualityFields
 from harness.stats import intervals as stats
 from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
 
@@ -249,11 +250,11 @@ def _verdict(held: Try, goal: Goal) -> str:
     return "goal missed" if held.speedup.high < goal.target_speedup else "inconclusive"
 
 
-def _statistics(setup: Setup, cell: Json) -> np.ndarray:
+def _statistics(setup: Setup, cell: QualityFields) -> np.ndarray:
     return np.array([row["stats"][setup.metric] for row in cell["examples"]], dtype=np.float64)
 
 
-def _metric(setup: Setup, cell: Json) -> stats.Interval:
+def _metric(setup: Setup, cell: QualityFields) -> stats.Interval:
     return stats.bootstrap_metric(_statistics(setup, cell), setup.scored.combine)
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from harness.records import readings
-from harness.records.limits import BASELINE
+from harness.records.cells import Cell, Example, MemoryCell, QualityCell, SpeedCell, Timed, place
+from harness.records.differences import differences, said
 from harness.records.measures import statistics_of
+from harness.records.run import Run
 from harness.records.summary import QUALITY_MARGIN, quality_margin
 from harness.stats import intervals
 from harness.stats.intervals import Interval
-from reports.facts.load import Json, RunData
 from reports.text import label, real
 
 
@@ -53,7 +54,7 @@ class Arm:
 class Speed:
     """One arm at one batch size: the timed cell, its row of the summary, and the ratio to full where comparable."""
 
-    cell: Json
+    cell: SpeedCell
     row: Mapping[str, Any]
     interval: Interval | None
     verdict: str
@@ -67,9 +68,9 @@ class Speed:
         return real(self.cell.get(key))
 
     @cached_property
-    def runs(self) -> list[Json]:
+    def runs(self) -> list[Timed]:
         """The timed repeats."""
-        return [r for r in self.cell.get("runs") or [] if isinstance(r, dict)]
+        return self.cell.get("runs") or []
 
     @cached_property
     def step_s(self) -> np.ndarray:
@@ -128,24 +129,24 @@ class Facts:
         told: sentences that many captions share, written once; see reports.view.settings.
     """
 
-    data: RunData
+    data: Run
     arms: tuple[Arm, ...]
     batch_sizes: tuple[int, ...]
     tasks: dict[str, tuple[MetricInfo, ...]]
     speed: dict[tuple[str, int], Speed]
-    memory: dict[tuple[str, int], Json]
+    memory: dict[tuple[str, int], MemoryCell]
     quality: dict[tuple[str, str, str], Quality]
-    examples: dict[tuple[str, str], dict[str, Json]]
-    scored: dict[tuple[str, str], Json]
+    examples: dict[tuple[str, str], dict[str, Example]]
+    scored: dict[tuple[str, str], QualityCell]
     refused: tuple[str, ...] = ()
     margin: float = QUALITY_MARGIN
-    failed: tuple[Json, ...] = field(default=())
+    failed: tuple[Cell, ...] = field(default=())
     told: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> dict[tuple[str, Any], Mapping[str, Any]]:
         """The rows of the summary by (arm label, batch size)."""
-        return {(str(row.get("label")), row.get("batch_size")): row for row in self.data.rows}
+        return {(str(row.get("label")), row.get("batch_size")): row for row in self.data.summary}
 
     @property
     def baseline(self) -> Arm | None:
@@ -163,9 +164,14 @@ class Facts:
         return next((b for b in self.batch_sizes if any((arm.label, b) in self.speed for arm in self.arms)), None)
 
     @property
-    def speed_cells(self) -> list[Json]:
+    def speed_cells(self) -> list[SpeedCell]:
         """The timed cells that are shown."""
         return [timed.cell for timed in self.speed.values()]
+
+    def scored_number(self, arm: Arm, task: str, key: str) -> float | None:
+        """A number of the scored cell of an arm; None where there is none."""
+        cell = self.scored.get((arm.label, task))
+        return None if cell is None else real(cell.get(key))
 
     def ratio(self, arm: Arm, batch: int | None) -> Interval | None:
         """The realised speed-up of an arm, if it was measured and has an interval."""
@@ -173,27 +179,27 @@ class Facts:
         return timed.interval if timed and timed.interval and timed.interval.known else None
 
 
-def gather(data: RunData) -> Facts:
+def gather(data: Run) -> Facts:
     """Return the facts of one run; whatever is missing or failed is left out, never guessed."""
     arms = _arms(data)
-    ok = [cell for cell in data.cells if cell.get("status") == "ok"]
-    ok, refused = _comparable(ok, arms)
-    rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.rows}
+    ok, refused = _comparable([cell for cell in data.cells if cell["status"] == "ok"], arms)
+    rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.summary}
     speed: dict[tuple[str, int], Speed] = {}
-    memory: dict[tuple[str, int], Json] = {}
+    memory: dict[tuple[str, int], MemoryCell] = {}
+    scored: dict[tuple[str, str], QualityCell] = {}
     for cell in ok:
-        batch = cell.get("batch_size")
-        if not isinstance(batch, int):
-            continue
-        key = (_label(cell), batch)
-        if cell.get("kind") == "speed":
-            speed[key] = _speed(cell, rows.get(key, {}), arms)
-        elif cell.get("kind") == "memory":
-            memory[key] = cell
-    scored = {(_label(c), str(c.get("task"))): c for c in ok if c.get("kind") == "quality" and c.get("examples")}
-    examples = {key: {str(e.get("id")): e for e in cell["examples"]} for key, cell in scored.items()}
+        if cell["kind"] == "quality":
+            if cell.get("examples"):
+                scored[_label(cell), str(cell.get("task"))] = cell
+        elif (batch := cell.get("batch_size")) is not None:
+            key = (_label(cell), batch)
+            if cell["kind"] == "speed":
+                speed[key] = _speed(cell, rows.get(key, {}), arms)
+            elif cell["kind"] == "memory":
+                memory[key] = cell
+    examples = {key: {e["id"]: e for e in cell["examples"]} for key, cell in scored.items()}
     tasks = _tasks(data, scored)
-    batches = {c.get("batch_size") for c in data.cells if c.get("kind") in ("speed", "memory")}
+    batches = {c.get("batch_size") for c in data.cells if c["kind"] in ("speed", "memory")}
     return Facts(
         data=data,
         arms=arms,
@@ -202,28 +208,21 @@ def gather(data: RunData) -> Facts:
         speed=speed,
         memory=memory,
         quality=_quality(
-            arms, tasks, examples, {str(row.get("label")): row for row in data.rows}, quality_margin(data.run)
+            arms, tasks, examples, {str(row.get("label")): row for row in data.summary}, quality_margin(data.record)
         ),
         examples=examples,
         scored=scored,
         refused=refused,
-        margin=quality_margin(data.run),
-        failed=tuple(c for c in data.cells if c.get("status") != "ok"),
+        margin=quality_margin(data.record),
+        failed=tuple(c for c in data.cells if c["status"] != "ok"),
     )
 
 
-def _label(cell: Json) -> str:
-    return str((cell.get("arm") or {}).get("label"))
+def _label(cell: Cell) -> str:
+    return str(cell["arm"]["label"])
 
 
-def _arms(data: RunData) -> tuple[Arm, ...]:
-    records = list(data.run.get("arms") or [])
-    known = {str(r.get("label")) for r in records}
-    for cell in data.cells:  # a cell whose arm run.json does not list is shown all the same
-        if _label(cell) not in known:
-            known.add(_label(cell))
-            records.append(cell.get("arm") or {"label": "None"})
-    full = next((i for i, r in enumerate(records) if r.get("method") == BASELINE), None)
+def _arms(data: Run) -> tuple[Arm, ...]:
     return tuple(
         Arm(
             label=str(r.get("label")),
@@ -234,18 +233,18 @@ def _arms(data: RunData) -> tuple[Arm, ...]:
             trained=str(r.get("trained") or ""),
             exact=bool(r.get("exact")),
             target=real((r.get("params") or {}).get("speedup")),
-            baseline=i == full,
+            baseline=r is data.full,
             order=i,
         )
-        for i, r in enumerate(records)
+        for i, r in enumerate(data.arms)
     )
 
 
-def _comparable(cells: list[Json], arms: tuple[Arm, ...]) -> tuple[list[Json], tuple[str, ...]]:
+def _comparable(cells: list[Cell], arms: tuple[Arm, ...]) -> tuple[list[Cell], tuple[str, ...]]:
     """Drop cells whose conditions differ from the baseline's (without one: the first arm's) and name the difference."""
-    groups: dict[tuple[Any, ...], list[Json]] = {}
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.get("kind"), cell.get("batch_size"), cell.get("task")), []).append(cell)
+        groups.setdefault((cell["kind"], place(cell)), []).append(cell)
     rank = {arm.label: (not arm.baseline, arm.order) for arm in arms}
     kept, refused = [], []
     for group in groups.values():
@@ -255,7 +254,8 @@ def _comparable(cells: list[Json], arms: tuple[Arm, ...]) -> tuple[list[Json], t
             if cell.get("conditions_hash") == reference.get("conditions_hash"):
                 kept.append(cell)
             else:
-                why = difference(reference.get("conditions") or {}, cell.get("conditions") or {})
+                found = differences(reference.get("conditions") or {}, cell.get("conditions") or {})
+                why = said(found, "against", label) or "their hashes differ"
                 refused.append(
                     f"{label(_label(cell))}, {cell.get('kind')} cell {label(cell.get('id'))}: measured "
                     "under other conditions than "
@@ -264,24 +264,15 @@ def _comparable(cells: list[Json], arms: tuple[Arm, ...]) -> tuple[list[Json], t
     return kept, tuple(refused)
 
 
-def difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    """Return `key a against b; ...` for the keys in which two condition records differ."""
-    keys = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
-    return (
-        "; ".join(f"{label(k)} {label(ours.get(k))} against {label(theirs.get(k))}" for k in keys)
-        or "their hashes differ"
-    )
-
-
-def _speed(cell: Json, row: Mapping[str, Any], arms: tuple[Arm, ...]) -> Speed:
+def _speed(cell: SpeedCell, row: Mapping[str, Any], arms: tuple[Arm, ...]) -> Speed:
     interval = _interval(row, "speedup", int(real(row.get("paired_repeats")) or 0))
     if interval is None or any(arm.baseline and arm.label == _label(cell) for arm in arms):
         return Speed(cell, row, None, "")
     return Speed(cell, row, interval, str(row.get("verdict") or ""))
 
 
-def _tasks(data: RunData, scored: Mapping[tuple[str, str], Json]) -> dict[str, tuple[MetricInfo, ...]]:
-    order = [str(t.get("name") if isinstance(t, dict) else t) for t in (data.run.get("suite") or {}).get("tasks") or []]
+def _tasks(data: Run, scored: Mapping[tuple[str, str], QualityCell]) -> dict[str, tuple[MetricInfo, ...]]:
+    order = [str(t.get("name") if isinstance(t, dict) else t) for t in data.suite.get("tasks") or []]
     present = {task for _, task in scored}
     names = [t for t in order if t in present] + sorted(present.difference(order))
     found = {}
@@ -292,27 +283,17 @@ def _tasks(data: RunData, scored: Mapping[tuple[str, str], Json]) -> dict[str, t
     return found
 
 
-def _metric_names(cells: Iterable[Json]) -> list[str]:
+def _metric_names(cells: Iterable[QualityCell]) -> list[str]:
     names: dict[str, None] = {}
     for cell in cells:
         names.update(dict.fromkeys(str(k) for k in (cell["examples"][0].get("stats") or {})))
     return [n for n in names if n != "agreement"] + [n for n in names if n == "agreement"]
 
 
-_TITLES = {
-    "bleu": "BLEU",
-    "rougeL": "ROUGE-L",
-    "slot_error_rate": "Slot error rate",
-    "agreement": "Token agreement with full",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "bertscore": "BERTScore",
-}
-
-
 def metric_title(name: str) -> str:
     """How a metric is called in words."""
-    return _TITLES.get(name, label(name).replace("_", " "))
+    how = readings.reading(name)
+    return how.title if how and how.title else label(name).replace("_", " ")
 
 
 def _metric_info(name: str) -> MetricInfo | None:
@@ -324,7 +305,7 @@ def _metric_info(name: str) -> MetricInfo | None:
     return MetricInfo(name, metric_title(name), unit, how.better, how.combine)
 
 
-def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) -> np.ndarray | None:
+def statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:
     """Return the sufficient statistics [n, K] of the examples with the given ids, or None where one lacks them."""
     rows = statistics_of(examples, ids, metric)
     if rows is None:
@@ -336,7 +317,7 @@ def statistics(examples: Mapping[str, Json], ids: Iterable[str], metric: str) ->
 def _quality(
     arms: tuple[Arm, ...],
     tasks: Mapping[str, tuple[MetricInfo, ...]],
-    examples: Mapping[tuple[str, str], Mapping[str, Json]],
+    examples: Mapping[tuple[str, str], Mapping[str, Example]],
     rows: Mapping[str, Mapping[str, Any]],
     margin: float,
 ) -> dict[tuple[str, str, str], Quality]:

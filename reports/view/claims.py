@@ -82,7 +82,7 @@ def _full(pair: Any, pairs: Sequence[Any]) -> Any | None:
 
 
 def _rows(facts: Facts, arm: str) -> list[Mapping[str, Any]]:
-    return [row for row in facts.data.rows if str(row.get("label")) == arm]
+    return [row for row in facts.data.summary if str(row.get("label")) == arm]
 
 
 def _ends(row: Mapping[str, Any], column: str, *, signs: bool = False) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.records import cells as stored
 from reports.facts.facts import Arm, Facts
-from reports.facts.load import Json
 from reports.text import BYTES, MISSING, clean, counted, fixed, label, listed, real, scaled
 from reports.view.parts import Cell, Column, Definitions, Table, table
 from reports.view.settings import machine, shared
@@ -20,7 +20,7 @@ _RUN_KEYS = ("commit", "dirty", "date")
 
 def definitions(facts: Facts) -> Definitions:
     """Model, both modes, machine, software and the run itself, each as name-value pairs."""
-    run, env = facts.data.run, facts.data.run.get("environment") or {}
+    run, env = facts.data.record, facts.data.record.get("environment") or {}
     timed, scored = _conditions(facts.speed_cells), _conditions(list(facts.scored.values()))
     modes = (
         ("Speed", "fixed length: every row decodes the same number of tokens, end of sequence ignored"),
@@ -69,7 +69,7 @@ def _weights(facts: Facts) -> Pairs:
     return ((("depth", f"{depth} blocks"),) if depth else ()) + checkpoints
 
 
-def _chosen(run: Mapping[str, Any]) -> Pairs:
+def _chosen(run: stored.RunRecord) -> Pairs:
     """Arms whose parameters `depthbench tune` or `calibrate` chose: for what goal, on what data, at what cost, in which file."""
     entries = (run.get("suite") or {}).get("methods") or []
     return tuple(
@@ -82,7 +82,7 @@ def _chosen(run: Mapping[str, Any]) -> Pairs:
     )
 
 
-def _conditions(cells: Sequence[Json]) -> Pairs:
+def _conditions(cells: Sequence[stored.Cell]) -> Pairs:
     return tuple(
         (pretty(key), "; ".join(value_text(key, v) for v in _ordered(found))) for key, found in shared(cells).items()
     )
@@ -92,7 +92,7 @@ def _ordered(found: list[Any]) -> list[Any]:
     return sorted(found) if all(real(v) is not None for v in found) else found
 
 
-def _run(run: Mapping[str, Any], env: Mapping[str, Any]) -> Pairs:
+def _run(run: stored.RunRecord, env: Mapping[str, Any]) -> Pairs:
     dirty = {True: "yes: the working tree had uncommitted changes", False: "no"}.get(env.get("dirty"), "not recorded")  # type: ignore[arg-type]
     pairs = [
         ("suite", label(run.get("name") or MISSING)),
@@ -192,11 +192,11 @@ def warnings(facts: Facts) -> tuple[str, ...]:
         found.append(f"{counted(len(facts.data.problems) - MOST_PROBLEMS, 'more cell file')} could not be read.")
     found += facts.refused
     found += _inconsistent(facts)
-    if not facts.data.run.get("finished"):
+    if not facts.data.record.get("finished"):
         found.append("The run is not finished; more cells may come.")
     if facts.baseline is None:
         found.append("There is no full model in this run: no speed-up and no quality difference can be given.")
-    env = facts.data.run.get("environment") or {}
+    env = facts.data.record.get("environment") or {}
     if env.get("dirty"):
         found.append("The code had uncommitted changes, so the commit alone does not reproduce this run.")
     found += _missing(facts)
@@ -270,7 +270,7 @@ def _lengths(facts: Facts) -> list[str]:
     for arm in facts.arms:
         timed = facts.speed.get((arm.label, batch)) if batch is not None else None
         for task in facts.tasks:
-            scored = real(facts.scored.get((arm.label, task), {}).get("layers_per_token"))
+            scored = facts.scored_number(arm, task, "layers_per_token")
             blocks = timed.raw("layers_per_token") if timed else None
             if scored and blocks and abs(blocks / scored - 1) > 0.1:
                 parted.append(f"{arm.short} ({fixed(blocks, 1)} timed, {fixed(scored, 1)} scored on {label(task)})")

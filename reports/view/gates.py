@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.records.folder import Run
-from harness.records.gates import FAILED, PASSED, evaluate
+from harness.records.gates import FAILED, PASSED
 from reports.facts.facts import Facts
 from reports.text import clean, label
 from reports.view.cells import word_cell
@@ -24,7 +23,7 @@ class Gate:
 def gates(facts: Facts) -> tuple[Gate, ...]:
     """Return every gate of a run."""
     found = []
-    for gate in evaluate(Run(facts.data.run, list(facts.data.cells))):
+    for gate in facts.data.gates:
         limit = (
             ""
             if gate.value is None or gate.limit is None

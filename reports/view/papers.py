@@ -16,10 +16,10 @@ from reports.view.parts import Block, Cell, Column, Prose, Table, table
 
 def blocks(facts: Facts) -> tuple[Block, ...]:
     """One table per paper that the run carries, each after a sentence; a sentence alone where it carries none."""
-    carried = [p for p in facts.data.run.get("published") or [] if isinstance(p, Mapping)]
+    carried = [p for p in facts.data.record.get("published") or [] if isinstance(p, Mapping)]
     if not carried or importlib.util.find_spec("harness.records.published") is None:
         return (Prose(("The suite names no paper to stand beside.",)),)
-    pairs = importlib.import_module("harness.records.published").pairs(facts.data.run)
+    pairs = importlib.import_module("harness.records.published").pairs(facts.data.record)
     found: list[Block] = []
     for part in carried:
         paper = part.get("paper") or {}
@@ -95,7 +95,7 @@ def _unit(row: Any) -> str:
 def _ours(facts: Facts, pair: Any) -> list[tuple[int | None, float | None, float | None, float | None]]:
     """Our value with its interval, for each batch size it belongs beside; one without a batch size for a task's metric."""
     found = []
-    for row in facts.data.rows:
+    for row in facts.data.summary:
         batch = row.get("batch_size")
         if str(row.get("label")) != pair.label or (pair.row.batch_size is not None and batch != pair.row.batch_size):
             continue

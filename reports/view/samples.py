@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from harness.records.cells import Example
 from reports.facts.facts import Arm, Facts, MetricInfo, statistics
-from reports.facts.load import Json
 from reports.text import MISSING, clean, fixed, label
 from reports.view.answer import LOSES, quality_verdict
 from reports.view.cells import swatch
@@ -54,7 +54,7 @@ def _change(facts: Facts, task: str, ids: Sequence[str], metric: MetricInfo) -> 
     return found
 
 
-def _scores(examples: dict[str, Json], ids: Sequence[str], metric: MetricInfo) -> dict[str, float]:
+def _scores(examples: dict[str, Example], ids: Sequence[str], metric: MetricInfo) -> dict[str, float]:
     """The metric's value of each single example."""
     there = [i for i in ids if i in examples]
     stats = statistics(examples, there, metric.name)
@@ -65,7 +65,7 @@ def _scores(examples: dict[str, Json], ids: Sequence[str], metric: MetricInfo) -
     return {i: float(v) for i, v in zip(there, values, strict=True) if np.isfinite(v)}
 
 
-def _of_arms(shown: dict[str, Json], metric: MetricInfo) -> dict[str, float]:
+def _of_arms(shown: dict[str, Example], metric: MetricInfo) -> dict[str, float]:
     """One example's value under each arm; all at once unless one arm's statistics are not to be read."""
     arms = list(shown)
     return _scores(shown, arms, metric) or {k: v for arm in arms for k, v in _scores(shown, [arm], metric).items()}

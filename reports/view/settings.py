@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.records.cells import Cell
 from reports.facts.facts import Facts
-from reports.facts.load import Json
 from reports.text import clean, counted, label, listed, real
 
 
 def machine(facts: Facts) -> str:
     """Return what the run was measured on, as far as the fingerprint says."""
-    env = facts.data.run.get("environment") or {}
+    env = facts.data.record.get("environment") or {}
     cpu = _first(env, ("cpu", "model"), ("cpu",))
     cores = _first(env, ("cpu", "usable_cores"), ("cpu", "cores"), ("cpu", "threads"))
     gpu = _first(env, ("gpu", "name"))
@@ -37,7 +37,7 @@ def _first(env: Mapping[str, Any], *paths: tuple[str, ...]) -> Any:
     return None
 
 
-def shared(cells: Iterable[Json]) -> dict[str, list[Any]]:
+def shared(cells: Iterable[Cell]) -> dict[str, list[Any]]:
     """Return every key of the cells' conditions with its distinct values, in order of appearance."""
     found: dict[str, list[Any]] = {}
     for cell in cells:
@@ -48,7 +48,7 @@ def shared(cells: Iterable[Json]) -> dict[str, list[Any]]:
     return found
 
 
-def values(cells: Iterable[Json], key: str) -> str:
+def values(cells: Iterable[Cell], key: str) -> str:
     """Return the distinct values of a key of the cells (else of their conditions), as `48`, `15 to 22`, `a, b`; empty if none."""
     found = [cell.get(key, (cell.get("conditions") or {}).get(key)) for cell in cells]
     seen = list(dict.fromkeys(label(value) for value in found if value is not None))
@@ -105,12 +105,12 @@ def _quality_setting(facts: Facts, task: str | None) -> str:
     )
 
 
-def _model(cells: Iterable[Json]) -> str:
+def _model(cells: Iterable[Cell]) -> str:
     cells = list(cells)
     parts = [text for key in ("model", "dtype") if (text := values(cells, key))]
     return clean(", ".join(parts)) or "Model not recorded"
 
 
-def _threads(cells: Iterable[Json]) -> str:
+def _threads(cells: Iterable[Cell]) -> str:
     count = values(cells, "threads")
     return f", {count} threads" if count and count != "1" else ", 1 thread" if count else ""

@@ -170,7 +170,7 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
         facts, batches, lambda arm, batch: (arm.label, batch) in facts.speed or (arm.label, batch) in facts.memory
     )
     timed = [facts.speed.get((arm.label, batch)) for arm, batch in pairs]
-    memory = [facts.memory.get((arm.label, batch), {}) for arm, batch in pairs]
+    memory = [facts.memory.get((arm.label, batch)) for arm, batch in pairs]
 
     def of_cell(key: str) -> list[float | None]:
         return [s.raw(key) if s else None for s in timed]
@@ -195,8 +195,8 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
     column("K/V written", of_cell("kv_written_bytes"), BYTES, traffic)
     peaks = "Memory, in a process of its own"
     for title, key in _PEAKS.items():
-        found = [m.get(key) for m in memory]
-        if any(real(v) is not None for v in found):
+        found = [real(m.get(key)) if m else None for m in memory]
+        if any(value is not None for value in found):
             column(title, found, BYTES, peaks)
     for title, unit, key in _ENERGY:
         columns.append(

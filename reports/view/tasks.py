@@ -43,10 +43,10 @@ def lm_eval_table(facts: Facts, names: list[str]) -> Table:
             EMPTY if q is None else interval_cell(q.difference, 1, plus=True, tone=tone_of(q.verdict)) for q in found
         ]
         columns.append((Column("from full", "paired", group=group), gaps))
-        rows = {str(r.get("label")): r for r in facts.data.rows}
+        rows = {str(r.get("label")): r for r in facts.data.summary}
         p_values = [real(rows.get(a.label, {}).get(f"{task}/{metric.name}_mcnemar_p")) for a in arms]
         columns.append((Column("McNemar", "p", group=group), number_cells(p_values, 3)))
-        depth = [real(facts.scored.get((a.label, task), {}).get("layers_per_token")) for a in arms]
+        depth = [facts.scored_number(a, task, "layers_per_token") for a in arms]
         columns.append((Column("Layers", "per token", group=group), number_cells(depth, 1)))
     note = f"Differences are paired over the examples of a task. {quality_setting(facts)}"
     return table("lm-eval", "lm-eval tasks, scored under each method", columns, note)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.stats import intervals
 from reports.facts.facts import Arm, Facts, MetricInfo, Quality, Speed
-from reports.text import fixed, label, listed, real
+from reports.text import fixed, label, listed
 from reports.view.answer import KEEPS, LOSES, quality_verdict
 from reports.view.cells import EMPTY, interval_cell, name_cell, number_cells, tone_of
 from reports.view.parts import Cell, Column, Table, table
@@ -130,7 +130,7 @@ def _layer_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
         )
     ]
     for task in facts.tasks:
-        scored = [facts.scored.get((a.label, task), {}).get("layers_per_token") for a in facts.arms]
+        scored = [facts.scored_number(a, task, "layers_per_token") for a in facts.arms]
         columns.append((Column("scored", label(task), group=group), number_cells(scored, 1)))
     return columns
 
@@ -146,13 +146,12 @@ def metrics_table(facts: Facts, task: str) -> Table:
         columns.append((Column("value", unit, group=metric.title, hint=hint), values))
         gaps = [EMPTY if q is None else interval_cell(q.difference, 1, plus=True) for q in found]
         columns.append((Column("from full", unit, group=metric.title), gaps))
-    tokens = [facts.scored.get((a.label, task), {}) for a in facts.arms]
     lengths = [
-        None if not (n := len(c.get("examples") or ())) or real(c.get("tokens")) is None else c["tokens"] / n
-        for c in tokens
+        None if (n := facts.scored_number(a, task, "tokens")) is None else n / len(facts.examples[a.label, task])
+        for a in facts.arms
     ]
     columns.append((Column("Tokens per output", "mean"), number_cells(lengths, 1)))
-    cut = [c.get("unfinished") for c in tokens]
+    cut = [facts.scored_number(a, task, "unfinished") for a in facts.arms]
     if any(cut):
         columns.append((Column("Cut at the limit", "outputs"), number_cells(cut, 0)))
     return table(f"metrics-{task}", f"Every metric on {label(task)}", columns, quality_setting(facts, task))

@@ -8,20 +8,24 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import BadInput, near
+
+if TYPE_CHECKING:
+    from harness.records.run import Run
 
 __all__ = ["write_report"]
 
 
-def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: str = "page") -> Path:
+def write_report(run_dirs: Sequence[Path | Run], out: Path | None = None, *, style: str = "page") -> Path:
     """Write one report on the runs in `run_dirs` and return the path of its page.
 
     Beside `report.html` stand `report.pdf`, `figures/` (SVG, PDF, PNG) and `tables/` (CSV, Markdown, LaTeX); in the folder
     of a single run `summary.csv` is written anew as well. The same results give the same bytes.
 
     Args:
-        run_dirs: folders that hold a run.json. Runs under the same conditions are joined.
+        run_dirs: folders that hold a run.json, or runs that are read already. Runs under the same conditions are joined.
         out: the folder to write to, made if it is missing, or the HTML file; default: the first run's folder.
         style: what the files in `figures/` are drawn for: `page`, or `paper` (a column of 3.35 inches, serif type).
 
@@ -32,7 +36,6 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
 
     if style not in SHEETS:
         raise BadInput(f"report: style {style!r} is not known; {near(style, SHEETS)}")
-    folders = [Path(folder) for folder in run_dirs]
     sheet = SHEETS[style]
     with _undisturbed():
         # What reads and draws takes long to load: bad input is refused before.
@@ -43,8 +46,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
         from reports.write import export, pdf, view
         from reports.write import html as render
 
-        runs = load.load(folders)
-        page = _place(folders[0] if out is None else Path(out))
+        runs = load.load(run_dirs)
+        page = _place(out or runs[0].folder or Path())
         shown = view.build(runs)
         parts = [part for part in walk(shown) if isinstance(part, Figure)]
         drawings = {part.id: figures.draw(part, PAGE) for part in parts}
@@ -58,7 +61,7 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None, *, style: st
     for name, content in made.items():
         _write(page.with_name(name), content)
     if out is None and len(runs) == 1:
-        _write(page.with_name("summary.csv"), summary.csv_text(runs[0].rows).encode("utf-8", "backslashreplace"))
+        _write(page.with_name("summary.csv"), summary.csv_text(runs[0].summary).encode("utf-8", "backslashreplace"))
     _replace(page.parent / "figures", figure_files.result(), drawn)
     _replace(page.parent / "tables", table_files, tabled)
     return page

@@ -167,7 +167,7 @@ def _samples(facts: Facts) -> tuple[Block, ...]:
 
 def _reproduce(facts: Facts) -> tuple[Block, ...]:
     blocks: list[Block] = []
-    sources = facts.data.sources or (facts.data.run,)
+    sources = facts.data.sources or (facts.data.record,)
     for i, run in enumerate(sources, 1):
         which = f" {i}" if len(sources) > 1 else ""
         command = run.get("command") or []

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from harness.records.cells import Cell
+from harness.records.run import Run
 from reports.facts import merge
 from reports.facts.facts import Facts, gather
-from reports.facts.load import RunData
 from reports.text import counted, label, listed
 from reports.view.parts import Block, Figure, Fold, ReportView, RunView, Section, Table
 from reports.view.settings import machine, values
 from reports.write import sections
 
 
-def build(runs: Sequence[RunData]) -> ReportView:
+def build(runs: Sequence[Run]) -> ReportView:
     """Return the view of a report on runs: those under the same conditions joined, others in sections of their own."""
     joined = merge.join(runs)
     facts = [gather(run) for run in joined]
@@ -24,17 +25,17 @@ def build(runs: Sequence[RunData]) -> ReportView:
     return ReportView(title, _relation(runs, joined, [v.title for v in views]), views)
 
 
-def _name(run: RunData) -> str:
-    return listed(dict.fromkeys(label(r.get("name") or "unnamed run") for r in run.sources or (run.run,)), 4)
+def _name(run: Run) -> str:
+    return listed(dict.fromkeys(label(r.get("name") or "unnamed run") for r in run.sources or (run.record,)), 4)
 
 
-def _title(run: RunData, name: str) -> str:
+def _title(run: Run, name: str) -> str:
     """The suite's own title, else its name with what it is about."""
-    given = (run.run.get("suite") or {}).get("title")
+    given = run.suite.get("title")
     return label(given, 120) if given else f"{name}: depth-adaptive decoding against the full model"
 
 
-def _relation(runs: Sequence[RunData], joined: Sequence[RunData], titles: Sequence[str]) -> tuple[str, ...]:
+def _relation(runs: Sequence[Run], joined: Sequence[Run], titles: Sequence[str]) -> tuple[str, ...]:
     """What became of several runs: which were joined, and what keeps the others apart; nothing for one."""
     lead = []
     for run, title in zip(joined, titles, strict=True):
@@ -48,7 +49,7 @@ def _relation(runs: Sequence[RunData], joined: Sequence[RunData], titles: Sequen
         return tuple(lead)
     lead.insert(0, f"This report holds {counted(len(runs), 'run')} in {len(joined)} parts. No table mixes them.")
     for other, title in zip(joined[1:], titles[1:], strict=True):
-        why = merge.differences(joined[0], other) or ("measured in another state of the runs before",)
+        why = merge.apart(joined[0], other) or ("measured in another state of the runs before",)
         lead.append(f"{title}, beside {titles[0]}: {'; '.join(why)}.")
     return tuple(lead)
 
@@ -56,8 +57,9 @@ def _relation(runs: Sequence[RunData], joined: Sequence[RunData], titles: Sequen
 def _run_view(facts: Facts, name: str, index: int, count: int) -> RunView:
     prefix = f"r{index + 1}-" if count > 1 else ""
     title = f"Part {index + 1}: {name}" if count > 1 else name
-    cells = facts.speed_cells or list(facts.scored.values())
-    started = [label(r.get("started") or "")[:10] for r in facts.data.sources or (facts.data.run,)]
+    cells: list[Cell] = [*facts.speed_cells]
+    cells = cells or [*facts.scored.values()]
+    started = [label(r.get("started") or "")[:10] for r in facts.data.sources or (facts.data.record,)]
     about = [
         values(cells, "model"),
         values(cells, "dtype"),

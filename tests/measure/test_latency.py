@@ -18,6 +18,7 @@ from harness.measure.probes import breakdown, fewer_blocks, latency
 from harness.method import ExitState, Method
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
+from harness.records.cells import SpeedFields
 from methods.calm import CALM
 from methods.fixed_exit import FixedExit
 from tests.conftest import ragged_prompts
@@ -305,28 +306,35 @@ def test_ideal_is_in_proportion_to_sublayers(pace: float) -> None:
     seconds = {"embed": 1.0, "attention": 20.0, "feed": 60.0, "head": 8.0, "sampling": 1.0, "host": 10.0}
     parts = {part: [pace * value] for part, value in seconds.items()}
     taken = [{"parts_s": parts, "step_s": [pace * 100.0]}]
-    full = {"breakdown": taken, "runs": [{"step_s": [100.0]}], "depth": 10}
-    state = {"heads_per_token": 1.0, "serial_attention_per_token": 10.0, "serial_feed_per_token": 0.0}
-    found = speed._ideal(full, state, {}, drafts=False)
+    full: SpeedFields = {"breakdown": taken, "runs": [{"step_s": [100.0]}], "depth": 10}
+    found: SpeedFields = {"heads_per_token": 1.0, "serial_attention_per_token": 10.0, "serial_feed_per_token": 0.0}
+    speed.add_ideal(full, found, {}, drafts=False)
     assert found["ideal_full_step_s"] == pytest.approx(100.0)
     assert found["ideal_step_s"] == pytest.approx(1 + 8 + 1 + 90 * 20 / 80)
     assert found["step_parts_s"]["block"] == pytest.approx(9.0)
     assert found["step_parts_s"]["rest"] == pytest.approx(1.0)
-    assert speed._ideal(None, state, {}, drafts=False)["ideal_step_s"] is None
+    speed.add_ideal(None, found, {}, drafts=False)
+    assert found["ideal_step_s"] is None and found["step_parts_s"] is None
 
 
 def test_ideal_is_read_off_the_full_models_own_step_with_fewer_blocks() -> None:
     """Worked out by hand: a block costs 8 of 100 where half of ten run, 12 in the others; a draft pays the rest once a pass."""
     parts = {"embed": [1.0], "attention": [40.0], "feed": [40.0], "head": [8.0], "sampling": [1.0], "host": [10.0]}
-    full = {"breakdown": [{"parts_s": parts, "step_s": [100.0]}], "runs": [{"step_s": [100.0]}], "depth": 10}
+    full: SpeedFields = {
+        "breakdown": [{"parts_s": parts, "step_s": [100.0]}],
+        "runs": [{"step_s": [100.0]}],
+        "depth": 10,
+    }
     fewer = {2: [16.0, 15.0, 30.0], 5: [40.0, 40.0, 41.0]}
-    state = {"heads_per_token": 1.0, "serial_attention_per_token": 5.0, "serial_feed_per_token": 5.0}
-    assert speed._ideal(full, state, fewer, drafts=False)["ideal_step_s"] == pytest.approx(40.0)
+    state: SpeedFields = {"heads_per_token": 1.0, "serial_attention_per_token": 5.0, "serial_feed_per_token": 5.0}
+    speed.add_ideal(full, state, fewer, drafts=False)
+    assert state["ideal_step_s"] == pytest.approx(40.0)
     state.update(serial_attention_per_token=7.5, serial_feed_per_token=7.5)
-    found = speed._ideal(full, state, fewer, drafts=False)
-    assert found["ideal_step_s"] == pytest.approx(70.0) and found["ideal_full_step_s"] == 100.0
+    speed.add_ideal(full, state, fewer, drafts=False)
+    assert state["ideal_step_s"] == pytest.approx(70.0) and state["ideal_full_step_s"] == 100.0
     state.update(heads_per_token=2.0)
-    assert speed._ideal(full, state, {}, drafts=True)["ideal_step_s"] == pytest.approx(2 * 10 + 0.75 * 90)
+    speed.add_ideal(full, state, {}, drafts=True)
+    assert state["ideal_step_s"] == pytest.approx(2 * 10 + 0.75 * 90)
 
 
 def test_fewer_blocks_are_run_by_the_same_engine(opt: Decoder) -> None:

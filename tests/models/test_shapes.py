@@ -14,7 +14,7 @@ from harness.decode.engine import generate
 from harness.errors import BadInput
 from harness.models.load import FAMILIES
 from harness.models.shapes import SHAPES
-from harness.records.folder import load_run
+from harness.records.run import load
 from harness.records.summary import summarise
 from harness.run.sweep import run_suite
 from harness.suites.suite import load_suite
@@ -59,8 +59,8 @@ def test_unknown_shapes_are_refused_with_near_ones() -> None:
 def test_a_suite_without_tasks_measures_speed_and_memory_and_leaves_quality_empty(tmp_path: Path) -> None:
     file = tmp_path / "shape.yaml"
     file.write_text(SUITE)
-    assert run_suite(load_suite(file), tmp_path / "run") == 0
-    rows = summarise(load_run(tmp_path / "run"))
+    assert run_suite(load_suite(file), tmp_path / "run").failed == 0
+    rows = summarise(load(tmp_path / "run"))
     assert [row["label"] for row in rows] == ["full", "skipdecode(speedup=5)"]
     for row in rows:
         assert row["status"] == "ok" and row["tpot_ms"] > 0 and row["peak_memory_mb"] > 0

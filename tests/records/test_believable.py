@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.records import believable, gates, summary
-from harness.records.folder import Run
+from harness.records.run import Run
 
 Json = dict[str, Any]
 FULL_S = 0.010

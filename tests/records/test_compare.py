@@ -193,14 +193,14 @@ def test_two_processors_are_told_first_and_their_times_are_not_compared(tmp_path
             cell["conditions"]["compiled_kernels"] = f"on: {vectors}, cc 12"
             store.write_cell(cell)
     compared = compare.compare(a, b)
-    assert compared.processors == "vectors avx512 and avx2; kernels avx512 and avx2"
+    assert compared.processors == "kernels avx512 and avx2; vectors avx512 and avx2"
     assert not compared.refusals, "what says which processor it was refuses nothing then"
     metrics = {change.metric for change in compared.changes}
     assert "speedup" in metrics and "tpot" not in metrics
     done = subprocess.run(
         [sys.executable, "-m", "harness.cli", "compare", str(a), str(b)], capture_output=True, text=True
     )
-    assert done.stdout.startswith("two processors: vectors avx512 and avx2")
+    assert done.stdout.startswith("two processors: kernels avx512 and avx2")
 
 
 def test_an_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:

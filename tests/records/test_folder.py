@@ -14,9 +14,10 @@ import pytest
 
 from harness import files
 from harness.errors import BadInput, CellFailed
-from harness.records import readings
-from harness.records.folder import RunStore, cell_files, load_run
+from harness.records import readings, samples
+from harness.records.folder import RunStore, cell_files
 from harness.records.readings import Reading
+from harness.records.run import load
 
 ARM = {"label": "Full model", "method": "full", "checkpoint": "m/full", "params": {}}
 
@@ -48,14 +49,14 @@ def test_what_is_written_is_read_back(tmp_path):
     made = run_folder(tmp_path / "new" / "run", values)
     assert made.cells() == [{"schema_version": 1, **values}]
     assert made.read_run()["name"] == "quick"
-    run = load_run(made.path)
-    assert (run.run["schema_version"], run.cells, run.problems) == (1, made.cells(), ())
+    run = load(made.path)
+    assert (run.record["schema_version"], run.cells, run.problems) == (1, made.cells(), ())
 
 
 def test_key_order_is_kept(tmp_path):
     """The first metric of an example is the task's main one, so sorting keys would change verdicts."""
     made = run_folder(tmp_path, cell(stats={"rougeL": 1, "bleu": 2}))
-    assert list(load_run(made.path).cells[0]["stats"]) == ["rougeL", "bleu"]
+    assert list(load(made.path).cells[0]["stats"]) == ["rougeL", "bleu"]
 
 
 def test_resume_listing(tmp_path):
@@ -64,9 +65,8 @@ def test_resume_listing(tmp_path):
     again = RunStore(tmp_path)
     assert again.ids() == {"a", "b", "m"}
     assert again.ids("ok") == {"a", "m"}
-    assert again.has("b")
-    assert not again.has("c")
-    assert [c["id"] for c in again.cells("memory")] == ["m"]
+    assert again.cell("b") == again.cells()[1]
+    assert again.cell("c") is None
     again.write_cell(cell("b"))
     assert again.ids("ok") == {"a", "b", "m"}
     assert [c["id"] for c in made.cells()] == ["a", "b", "m"]
@@ -87,13 +87,13 @@ s.write_cell({"id": sys.argv[2], "kind": "speed", "status": "ok", "arm": {"label
 def test_killed_between_temporary_file_and_rename(tmp_path, cell_id):
     """The old cell stays whole, a new one is simply missing, and the left-over is neither listed nor in the way."""
     run_folder(tmp_path)
-    before = load_run(tmp_path).cells
+    before = load(tmp_path).cells
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), cell_id], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert list((tmp_path / "cells").glob(".*.tmp"))
-    assert load_run(tmp_path).cells == before
+    assert load(tmp_path).cells == before
     again = RunStore(tmp_path)
-    assert again.has(cell_id) == (cell_id == "speed-full-b1")
+    assert (again.cell(cell_id) is not None) == (cell_id == "speed-full-b1")
     again.write_cell(cell(cell_id, new=True))
     assert not list((tmp_path / "cells").glob(".*.tmp"))
     assert next(c for c in again.cells() if c["id"] == cell_id)["new"] is True
@@ -112,14 +112,14 @@ def test_broken_cell_is_missing_reported_and_kept_aside(tmp_path, damage):
     path = tmp_path / "cells" / "bad.json"
     path.write_bytes(damage)
 
-    read = load_run(tmp_path)  # reading alone must not change the folder
+    read = load(tmp_path)  # reading alone must not change the folder
     assert [c["id"] for c in read.cells] == ["good"]
     assert len(read.problems) == 1
     assert "bad.json" in read.problems[0]
     assert "\n" not in read.problems[0]
     assert path.read_bytes() == damage
 
-    assert not made.has("bad")
+    assert made.cell("bad") is None
     assert made.ids() == {"good"}
     assert len(made.problems) == 1
     assert "bad.json.broken" in made.problems[0]
@@ -134,7 +134,7 @@ def test_a_copied_cell_is_not_counted_twice(tmp_path):
     made = run_folder(tmp_path)
     path = tmp_path / "cells" / "speed-full-b1.json"
     (tmp_path / "cells" / "copy.json").write_bytes(path.read_bytes())
-    assert len(load_run(tmp_path).cells) == 1
+    assert len(load(tmp_path).cells) == 1
     assert made.ids() == {"speed-full-b1"}
 
 
@@ -152,9 +152,9 @@ def test_unknown_schema_version_is_refused_and_left_alone(tmp_path, name, versio
     assert repr(version) in str(caught.value)
     if name == "run.json":
         with pytest.raises(BadInput, match="schema_version"):
-            load_run(tmp_path)
+            load(tmp_path)
     else:  # one foreign cell does not make the others unreadable
-        read = load_run(tmp_path)
+        read = load(tmp_path)
         assert [c["id"] for c in read.cells] == ["other"]
         assert len(read.problems) == 1 and "schema_version" in read.problems[0] and path.name in read.problems[0]
     assert tree(tmp_path) == before
@@ -260,9 +260,9 @@ def test_records_that_are_no_cells(tmp_path, changes):
 
 def test_missing_run(tmp_path):
     with pytest.raises(BadInput, match="no such folder"):
-        load_run(tmp_path / "nowhere")
+        load(tmp_path / "nowhere")
     with pytest.raises(BadInput, match=r"no run\.json"):
-        load_run(tmp_path)
+        load(tmp_path)
 
 
 def test_samples_are_rebuilt_from_the_cells(tmp_path, monkeypatch):
@@ -286,8 +286,9 @@ def test_samples_are_rebuilt_from_the_cells(tmp_path, monkeypatch):
         scored("failed", {**ARM, "label": "third"}, example(0, [4.0, 4.0]), status="failed"),
     )
     made.write_run({"arms": [ARM, other]})
-    made.write_samples()
-    lines = [json.loads(line) for line in made.write_samples().read_text(encoding="utf-8").splitlines()]
+    samples.write_samples(made, load(tmp_path))
+    written = samples.write_samples(made, load(tmp_path)).read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in written.splitlines()]
     assert [(line["label"], line["id"]) for line in lines] == [("Full model", "e0"), ("CALM", "e0"), ("CALM", "e1")]
     assert [line["scores"] for line in lines] == [
         {"bleu": 100.0, "unknown": None},
@@ -301,8 +302,8 @@ def test_samples_are_rebuilt_from_the_cells(tmp_path, monkeypatch):
 
 
 def test_numpy_floats_are_numbers(tmp_path):
-    made = run_folder(tmp_path, cell(depth=np.float64(24)))
-    assert made.cells()[0]["depth"] == 24.0
+    made = run_folder(tmp_path, cell(layers_per_token=np.float64(24)))
+    assert made.cells()[0]["layers_per_token"] == 24.0
 
 
 def test_the_torch_free_parts_stay_torch_free():
@@ -320,15 +321,16 @@ def test_the_torch_free_parts_stay_torch_free():
 def test_compressed_cells_are_read_as_well(tmp_path):
     """Published copies hold them so; a damaged one is a cell that is missing, with one line that says so."""
     made = run_folder(tmp_path)
-    plain = load_run(made.path)
+    plain = load(made.path)
     paths = cell_files(made.path)
     for path in paths:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    assert load_run(made.path) == plain
-    assert made.cells() == plain.cells and all(made.has(one["id"]) for one in plain.cells)
+    read = load(made.path)
+    assert (read.record, read.cells) == (plain.record, plain.cells)
+    assert made.cells() == plain.cells and all(made.cell(one["id"]) == one for one in plain.cells)
     cut = cell_files(made.path)[0]
     cut.write_bytes(cut.read_bytes()[:-9])
-    damaged = load_run(made.path)
+    damaged = load(made.path)
     assert len(damaged.cells) == len(plain.cells) - 1
     assert len(damaged.problems) == 1 and cut.name in damaged.problems[0] and "\n" not in damaged.problems[0]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.errors import BadInput
 from harness.records import measures, readings
-from harness.records.folder import Run, RunStore, load_run
+from harness.records.folder import RunStore
 from harness.records.readings import Reading
+from harness.records.run import Run, load
 from harness.records.summary import COLUMNS, csv_text, speedup, summarise, write_summary
 
 FULL = {
@@ -391,8 +391,8 @@ def test_file_is_stable_and_numbers_have_six_digits(tmp_path):
     store.write_run({"name": "x", "suite": {}, "arms": [FULL, {**SKIP, "label": 'a "quoted", label'}]})
     for cell in (full_speed(), {**speed(SKIP), "arm": {**SKIP, "label": 'a "quoted", label'}}):
         store.write_cell(cell)
-    first = write_summary(store).read_bytes()
-    assert write_summary(tmp_path).read_bytes() == first
+    first = write_summary(store, load(tmp_path)).read_bytes()
+    assert write_summary(store, load(tmp_path)).read_bytes() == first
     assert b"\r" not in first
     lines = list(csv.DictReader(io.StringIO(first.decode())))
     assert lines[1]["label"] == 'a "quoted", label'
@@ -404,10 +404,20 @@ def test_file_is_stable_and_numbers_have_six_digits(tmp_path):
     )
 
 
-def test_summary_of_nothing_leaves_nothing_behind(tmp_path):
-    with pytest.raises(BadInput, match="no such folder"):
-        write_summary(tmp_path / "typo")
-    assert not (tmp_path / "typo").exists()
+def test_a_frame_has_the_rows_of_the_file_with_proper_types(tmp_path):
+    """Missing is NaN in every column, never 0 or an empty text; counts and times can be computed with at once."""
+    table = run(full_speed(), speed(SKIP), memory(FULL), quality(FULL, [5] * 30), quality(SKIP, [5] * 30))
+    frame = table.frame()
+    assert list(frame.columns) == list(table.summary[0]) and len(frame) == 2
+    assert frame["batch_size"].dtype == "int64" and frame["speedup"].dtype == frame["toy/examples"].dtype == "float64"
+    skip = frame.set_index("label").loc["Skip"]
+    assert skip["speedup"] == pytest.approx(1.5) and skip["verdict"] == "faster"
+    assert frame["peak_memory_mb"].isna().tolist() == [False, True] and frame["peak_memory_kind"].isna().tolist() == [
+        False,
+        True,
+    ]
+    assert frame["energy_j_per_token"].isna().all() and frame["energy_j_per_token"].dtype == "float64"
+    assert run(arms=()).frame().empty
 
 
 def test_rows_come_from_the_folder_alone(tmp_path: Path):
@@ -417,7 +427,7 @@ def test_rows_come_from_the_folder_alone(tmp_path: Path):
     store.write_run({"name": "x", "suite": {}, "arms": [FULL, SKIP]})
     for cell in cells:
         store.write_cell(json.loads(json.dumps(cell)))
-    assert summarise(load_run(tmp_path)) == summarise(run(*cells))
+    assert summarise(load(tmp_path)) == summarise(run(*cells))
 
 
 def test_extra_columns_follow_the_metrics():
@@ -445,7 +455,7 @@ def test_logits_that_are_not_finite_are_noted():
 
 def test_summarising_needs_no_torch():
     code = (
-        "import sys; from harness.records.folder import Run; from harness.records.summary import summarise; "
+        "import sys; from harness.records.run import Run; from harness.records.summary import summarise; "
         "summarise(Run({'arms': []}, [])); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

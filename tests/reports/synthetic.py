@@ -313,10 +313,11 @@ def write_cell(
 
 
 def edit_cells(folder: Path, pattern: str, **changes: Any) -> int:
-    """Overwrite keys of the cells whose file name matches; returns how many there were."""
+    """Overwrite keys of the cells whose file name matches, take out those that are None; returns how many there were."""
     files = sorted((folder / "cells").glob(pattern))
     for file in files:
-        _dump(file, json.loads(file.read_text()) | changes)
+        cell = json.loads(file.read_text()) | changes
+        _dump(file, {key: value for key, value in cell.items() if key not in changes or value is not None})
     return len(files)
 
 

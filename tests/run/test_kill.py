@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.records.folder import RunStore, load_run
+from harness.records.folder import RunStore
+from harness.records.run import load
 from tests.run.test_sweep import write_suite
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,15 +101,15 @@ class Killer:
                     assert RunStore(self.out).ids("failed"), (self.folder / "log").read_text()[-3000:]
                 continue
             if (self.out / "run.json").exists():
-                run = load_run(self.out)
+                run = load(self.out)
                 assert not run.problems, run.problems
         self.complete()
 
 
 def check_folder(out: Path, batches: int) -> None:
     """Every cell once, whole and good; nothing left over."""
-    run = load_run(out)
-    assert run.run["finished"] and not run.problems
+    run = load(out)
+    assert run.record["finished"] and not run.problems
     found = [(c["kind"], c["arm"]["label"], c.get("task") or c["batch_size"]) for c in run.cells]
     assert len(found) == len(set(found)) == 3 * (2 * batches + 1) and all(c["status"] == "ok" for c in run.cells)
     for cell in run.cells:

@@ -12,7 +12,7 @@ import pytest
 
 from harness import errors
 from harness.errors import BadInput, CellFailed
-from harness.records.folder import load_run
+from harness.records.run import load
 from harness.run import executors, sweep
 from harness.suites.suite import load_suite
 
@@ -93,9 +93,9 @@ limits: {{dispersion: 1000}}
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    assert sweep.run_suite(load_suite(path), out, workers=workers) == 0
+    assert sweep.run_suite(load_suite(path), out, workers=workers).failed == 0
     killer.join()
-    cells = load_run(out).cells
+    cells = load(out).cells
     assert len(cells) == 6 and all(cell["status"] == "ok" for cell in cells)
     machines = [machine for cell in cells for machine in cell["machine"]]
     assert max(machine["attempts"] for machine in machines) > 1, "no job was running on the node that was killed"

@@ -13,7 +13,7 @@ from harness.errors import BadInput
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.records import published
-from harness.records.folder import load_run
+from harness.records.run import load
 from harness.records.summary import summarise
 from harness.run import plan, sweep
 from harness.suites.suite import Suite, load_suite
@@ -57,16 +57,16 @@ def test_cells_are_those_planned_and_published_rows_stand_apart(checkpoint: Path
     suite = suite_for(str(checkpoint), tmp_path)
     suite = suite.model_copy(update={"tasks": (suite.tasks[0].model_copy(update={"metrics": ("rouge2", "bleu")}),)})
     planned = plan.plan(suite, data)
-    assert sweep.run_suite(suite, tmp_path / "run", data=data, workers=InProcess()) == 0
-    run = load_run(tmp_path / "run")
+    assert sweep.run_suite(suite, tmp_path / "run", data=data, workers=InProcess()).failed == 0
+    run = load(tmp_path / "run")
     assert {cell.id for cell in planned.cells} == {cell["id"] for cell in run.cells}
-    pairs = published.pairs(run.run)
+    pairs = published.pairs(run.record)
     assert [(p.label, p.column, p.row.model, p.row.value) for p in pairs] == [
         ("Full model", "cnn_dm/rougeL", "OPT-1.3B", 29.5),
         ("Full model", "cnn_dm/rougeL", "OPT-6.7B", 30.2),
     ]
     # Nothing published is among the measured: the same rows with and without it.
-    bare = summarise(type(run)({**run.run, "published": []}, run.cells))
+    bare = summarise(type(run)({**run.record, "published": []}, run.cells))
     assert summarise(run) == bare and {row["label"] for row in bare} == {"Full model", "Fixed exit 2"}
     assert "cnn_dm/rouge2" in bare[0] and "cnn_dm/rougeL" not in bare[0]
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import BadInput
 from harness.records import gates
-from harness.records.folder import load_run
+from harness.records.run import load
 from harness.run import sweep
 from harness.suites.suite import Suite, load_suite
 from tests.fakes import InProcess
@@ -45,22 +45,22 @@ def finished(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """One finished run."""
     folder = tmp_path_factory.mktemp("sweep")
     suite = load_suite(write_suite(folder, checkpoint))
-    assert sweep.run_suite(suite, folder / "run", command=["depthbench", "run", "tiny.yaml"]) == 0
+    assert sweep.run_suite(suite, folder / "run", command=["depthbench", "run", "tiny.yaml"]).failed == 0
     return suite, folder / "run"
 
 
 def test_every_cell_is_there_once(finished: tuple[Suite, Path]) -> None:
-    run = load_run(finished[1])
+    run = load(finished[1])
     kinds = [
         (cell["kind"], cell["arm"]["label"], cell.get("batch_size") if cell["kind"] != "quality" else cell["task"])
         for cell in run.cells
     ]
     assert len(kinds) == len(set(kinds)) == 3 * (2 + 2 + 1)
-    assert all(cell["status"] == "ok" for cell in run.cells) and run.run["finished"]
+    assert all(cell["status"] == "ok" for cell in run.cells) and run.record["finished"]
 
 
 def test_speed_cells_hold_raw_values_under_equal_conditions(finished: tuple[Suite, Path]) -> None:
-    cells = [cell for cell in load_run(finished[1]).cells if cell["kind"] == "speed"]
+    cells = [cell for cell in load(finished[1]).cells if cell["kind"] == "speed"]
     for batch in (1, 3):
         same = [cell for cell in cells if cell["batch_size"] == batch]
         assert len({cell["conditions_hash"] for cell in same}) == 1
@@ -76,7 +76,7 @@ def test_speed_cells_hold_raw_values_under_equal_conditions(finished: tuple[Suit
 
 
 def test_arms_know_settings_and_training(finished: tuple[Suite, Path]) -> None:
-    arms = {arm["label"]: arm for arm in load_run(finished[1]).run["arms"]}
+    arms = {arm["label"]: arm for arm in load(finished[1]).record["arms"]}
     assert arms["Full model"]["trained"] == "not needed" and arms["Full model"]["exact"]
     assert arms["CALM classifier"]["trained"] == "trained"
     assert arms["SkipDecode 2x"]["trained"] == "schedule only"
@@ -84,7 +84,7 @@ def test_arms_know_settings_and_training(finished: tuple[Suite, Path]) -> None:
 
 
 def test_quality_keeps_every_example(finished: tuple[Suite, Path]) -> None:
-    cells = {c["arm"]["label"]: c for c in load_run(finished[1]).cells if c["kind"] == "quality"}
+    cells = {c["arm"]["label"]: c for c in load(finished[1]).cells if c["kind"] == "quality"}
     for label, cell in cells.items():
         assert [e["id"] for e in cell["examples"]] == [f"restaurants-test-{i:04d}" for i in range(4)]
         assert all(set(e["stats"]) == {"bleu", "rougeL", "slot_error_rate", "agreement"} for e in cell["examples"])
@@ -96,16 +96,16 @@ def test_quality_keeps_every_example(finished: tuple[Suite, Path]) -> None:
 
 def test_gates_are_judged_from_what_workers_recorded(finished: tuple[Suite, Path]) -> None:
     """The facts are there: outputs with margins, prompts as seen, the machine during the measurement, one version of the code."""
-    judged = {gate.name: gate for gate in gates.load_gates(finished[1])}
+    judged = {gate.name: gate for gate in load(finished[1]).gates}
     for name in ("conditions identical across arms", "prompts identical across arms",
                  "token counts right", "no empty generation", "finite logits",
                  "timed outputs equal scored outputs", "one version of the code"):  # fmt: skip
         assert judged[name].status == gates.PASSED, judged[name]
     assert "12 timed rows" in judged["timed outputs equal scored outputs"].detail
-    for cell in load_run(finished[1]).cells:
+    for cell in load(finished[1]).cells:
         assert cell["machine"] and cell["machine"][0]["seconds"] > 0 and "commit" in cell["code"]
         assert cell["conditions"]["threads"] == 1 and cell["conditions"]["cpu"]
-    assert all(arm["weights"] for arm in load_run(finished[1]).run["arms"])
+    assert all(arm["weights"] for arm in load(finished[1]).record["arms"])
 
 
 def test_other_weights_may_not_continue_a_run(finished: tuple[Suite, Path]) -> None:
@@ -121,7 +121,7 @@ def test_other_weights_may_not_continue_a_run(finished: tuple[Suite, Path]) -> N
 
 
 def test_memory_comes_from_a_process_of_its_own(finished: tuple[Suite, Path]) -> None:
-    for cell in load_run(finished[1]).cells:
+    for cell in load(finished[1]).cells:
         if cell["kind"] == "memory":
             assert cell["peak_rss_bytes"] >= cell["baseline_rss_bytes"] * 0.9 > 1e7
             assert cell["cuda_peak_allocated_bytes"] is None and "energy_j_per_token" not in cell
@@ -139,7 +139,7 @@ def test_summary_has_a_finite_speed_up_for_every_method(finished: tuple[Suite, P
 def test_a_finished_run_is_left_alone(finished: tuple[Suite, Path]) -> None:
     suite, out = finished
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
-    assert sweep.run_suite(suite, out, resume=True, workers=InProcess()) == 0
+    assert sweep.run_suite(suite, out, resume=True, workers=InProcess()).failed == 0
     assert {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == before
     with pytest.raises(BadInput, match="--resume"):
         sweep.run_suite(suite, out)

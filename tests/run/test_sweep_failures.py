@@ -17,8 +17,7 @@ from harness import errors
 from harness.cli import main as cli
 from harness.errors import BadInput, CellFailed
 from harness.machine import environment
-from harness.records import gates
-from harness.records.folder import load_run
+from harness.records.run import load
 from harness.run import resume as resuming
 from harness.run import sweep
 from harness.run.executors import local
@@ -28,12 +27,12 @@ CELLS = 3 * (1 + 3 + 3)
 
 
 def run(out: Path, fake: FakeExecutor, resume: bool = False, **changes: Any) -> int:
-    return sweep.run_suite(suite(**changes), out, resume=resume, workers=fake)
+    return sweep.run_suite(suite(**changes), out, resume=resume, workers=fake).failed
 
 
 def cells(out: Path) -> dict[tuple[str, str, Any], dict[str, Any]]:
     found = {}
-    for cell in load_run(out).cells:
+    for cell in load(out).cells:
         key = cell["kind"], cell["arm"]["label"], cell.get("task") or cell["batch_size"]
         assert key not in found, f"{key} is there twice"
         found[key] = cell
@@ -46,7 +45,7 @@ def test_all_cells_once_and_small_batches_first(tmp_path: Path) -> None:
     assert len(cells(tmp_path)) == CELLS
     assert fake.batches("full") == [1, 1, 2, 2, 4, 4] and fake.closed
     assert not (tmp_path / sweep.PARTS).exists()
-    assert not any(gate.stops for gate in gates.load_gates(tmp_path))
+    assert not any(gate.stops for gate in load(tmp_path).gates)
 
 
 @pytest.mark.parametrize("slots", [1, 3])
@@ -158,7 +157,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_cells_joined_in_part_are_joined_again(tmp_path: Path) -> None:
     """Killed between two cells of a batch: all of them must hold repeats of the same processes, or pairs would be false."""
     assert run(tmp_path, FakeExecutor()) == 0
-    shares = {p: FakeExecutor()._speed(None, load_run(tmp_path).run["arms"], 2, p) for p in (0, 1)}  # type: ignore[arg-type]
+    shares = {p: FakeExecutor()._speed(None, load(tmp_path).record["arms"], 2, p) for p in (0, 1)}  # type: ignore[arg-type]
     for share in shares.values():
         for label, found in share.items():
             share[label] = {**found, "machine": {}, "runs": [{**r, "ttft_s": 9.0} for r in found["runs"]]}
@@ -183,21 +182,38 @@ def test_two_runs_may_not_write_to_one_folder(tmp_path: Path) -> None:
 
 def test_resume_refuses_another_machine_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(tmp_path, FakeExecutor()) == 0
-    record = load_run(tmp_path).run
+    record = load(tmp_path).record
     workers = FakeExecutor()
     monkeypatch.setattr(local, "LocalExecutor", FakeExecutor)
     monkeypatch.setattr(environment, "cpu_model", lambda: "Another CPU")
     with pytest.raises(BadInput, match='environment.cpu is ".*" there and "Another CPU" now'):
         run(tmp_path, workers, resume=True)
-    assert load_run(tmp_path).run == record
+    assert load(tmp_path).record == record
 
 
 def test_resume_takes_other_limits_and_refuses_other_settings(tmp_path: Path) -> None:
     assert run(tmp_path, FakeExecutor()) == 0
     assert run(tmp_path, FakeExecutor(), resume=True, time_limit_s=5, limits={"dispersion": 9}) == 0
-    assert load_run(tmp_path).run["suite"]["limits"]["dispersion"] == 9
+    assert load(tmp_path).record["suite"]["limits"]["dispersion"] == 9
     with pytest.raises(BadInput, match="suite.new_tokens is 4 there and 5 now"):
         run(tmp_path, FakeExecutor(), resume=True, new_tokens=5)
+
+
+def test_a_run_begun_by_older_code_goes_on(tmp_path: Path) -> None:
+    """Its run.json lacks what was recorded later, its arms some of their keys; what is measured stays as it is."""
+    assert run(tmp_path, FakeExecutor()) == 0
+    path = tmp_path / "run.json"
+    record = json.loads(path.read_text())
+    for key in ("contests", "energy_counters", "resumed"):
+        record.pop(key, None)
+    for arm in record["arms"]:
+        arm.pop("trained")
+    path.write_text(json.dumps(record))
+    missing = next((tmp_path / "cells").glob("memory--full*b4.json"))
+    missing.unlink()
+    kept = {file: file.read_bytes() for file in (tmp_path / "cells").iterdir()}
+    assert run(tmp_path, FakeExecutor(), resume=True) == 0
+    assert missing.exists() and all(file.read_bytes() == content for file, content in kept.items())
 
 
 def test_cells_of_two_versions_of_the_code_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +221,7 @@ def test_cells_of_two_versions_of_the_code_are_told(tmp_path: Path, monkeypatch:
     next((tmp_path / "cells").glob("memory--full*b4.json")).unlink()
     monkeypatch.setattr(environment, "repository", lambda root: ("f" * 40, False))
     assert run(tmp_path, FakeExecutor(), resume=True) == 0
-    gate = next(g for g in gates.load_gates(tmp_path) if g.name == "one version of the code")
+    gate = next(g for g in load(tmp_path).gates if g.name == "one version of the code")
     assert gate.stops and gate.value == 2 and "1 cells" in gate.detail
 
 
@@ -250,7 +266,7 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
         run(out, FakeExecutor())
     assert "\n" not in str(caught.value)
     kept = cells(out)
-    assert kept and all(cell["status"] == "ok" for cell in kept.values()) and not load_run(out).problems
+    assert kept and all(cell["status"] == "ok" for cell in kept.values()) and not load(out).problems
     filler.unlink()
     assert run(out, FakeExecutor(), resume=True) == 0
     assert len(cells(out)) == CELLS

@@ -20,6 +20,7 @@ import torch
 
 from harness.machine import nvml
 from harness.measure.probes.latency import Clock, synchronise
+from harness.records.cells import EnergyFields
 
 RAPL = Path("/sys/class/powercap")
 
@@ -76,7 +77,7 @@ def measure(
     power_w: Callable[[], float | None] | None = None,
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-) -> dict[str, Any]:
+) -> EnergyFields:
     """Measure the idle machine for one window, then generations repeated over another.
 
     Args:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple
+from typing import Generic, Protocol, TypeVar, TypeVarTuple
+
+from harness.records.cells import Machine
 
 Arguments = TypeVarTuple("Arguments")
 T = TypeVar("T")
@@ -15,7 +17,7 @@ class Outcome(Generic[T]):
     """What a job returned, and what the machine did meanwhile (`harness.machine.monitor.Monitor`)."""
 
     value: T
-    machine: dict[str, Any]
+    machine: Machine
 
 
 class Executor(Protocol):

@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.errors import EXCEPTION, NODE_LOST, BadInput, CellFailed
 from harness.machine import environment
+from harness.records.differences import differences, said
 from harness.run.executors.base import Arguments, Outcome, T
 from harness.run.executors.local import LocalExecutor
 
@@ -87,8 +88,9 @@ class RayExecutor:
                 raise BadInput(value)
             if kind == "failed":
                 raise CellFailed(**value)
-            result, machine = value
-            return Outcome(result, {**machine, "attempts": attempt})
+            outcome: Outcome[T] = value
+            outcome.machine["attempts"] = attempt
+            return outcome
         raise CellFailed(f"its node was lost {ATTEMPTS} times ({why})", NODE_LOST)
 
     def close(self) -> None:
@@ -138,10 +140,7 @@ class RayExecutor:
         placed = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
         found = self._ray.get([look.options(num_cpus=0, scheduling_strategy=place).remote() for place in placed])
         for node, what in zip(nodes[1:], found[1:], strict=True):
-            if what != found[0]:
-                apart = "; ".join(
-                    f"{key} {found[0][key]!r} and {what[key]!r}" for key in what if what[key] != found[0][key]
-                )
+            if apart := said(differences(found[0], what)):
                 raise BadInput(
                     f"executor: nodes {nodes[0]['NodeManagerAddress']} and {node['NodeManagerAddress']} are not alike "
                     f"({apart}); give the {SLOT} to like machines only, for their times stand in one table"
@@ -196,4 +195,5 @@ def _job(
         return "failed", {"message": str(error), "reason": error.reason, "log": error.log, "arm": error.arm}
     import ray
 
-    return "ok", (outcome.value, {**outcome.machine, "node": ray.get_runtime_context().get_node_id()[:12]})
+    outcome.machine["node"] = ray.get_runtime_context().get_node_id()[:12]
+    return "ok", outcome

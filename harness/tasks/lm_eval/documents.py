@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from harness.records import readings
-from harness.stats import intervals
+from harness.stats import binary, intervals
 from harness.tasks.lm_eval import metrics
 
 Json = dict[str, Any]
@@ -60,7 +60,7 @@ def compare(mine: Mapping[str, Any], full: Mapping[str, Any]) -> list[Json]:
                 continue
             a, b = (np.array([found[key][name] for key in shared]) for found in (ours, theirs))
             gap = intervals.paired_difference(a, b, how.combine)
-            single = [{key: found[key][name][0] for key in shared} for found in (ours, theirs)]
+            counts = binary.discordant(a, b)
             rows.append(
                 {
                     "task": task,
@@ -70,7 +70,7 @@ def compare(mine: Mapping[str, Any], full: Mapping[str, Any]) -> list[Json]:
                     "difference": gap.value,
                     "low": gap.low,
                     "high": gap.high,
-                    "mcnemar": metrics.mcnemar(*single) if (a[:, 1] == 1).all() else None,
+                    "mcnemar": counts and {"gained": counts.gained, "lost": counts.lost, "p": binary.mcnemar(counts)},
                     "documents": len(shared),
                 }
             )

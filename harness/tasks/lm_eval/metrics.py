@@ -8,7 +8,6 @@ is shown without a difference. What a stored name means is in `harness.records.r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from harness.records.readings import MEAN, MEAN_LOWER, SHARES
@@ -45,21 +44,3 @@ def statistics(value: Any) -> list[float] | None:
     if math.isnan(first):
         return [0.0, 0.0]
     return [first, weight] if math.isfinite(first) and math.isfinite(weight) else None
-
-
-def mcnemar(mine: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, float | int] | None:
-    """Exact McNemar test of paired right/wrong answers by document; None where values are not all 0 or 1.
-
-    Returns:
-        `gained` (right here, wrong there), `lost` (the reverse) and the two-sided binomial `p`.
-    """
-    shared = [key for key in mine if key in theirs]
-    if not shared or any(values[key] not in (0.0, 1.0) for values in (mine, theirs) for key in shared):
-        return None
-    gained = sum(mine[key] > theirs[key] for key in shared)
-    lost = sum(mine[key] < theirs[key] for key in shared)
-    # Imported here, as in harness.stats.intervals: it costs more than the rest of the module.
-    from scipy.stats import binomtest
-
-    p = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
-    return {"gained": gained, "lost": lost, "p": p}

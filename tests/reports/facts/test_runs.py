@@ -86,16 +86,16 @@ def test_other_conditions_without_a_shared_batch_size_are_seen(tmp_path: Path) -
     same = write_run(tmp_path / "b", ARMS[:2], (4,), **SMALL)
     other = write_run(tmp_path / "c", ARMS[:2], (16,), dtype="bfloat16", **SMALL)
     runs = load.load((first, same, other))
-    assert merge.differences(runs[0], runs[1]) == ()
+    assert merge.apart(runs[0], runs[1]) == ()
     assert [len(run.sources) for run in merge.join(runs)] == [2, 1]
-    assert any("dtype float32 against bfloat16" in why for why in merge.differences(runs[0], runs[2]))
+    assert any("dtype float32 against bfloat16" in why for why in merge.apart(runs[0], runs[2]))
 
 
 def test_one_label_for_two_methods_stands_apart(two: tuple[Path, Path]) -> None:
     for file in [two[1] / "run.json", *(two[1] / "cells").glob("*full*")]:
         text = file.read_text().replace('"checkpoint": "opt-e2e-mini/full"', '"checkpoint": "elsewhere"')
         file.write_text(text)
-    (why,) = merge.differences(*load.load(two))
+    (why,) = merge.apart(*load.load(two))
     assert why == "“Full model” is full on opt-e2e-mini/full against full on elsewhere"
 
 

@@ -158,7 +158,7 @@ def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
         "rows": [r.model_dump(mode="json") for r in rows],
     }
     data = load.load([quick_run])[0]
-    facts = gather(replace(data, run={**data.run, "published": [carried]}))
+    facts = gather(replace(data, record={**data.record, "published": [carried]}))
     (table,) = (b for b in papers.blocks(facts) if isinstance(b, Table))
     assert column(table, "paper") == [f"{rows[1].value:.1f}"]
     ours = facts.quality["SkipDecode 2x", "restaurants", "rougeL"].value
@@ -177,10 +177,10 @@ def test_claims_are_told_in_words(quick_run: Path) -> None:
     }
     carried = {"paper": paper.head(), "beside": beside, "rows": [r.model_dump(mode="json") for r in rows]}
     data = load.load([quick_run])[0]
-    facts = gather(replace(data, run={**data.run, "published": [carried]}))
+    facts = gather(replace(data, record={**data.record, "published": [carried]}))
     text = " ".join(p for b in papers.blocks(facts) if isinstance(b, Prose) for p in b.paragraphs)
     assert "executes 14.7 layers per token there where the full model executes 24: 1.63x fewer." in text
-    timed = [row for row in data.rows if row["label"] == "SkipDecode 2x"]
+    timed = [row for row in data.summary if row["label"] == "SkipDecode 2x"]
     assert timed and all(f"at batch {row['batch_size']} {row['speedup']:.2f} [" in text for row in timed)
     layers = timed[0]["restaurants/layers_per_token"]
     assert f"executes {layers:.1f} of 24.0 ({24 / layers:.2f}x fewer)" in text
@@ -188,7 +188,7 @@ def test_claims_are_told_in_words(quick_run: Path) -> None:
     place = "inside" if low <= 67.9 - 67.6 <= high else "outside"
     assert "SkipDecode 2x +0.3 there, here " in text and f"({place})" in text
     # An arm that has no number here gets no sentence, and nothing is said of it.
-    without = replace(data, run={**data.run, "published": [carried]}, rows=[])
+    without = replace(data, record={**data.record, "published": [carried]}, cells=())
     assert "realised" not in text and "there, here" not in " ".join(
         p for b in papers.blocks(replace(facts, data=without)) if isinstance(b, Prose) for p in b.paragraphs
     )
