@@ -64,8 +64,6 @@ _NAMED = {
 
 def reading(metric: str) -> Reading | None:
     """Return how to read a metric's statistics; None for a metric this version does not know."""
-    if metric == AGREEMENT:
-        return replace(_SHARE, name=metric, title="Token agreement with full")
     found = metrics.find(metric)
     if found is not None:
         return Reading(metric, found.better, found.combine, found.unit, found.title)

@@ -158,7 +158,7 @@ def test_energy_is_planned_where_a_run_measures_it(
     planned = plan.plan(suite, None)
     workers = FakeExecutor()
     workers.counters = counters
-    assert run_suite(suite, tmp_path, workers=workers) == 0
+    assert run_suite(suite, tmp_path, workers=workers).failed == 0
     assert {cell.id for cell in planned.cells} == RunStore(tmp_path, resume=True).ids("ok")
     assert any(line.startswith("energy: no counter") for line in planned.assumed) == (not counters)
     told = plan.lines(planned)[0]
