@@ -139,7 +139,11 @@ class _Bench:
         decoder = self.decoders[arm["checkpoint"]]
         for count, seconds in found.items():
             method = fewer_blocks.FirstBlocks(count)
-            timing, _ = latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
+            try:
+                timing, _ = latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
+            except (RuntimeError, BadInput) as error:
+                _fail(state, error)
+                return
             seconds.append(round(statistics.median(timing.step_s), 9))
 
     def _make(self, arm: Arm, number: int) -> Decoding:

@@ -61,6 +61,12 @@ def hold(decoder: Decoder, rows: int) -> Contest:
     x = torch.zeros(1, dtype=decoder.dtype, device=decoder.device)
     if not kernels.native_allowed(x):
         return Contest(rows, [], [], kernels.TORCH)
+    group = decoder.blocks[0].maps()[0].group
+    with kernels.only(kernels.NATIVE):
+        fits = group is not None and group.native(rows)
+    if not fits:  # no room for the panels: torch's calls run whatever is chosen, and the choice must say so
+        kernels.choose(decoder.kind, rows, kernels.TORCH)
+        return Contest(rows, [], [], kernels.TORCH)
     cache = decoder.new_cache(rows, [_KEYS] * decoder.depth)
     ids = torch.zeros(rows, 1, dtype=torch.long)
     positions = torch.full((rows, 1), min(_KEYS, decoder.geometry.max_positions) - 1)

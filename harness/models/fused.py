@@ -144,10 +144,6 @@ class FusableBlock(Block):
             return None
         return self._stack.run(((self.index, what),), x, memory, context, entry)
 
-    def runs_native(self, rows: int) -> bool:
-        """Whether the kernels run a decode step of this block over a number of rows now."""
-        return self._stack is not None and self._stack.serves(self.index, rows)
-
 
 class _Stack:
     """The blocks of a model for the kernels: what each computes, over its weights in panels.

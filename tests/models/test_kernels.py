@@ -159,6 +159,8 @@ def test_panels_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) ->
     assert list(kernels.table().values()) == ["torch"]
     assert all(m._panels is None for block in bound.blocks for m in block.maps())
     assert torch.equal(found.tokens, free.tokens)
+    held = contest.hold(bound, 3)
+    assert held.chosen == kernels.chosen(bound.kind, 3) == kernels.TORCH, "what is chosen is what runs"
 
 
 @needs_compiler

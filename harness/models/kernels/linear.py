@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import psutil
 import torch
@@ -26,7 +26,6 @@ MAX_BUCKET = 256
 ROOM = 0.8
 """Share of the free memory that the panels of a model may take; the rest is for caches and results."""
 
-Kernel = Callable[[torch.Tensor, torch.Tensor | None], torch.Tensor]
 _choices: dict[str, str] = {}
 _forced: str | None = None
 
