@@ -22,6 +22,10 @@ class BadInput(ValueError):
     """Something the user gave is wrong; the message is one line that names the field or file and what would be right."""
 
 
+class DiskFull(BadInput):
+    """A file could not be written because the disk is full or the quota used up: nothing was wrong with what the user gave."""
+
+
 class CellFailed(RuntimeError):
     """A cell of a run could not be measured; the message is one line that becomes the record of the failure.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from harness.errors import BadInput
+from harness.errors import BadInput, DiskFull
 
 
 def unpacked(path: Path, content: bytes) -> bytes:
@@ -102,7 +102,8 @@ def clear_errors(path: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, one_line(error))
-        raise BadInput(f"{what} {path}: {advice}") from error
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else BadInput
+        raise kind(f"{what} {path}: {advice}") from error
 
 
 def one_line(error: Exception) -> str:
