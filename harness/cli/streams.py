@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+
 class _Stream(io.FileIO):
     """Standard output or error that never stops the work: what cannot be written is dropped, and why is kept in `problem`.
 

@@ -13,8 +13,9 @@ import torch
 from harness.errors import BadInput, near
 from harness.models import shapes
 from harness.models.decoder import Decoder
+from harness.models.names import ASSETS as ASSETS
+from harness.models.names import bundled as bundled
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEFAULT_VARIANT = "full"
 
 # transformers' model_type -> "module:Class". The only list of families.
@@ -33,11 +34,6 @@ FAMILIES: dict[str, str] = {
 }
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def bundled() -> list[str]:
-    """Names of the bundled checkpoints, `model/variant`."""
-    return sorted(f"{p.parent.parent.name}/{p.parent.name}" for p in ASSETS.glob("*/*/config.json"))
 
 
 def load_model(
