@@ -20,7 +20,8 @@ from harness.measure.setup import (
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.records.cells import Arm, Conditions, EnergyFields, Expected, MemoryFields, Prepared
+from harness.records.arms import Arm, Expected, Prepared
+from harness.records.fields import Conditions, EnergyFields, MemoryFields
 from harness.suites.suite import Suite
 from harness.tasks.prompts import Batch
 

@@ -25,7 +25,8 @@ from harness.measure.setup import begin, load, speed_batch, timed_examples, time
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.records.cells import Arm, Prepared, Reading, SpeedFields, SpeedShare
+from harness.records.arms import Arm, Prepared
+from harness.records.fields import Conditions, Reading, SpeedFields, SpeedShare
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.prompts import Batch
 
@@ -43,7 +44,7 @@ def speed(
     examples = timed_examples(suite, base, data)
     tokens = timed_expected(suite, expected)
     batches = [speed_batch(suite, base, examples, batch_size, s) for s in range(suite.prompt_sets)]
-    conditions = {
+    conditions: Conditions = {
         **evidence.conditions(suite, base),
         "batch_size": batch_size,
         "new_tokens": suite.new_tokens,

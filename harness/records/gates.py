@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.machine.record import Gpu
 from harness.records import believable, measures
-from harness.records.cells import Cell, EnergyCell, Gpu, MemoryCell, SpeedCell, place
+from harness.records.cells import Cell, EnergyCell, MemoryCell, SpeedCell, place
 from harness.records.differences import differences
 from harness.records.folder import SCHEMA_VERSION, RunStore
 from harness.records.limits import BASELINE, Limits

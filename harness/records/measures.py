@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.records.cells import EnergyCell, Example, MemoryCell, QualityCell, SpeedCell, SpeedFields
+from harness.records.cells import EnergyCell, MemoryCell, QualityCell, SpeedCell
+from harness.records.fields import Example, SpeedFields
 from harness.stats import intervals
 
 Row = dict[str, Any]

@@ -16,20 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from harness.records import believable, measures, readings
-from harness.records.cells import (
-    Arm,
-    Example,
-    Kind,
-    QualityCell,
-    RunRecord,
-    SpeedCell,
-    by_place,
-    place,
-)
+from harness.records.arms import Arm
+from harness.records.cells import Kind, QualityCell, SpeedCell, by_place, place
+from harness.records.fields import Example
 from harness.records.folder import RunStore
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
 from harness.records.measures import speedup as speedup
+from harness.records.run_record import RunRecord
 from harness.stats import binary, intervals
 
 if TYPE_CHECKING:

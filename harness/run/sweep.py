@@ -25,15 +25,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from harness.errors import EXCEPTION, NOT_TRIED, OUT_OF_MEMORY, BadInput, CellFailed, failure
 from harness.machine import environment
+from harness.machine.record import Code
 from harness.measure.alone import energy_per_token, peak_memory
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.speed import speed
 from harness.records import gates, published, samples, summary
-from harness.records.cells import Arm, Code, Planned, Prepared, RunRecord, SpeedShare
+from harness.records.arms import Arm, Planned, Prepared
 from harness.records.differences import differences, said
+from harness.records.fields import SpeedShare
 from harness.records.folder import RunStore
 from harness.records.run import Run, load
+from harness.records.run_record import RunRecord
 from harness.run import resume as resuming
 from harness.run.executors import local
 from harness.run.executors.base import Arguments, Executor, Outcome, T

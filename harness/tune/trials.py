@@ -25,7 +25,8 @@ from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.records import summary
-from harness.records.cells import Planned, Prepared, QualityFields
+from harness.records.arms import Planned, Prepared
+from harness.records.fields import QualityFields
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 from harness.suites.suite import Suite

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from harness.records import readings
-from harness.records.cells import Cell, Example, MemoryCell, QualityCell, SpeedCell, Timed, place
+from harness.records.cells import Cell, MemoryCell, QualityCell, SpeedCell, place
 from harness.records.differences import differences, said
+from harness.records.fields import Example, Timed
 from harness.records.measures import statistics_of
 from harness.records.run import Run
 from harness.records.summary import QUALITY_MARGIN, quality_margin

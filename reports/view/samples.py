@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.records.cells import Example
+from harness.records.fields import Example
 from reports.facts.facts import Arm, Facts, MetricInfo, statistics
 from reports.text import MISSING, clean, fixed, label
 from reports.view.answer import LOSES, quality_verdict

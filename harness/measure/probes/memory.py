@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from harness.machine import nvml
-from harness.records.cells import MemoryFields
+from harness.records.fields import MemoryFields
 
 _STATUS = Path("/proc/self/status")
 

@@ -21,12 +21,11 @@ from collections.abc import Callable
 from multiprocessing import connection as channels
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from harness.errors import EXCEPTION, KILLED, OUT_OF_MEMORY, TIMED_OUT, BadInput, CellFailed, one_line, reason_of
 from harness.machine.monitor import Monitor
 from harness.measure.running import said
-from harness.records.cells import Machine
 from harness.run.executors.base import Arguments, Outcome, T
 
 LOG_LINES = 30
@@ -91,7 +90,7 @@ class LocalExecutor:
         if kind == "failed":
             tail, arm = read_tail(log)
             raise CellFailed(value["error"], value["reason"], tail, arm)
-        return Outcome(value["result"], cast(Machine, monitor.record(value["cpu_s"])))
+        return Outcome(value["result"], monitor.record(value["cpu_s"]))
 
 
 def read_tail(log: Path) -> tuple[list[str], str | None]:
