@@ -13,6 +13,7 @@ from typing import Any, Literal, Required, TypeVar, cast
 from typing_extensions import TypedDict
 
 from harness.errors import Failure
+from harness.machine import environment
 from harness.machine.record import Code, Machine
 from harness.records.arms import Arm
 from harness.records.checked import checked
@@ -63,6 +64,14 @@ Cell = SpeedCell | MemoryCell | EnergyCell | QualityCell
 _TYPES: dict[str, Any] = {"speed": SpeedCell, "memory": MemoryCell, "energy": EnergyCell, "quality": QualityCell}
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,179}")
 _C = TypeVar("_C", bound=Cell)
+
+
+def cell_id(kind: str, label: str, what: str) -> str:
+    """File name of a cell: the label in plain characters, with a digest of it when that loses anything."""
+    slug = re.sub(r"[^a-z0-9.]+", "-", label.lower()).strip("-.")[:80]
+    digest = environment.conditions_hash({"label": label})[:6]
+    task = re.sub(r"[^A-Za-z0-9.]+", "_", what)
+    return f"{kind}--{slug or 'arm'}-{digest}--{task}"
 
 
 def place(cell: Cell) -> int | str | None:
