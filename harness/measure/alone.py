@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import cast
 
 import methods
 from harness.decode.engine import Output, generate
@@ -40,14 +41,15 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     gc.collect()
     memory.reset_peaks(decoder.device)
     out = _fixed_length(suite, decoder, method, batch, expected)
-    return {
+    found = {
         "conditions": conditions,
         "batch_size": batch_size,
-        "baseline_rss_bytes": loaded,
         "steps": evidence.steps([out]),
+        "baseline_rss_bytes": loaded,
         "weights_bytes": decoder.weight_bytes,
         **memory.read_peaks(decoder.device),
     }
+    return cast(MemoryFields, found)
 
 
 def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> EnergyFields:

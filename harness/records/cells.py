@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from harness.errors import Failure
 from harness.machine import environment
 from harness.machine.record import Code, Machine
+from harness.records import quantities
 from harness.records.arms import Arm
 from harness.records.checked import checked
 from harness.records.fields import EnergyFields, MemoryFields, QualityFields, SpeedFields, Status
@@ -101,4 +102,7 @@ def identified(record: object) -> Kind:
 
 def read(record: object) -> Cell:
     """The cell that a stored JSON object is; ValueError that names the field where it is none."""
-    return cast(Cell, checked(record, _TYPES[identified(record)]))
+    kind = identified(record)
+    cell = checked(cast(dict[str, object], record), _TYPES[kind])
+    checked({key: cell[key] for key in quantities.fields(kind) if key in cell}, dict[str, float | None])
+    return cast(Cell, cell)

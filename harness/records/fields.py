@@ -1,6 +1,6 @@
 """What is measured of an arm, as types: the fields of cells of every kind, without what tells one cell from another. Torch-free.
 
-Numbers that are stored to be shown, and no code computes with, have no key here: they are rows of `harness.records.quantities`.
+Numbers that code only stores and shows have no key here: they are rows of `harness.records.quantities`.
 """
 
 from __future__ import annotations
@@ -179,14 +179,8 @@ class SpeedFields(TypedDict, total=False):
     serial_feed_per_token: float | None
     heads_per_token: float | None
     flops_per_token: float | None
-    exit_test_flops_per_token: float | None
-    fill_flops_per_token: float | None
-    head_flops_per_token: float | None
-    prefill_flops: float | None
     weight_bytes_per_token: float | None
     kv_bytes_per_token: float | None
-    kv_cache_bytes: float | None
-    kv_written_bytes: float | None
     step_parts_s: dict[str, float] | None
     ideal_step_s: float | None
     ideal_full_step_s: float | None
@@ -214,13 +208,6 @@ class MemoryFields(TypedDict, total=False):
     batch_size: int
     steps: str
     conditions: Conditions
-    baseline_rss_bytes: int | None
-    weights_bytes: int
-    peak_rss_bytes: float | None
-    cuda_peak_allocated_bytes: float | None
-    cuda_reserved_bytes: float | None
-    nvml_process_bytes: float | None
-    nvml_device_bytes: float | None
 
 
 class Count(TypedDict):
@@ -244,12 +231,6 @@ class EnergyFields(TypedDict, total=False):
     generations: int
     tokens: int
     counters: list[Count]
-    energy_j_per_token: float | None
-    energy_above_idle_j_per_token: float | None
-    cpu_energy_j_per_token: float | None
-    idle_w: float | None
-    mean_power_w: float | None
-    sampled_power_w: float | None
 
 
 class QualityFields(TypedDict, total=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from harness.records import measures
 from harness.records.arms import Arm
 from harness.records.cells import Cell, QualityCell, SpeedCell, place
 from harness.records.differences import differences, said
@@ -158,7 +159,7 @@ def _both(before: Cell, cell: Cell, problems: list[str]) -> Cell:
     if before["kind"] == "speed" and cell["kind"] == "speed":
         return {**before, "runs": [*(before.get("runs") or []), *(cell.get("runs") or [])]}
     if before["kind"] == "memory" and cell["kind"] == "memory":
-        return max(before, cell, key=lambda c: (c.get("cuda_peak_allocated_bytes") or 0, c.get("peak_rss_bytes") or 0))
+        return max(before, cell, key=lambda c: measures.peak(c)[0] or 0.0)
     if before["kind"] == "quality" and cell["kind"] == "quality" and _outputs(before) != _outputs(cell):
         name = label(cell["arm"]["label"])
         problems.append(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -123,7 +123,7 @@ def measure(
     active, idle = _total(readings, own, "active_j"), _total(readings, own, "idle_j")
     processor = _total(readings, "cpu", "active_j")
     idle_w = None if idle is None else idle / idle_s
-    return {
+    found = {
         "window_s": active_s,
         "idle_window_s": idle_s,
         "generations": generations,
@@ -138,6 +138,7 @@ def measure(
         "mean_power_w": None if active is None else active / active_s,
         "sampled_power_w": sum(sampled) / len(sampled) if sampled else None,
     }
+    return cast(EnergyFields, found)
 
 
 def _total(readings: Sequence[Count], scope: str, key: Literal["idle_j", "active_j"]) -> float | None:
