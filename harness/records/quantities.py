@@ -1,4 +1,4 @@
-"""Every quantity of an arm at a batch size, in one table: where it is stored, its column in summary.csv, how tables show it. Torch-free.
+"""Every quantity of an arm at a batch size, in one table: where it is stored, its column, how tables show it. Torch-free.
 
 A new one is a row here and a value that its probe (`harness.measure.probes`) returns under `field`; nothing else knows its name.
 The rows stand in the order of the columns. What compares an arm with the full model, and what the timed steps say, is worked out
@@ -37,7 +37,8 @@ class Quantity:
         ends: `_low` and `_high` follow it, the ends of its interval.
         late: it stands after the scores of the tasks.
         words: it is no number.
-        limit: what a timed cell may have at most before it counts as noisy: a field of `harness.records.limits.Limits`, or a number.
+        limit: what a timed cell may have at most before it counts as noisy: a number, or a field of
+            `harness.records.limits.Limits`.
         lacking: why a gate on the limit may find nothing to judge.
         table: the report's table that shows it, `times` or `operations`; columns of one group stand together.
         title: its heading; empty: reports do not show it as a matter of course.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from harness.records import published
 from harness.records.published import Pair, Row
 from harness.records.run_record import PaperHead
-from reports.facts.facts import Facts, metric_title
+from reports.facts.facts import Facts
+from reports.facts.metrics import metric_title
 from reports.text import clean, counted, decimals_for, fixed, label, listed, real, signed, span
 from reports.view import claims
 from reports.view.cells import EMPTY, word_cell
