@@ -36,9 +36,9 @@ def test_every_block_runs_for_the_rows_that_have_not_left(opt: Decoder) -> None:
     seen = set()
     for step in out.trace.steps:
         assert step.rows is not None
-        exits = torch.full((8,), opt.depth) if step.exits is None else step.exits
-        assert list(step.rows) == [int((exits > layer).sum()) for layer in range(len(step.rows))]
-        assert step.fill_rows == sum(8 - rows for rows in step.rows)
+        ran = torch.ones(8, 2, opt.depth, dtype=torch.bool) if step.ran is None else step.ran
+        assert list(step.rows) == [(count, count) for count in ran[:, 0].sum(0).tolist()[: len(step.rows)]]
+        assert step.fill_rows == sum(8 - rows for rows, _ in step.rows)
         seen.update(step.rows)
     assert len(seen) > 2
 
