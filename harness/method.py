@@ -27,6 +27,7 @@ import torch
 
 from harness.errors import BadInput
 from harness.plan import LayerPlan, Step
+from harness.profiling import Profile
 from harness.state import GateState
 from harness.training import TrainingPlan, TrainingStage
 
@@ -119,6 +120,14 @@ class Method(ABC):
     def begin(self, start: Start) -> Any:
         """The memory of a generation, given back by every function that is asked while it runs; None: none is needed."""
         return None
+
+    def profile(self, profile: Profile) -> Method:
+        """The method with the parameters that it learns from data before it runs (`depthbench profile`).
+
+        Raises:
+            BadInput: it learns nothing from data, or its parameters do not fit the model.
+        """
+        raise BadInput(f"{self.name}: learns nothing from data, so there is nothing to profile")
 
     def candidates(self, depth: int) -> Sequence[Method]:
         """What `tune` and `calibrate` try on a model of `depth` blocks: settings from the most cautious down, () if none.

@@ -18,6 +18,10 @@ METHODS: dict[str, str] = {
     "random_skip": "methods.random_skip:RandomSkip",
     "unified_skip": "methods.unified_skip:UnifiedSkip",
     "layerskip": "methods.layerskip:LayerSkip",
+    "prompt_lookup": "methods.prompt_lookup:PromptLookup",
+    "static_prune": "methods.static_prune:StaticPrune",
+    "adaskip": "methods.adaskip:AdaSkip",
+    "d3": "methods.d3:D3",
 }
 
 

@@ -108,6 +108,54 @@ def tune(
 
 
 @app.command()
+def profile(
+    method: Annotated[
+        str, typer.Argument(help='Method and what it shall find, e.g. "static_prune(order=sleb, count=7)".')
+    ],
+    out: Annotated[Path, typer.Option("--out", help="JSON file for the artefact; a suite uses it as {tuned: FILE}.")],
+    model: Model = "opt-e2e-mini/full",
+    task: Annotated[str, typer.Option("--task", help="Task whose prompts and first references are the text.")] = "e2e",
+    split: Annotated[str, typer.Option("--split", help="Its split: train or validation.")] = "validation",
+    text: Annotated[Path | None, typer.Option("--text", help="A text file instead of a task.")] = None,
+    windows: Annotated[int, typer.Option("--windows", help="Examples of the task, or windows of the text.")] = 32,
+    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of each at most.")] = 256,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What orders by a task's score go by; default its first.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the windows' places in a text.")] = 0,
+    batch: Annotated[int, typer.Option("--batch", help="Windows at once.")] = 8,
+    data: Data = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads; default: one per physical core.")
+    ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Let a training-free method learn from data what it skips; the artefact has the data's hash and what it cost."""
+    import torch
+
+    import methods
+    from harness.models.load import load_model
+    from harness.suites import artefact
+    from harness.tune.profile import Source
+    from harness.tune.profile import profile as learn
+
+    artefact.check_free(out)
+    chosen = methods.create(method)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    decoder = load_model(model, device=device, dtype=dtype)
+    source = Source(text, task, split, windows, tokens, seed, metric)
+    found, record = learn(chosen, decoder, source, data=data, batch_size=batch)
+    artefact.write(out, record)
+    cost = record["cost"]
+    typer.echo(
+        f"{found}\n{cost['forward_passes']} passes over {record['data']['tokens_each']} tokens each at most, "
+        f"{cost['generated_tokens']} tokens generated, {cost['seconds']:.0f} s\n{out}"
+    )
+
+
+@app.command()
 def calibrate(
     method: Annotated[
         str, typer.Argument(help='Method, parameters that stay fixed included, e.g. "calm(confidence=state)".')

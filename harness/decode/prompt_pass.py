@@ -145,7 +145,7 @@ def start(
     dropped: torch.Tensor | None = None,
     through: Through = at_once,
 ) -> Started:
-    """Run prompts [M, P] as a method runs them, right-padded to the tokens `lengths` [M] says (None: no padding); rest as in `force`."""
+    """Run prompts [M, P] as a method runs them, right-padded to `lengths` [M] tokens (None: no padding); rest as in `force`."""
     if lengths is None:
         lengths = torch.full((prompts.shape[0],), prompts.shape[1], device=prompts.device)
     memory = ForcedMemory(decoder.depth)
