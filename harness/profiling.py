@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +48,10 @@ class Profile(Protocol):
 
     def statistics(self) -> Statistics:
         """What the full model does to the state over the windows."""
+        ...
+
+    def predictions(self, layers: Iterable[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """For blocks and some tokens at a time: logits [R, V] read there by the model's head, and tokens [R] of its last block."""
         ...
 
     def sensitivity(self) -> torch.Tensor:

@@ -65,3 +65,9 @@ class GateState:
         self.test_flops += 2 * hidden.numel()
         weight, bias = self.extras[f"{name}.weight"], self.extras[f"{name}.bias"]
         return torch.sigmoid(torch.nn.functional.linear(hidden, weight, bias).squeeze(-1).float())
+
+
+def largest_probability(logits: torch.Tensor) -> torch.Tensor:
+    """How sure a prediction is: the largest probability of logits [R, V], [R]."""
+    logits = logits.float()
+    return (logits.amax(-1) - logits.logsumexp(-1)).exp()

@@ -28,12 +28,15 @@ class _Drafts:
         tokens: [B, T], the newest token of every row and the drafted ones after it.
         lengths: how many of them are drafts of the row's own [B].
         states: after the shared blocks, [B, 1, D] of every column that ran them.
+        below: where all states are kept, those of every column after each sublayer of the shared blocks, the first one's
+            input before them.
         passes: what was run.
     """
 
     tokens: list[torch.Tensor]
     lengths: torch.Tensor
     states: list[torch.Tensor] = field(default_factory=list)
+    below: list[list[torch.Tensor]] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
 
 
@@ -69,6 +72,7 @@ class DraftSteps:
         """Logits [B, T, V] of all columns that were verified, and what ran; the rows have their tokens then."""
         decoder, depth, method = self.decoder, self.decoder.depth, self._method
         most = min(method.draft_tokens, int(self.rows.left.max()) - 1)
+        keeps = method.keeps_states(self._memory)
         proposal = method.propose(self.rows.tokens, self.rows.counts, self._memory)
         shared = 0
         if proposal is None:
@@ -76,7 +80,7 @@ class DraftSteps:
             # Leading blocks that the draft runs whole compute what the full model computes there: their output is kept.
             whole = [a and f for a, f in zip(plan.attention, plan.feed, strict=True)]
             shared = whole.index(False) if False in whole else depth
-            drafts = self._drafted(plan, shared, most)
+            drafts = self._drafted(plan, shared, most, keeps)
         else:
             tokens, lengths = proposal.tokens[:, :most], proposal.lengths.clamp_max(most)
             longest = int(lengths.max())
@@ -90,13 +94,8 @@ class DraftSteps:
         column = self.width + self.rows.counts - 1
         context, held = self.at(column, count)
         x = torch.cat(drafts.states, dim=1) if shared else decoder.embed(tokens, context.positions)
-        keeps = method.keeps_states(self._memory)
-        found = [x]
-        if keeps and not shared:
-            x = self._recorded(x, context, found)
-        else:
-            keeps = False
-            x = self._run(_whole(shared, depth), x, context)
+        kept = [torch.cat(columns, dim=1) for columns in zip(*drafts.below, strict=True)] or [x]
+        x = self._run(_whole(shared, depth), x, context, kept if keeps else None)
         logits = decoder.head(x)
         passes = drafts.passes
         rows = tokens.shape[0]
@@ -110,12 +109,12 @@ class DraftSteps:
             agreed = same.long().cumprod(1).sum(1)
         got = self.rows.take(chosen, agreed)
         if not self.rows.done:
-            learned = Probes(self, tokens, logits, chosen, drafts.lengths, agreed, found if keeps else [], column)
+            learned = Probes(self, tokens, logits, chosen, drafts.lengths, agreed, kept if keeps else [], column)
             method.verified(learned, self._memory)
             passes += learned.passes
         return logits, StepTrace(LayerPlan.full(depth), passes=tuple(passes), drafted=drafts.lengths, yielded=got)
 
-    def _drafted(self, plan: LayerPlan, shared: int, most: int) -> _Drafts:
+    def _drafted(self, plan: LayerPlan, shared: int, most: int, keeps: bool) -> _Drafts:
         """At most so many tokens, one after the other, under a plan whose first `shared` blocks are whole."""
         decoder, depth = self.decoder, self.decoder.depth
         rows = self.ids.shape[0]
@@ -124,10 +123,19 @@ class DraftSteps:
         drafts = _Drafts([token], torch.zeros_like(self.rows.counts))
         drafting = torch.ones(rows, dtype=torch.bool, device=token.device)
         below, above = _whole(0, shared), tuple(call for call in plan.calls if call[0] >= shared)
+
+        def share(context: Context) -> torch.Tensor:
+            """The shared blocks over the newest token; what they give is kept."""
+            x = decoder.embed(token, context.positions)
+            if keeps and shared:
+                drafts.below.append([x])
+            x = self._run(below, x, context, drafts.below[-1] if keeps and shared else None)
+            drafts.states.append(x)
+            return x
+
         for i in range(most):
             context, held = self.at(column + i, 1)
-            x = self._run(below, decoder.embed(token, context.positions), context)
-            drafts.states.append(x)
+            x = share(context)
             logits = decoder.head(self._run(above, x, context)[:, 0])
             drafts.passes.append(Pass(plan, 1, held, rows, True))
             token = self.rows.pick(logits, i).unsqueeze(1)
@@ -141,16 +149,18 @@ class DraftSteps:
         if shared:
             count = len(drafts.tokens)
             context, held = self.at(column + count - 1, 1)
-            drafts.states.append(self._run(below, decoder.embed(token, context.positions), context))
+            share(context)
             drafts.passes.append(Pass(LayerPlan.of(range(shared), depth), 1, held, 0, count > 1))
         return drafts
 
-    def _run(self, calls: Operations, x: torch.Tensor, context: Context) -> torch.Tensor:
-        return self.decoder.run_plan(calls, x, self.cache, context)
-
-    def _recorded(self, x: torch.Tensor, context: Context, states: list[torch.Tensor]) -> torch.Tensor:
-        """All blocks over x, sublayer by sublayer; `states` gets what each gave."""
-        for block in self.decoder.blocks:
+    def _run(
+        self, calls: Operations, x: torch.Tensor, context: Context, states: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Calls over x; of whole blocks `states` gets what each sublayer gave."""
+        if states is None:
+            return self.decoder.run_plan(calls, x, self.cache, context)
+        for layer, _, _ in calls:
+            block = self.decoder.blocks[layer]
             y = block.attend(x, self.cache, context)
             x = block.feed(y, x)
             states += [y, x]

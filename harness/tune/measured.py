@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from harness.decode.engine import generate
 from harness.decode.forced import proceed
 from harness.decode.forced_memory import ForcedMemory
-from harness.decode.prompt_pass import Started, run_prompt, start
+from harness.decode.prompt_pass import Started, around, at_once, run_prompt, start
 from harness.errors import BadInput
 from harness.method import Schedule
 from harness.models.decoder import Context, Decoder
@@ -206,6 +206,23 @@ class DataProfile:
     def statistics(self) -> Statistics:
         """See `Profile.statistics`."""
         return self._statistics
+
+    def predictions(self, layers: Iterable[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """See `Profile.predictions`."""
+        wanted, plan = set(layers), LayerPlan.full(self.depth)
+        room = max(1, _LOGITS_AT_ONCE // self.decoder.geometry.vocabulary)
+        for ids, lengths in self._batches():
+            states: list[torch.Tensor] = []
+            with torch.inference_mode():
+                kept = around(at_once, after_block=states.append)
+                run_prompt(self.decoder, ForcedMemory(self.depth), ids, None, plan, kept)
+                real = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+                last = states[-1][real]
+                for begin in range(0, len(last), room):
+                    token = self.decoder.head(last[begin : begin + room]).argmax(-1)
+                    for layer in sorted(wanted):
+                        yield self.decoder.head(states[layer][real][begin : begin + room]), token
+        self._counted()
 
     def sensitivity(self) -> torch.Tensor:
         """See `Profile.sensitivity`."""

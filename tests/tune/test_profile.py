@@ -177,7 +177,7 @@ def test_a_pruned_block_is_nowhere(llama: Decoder) -> None:
     assert costs[1].prefill < costs[2].prefill < costs[0].prefill
     assert costs[1].decode < costs[2].decode == costs[0].decode
     with pytest.raises(BadInput, match="nothing was profiled; run `depthbench profile"):
-        generate(llama, methods.create("static_prune(count=2)"), ids, mask)
+        generate(llama, methods.create("static_prune(count=2)"), ids, mask, max_new_tokens=6)
 
 
 def test_an_artefact_stands_for_a_method_in_a_suite(tmp_path: Path, llama: Decoder) -> None:
