@@ -8,12 +8,11 @@ probability and its distance to the second largest. A row leaves where w . (top,
 same as the last block" at least `confidence`). Missing K/V: each block above projects its own from the exit state.
 
 Fit. `depthbench profile 'adainfer'` fits w and b to the text of a profile by logistic regression: one example per block and
-token, the answer is whether the block's token is the last block's. Until then the rule is the paper's features with weights
-that ask for a gap of about a half.
+token, the answer is whether the block's token is the last block's. Without a fit (all three 0) nothing runs.
 
 Deviations. The paper fits an SVM (or a CRF) on features of tasks with one answer token; here a logistic regression, on text.
-Reviews of the paper list more features; these two are the ones it reports as enough. An independent table (D-LLM, NeurIPS
-2024) shows the method to collapse on generation.
+Only secondary sources were read, which list more features; these two come first in all of them. An independent table (D-LLM,
+NeurIPS 2024) shows the method to collapse on generation.
 
 Cost: a vocabulary projection after every tested block.
 """
@@ -27,6 +26,7 @@ from typing import ClassVar
 
 import torch
 
+from harness.errors import BadInput
 from harness.method import Exit
 from harness.profiling import Profile
 from harness.state import GateState
@@ -51,8 +51,8 @@ class AdaInfer(Exit):
     paper: ClassVar[str] = "Fan et al. 2024, arXiv:2403.02181"
 
     top: float = 0.0
-    gap: float = 10.0
-    bias: float = -5.0
+    gap: float = 0.0
+    bias: float = 0.0
     confidence: float = 0.5
     first: int = 1
 
@@ -63,6 +63,10 @@ class AdaInfer(Exit):
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> AdaInfer:
         """See `Method.resolve`."""
         self._require("first", self.first <= depth, f"at most the model's {depth} blocks")
+        if self.confidence < 1 and not (self.top or self.gap or self.bias):
+            raise BadInput(
+                "adainfer: its rule was not fitted; run `depthbench profile adainfer` or give top, gap and bias"
+            )
         return self
 
     def no_skip(self, depth: int) -> AdaInfer:

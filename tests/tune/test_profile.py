@@ -137,6 +137,42 @@ def test_statistics_are_those_of_the_transformers_model(llama: Decoder) -> None:
     assert [plan.scale[i] for i in skipped] == pytest.approx([float(ratio[i] / 3) for i in skipped], abs=1e-4)
 
 
+def test_adainfer_is_fitted_where_the_penalised_likelihood_is_flat(llama: Decoder) -> None:
+    """Logistic regression by torch's own optimiser on the same features ends at the same weights."""
+    from methods.adainfer import _features
+
+    measured = DataProfile(llama, windows(), batch_size=2)
+    method: Any = methods.create("adainfer(first=2)").profile(measured)
+    pairs = [
+        (_features(logits), logits.argmax(-1) == last) for logits, last in measured.predictions(range(1, DEPTH - 1))
+    ]
+    x, y = (torch.cat(part).double() for part in zip(*pairs, strict=True))
+    w = torch.tensor([method.top, method.gap, method.bias], dtype=torch.float64, requires_grad=True)
+    with torch.enable_grad():
+        score = x @ w[:2] + w[2]
+        loss = F.binary_cross_entropy_with_logits(score, y) + 0.5e-4 * w.pow(2).sum()
+        (slope,) = torch.autograd.grad(loss, w)
+    assert float(slope.abs().max()) < 1e-4
+    with pytest.raises(BadInput, match="was not fitted"):
+        methods.create("adainfer").resolve(6, {})
+
+
+def test_draft_verify_finds_sublayers_that_are_not_missed() -> None:
+    """Four blocks add nothing: the set found leaves out most of them and still drafts as the full model does."""
+    opt = tiny("opt", depth=DEPTH)
+    for layer in (opt.source.model.decoder.layers[i] for i in (1, 3, 4, 6)):
+        for module in (layer.self_attn.out_proj, layer.fc2):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    opt.refresh()
+    measured = DataProfile(opt, windows())
+    method: Any = methods.create("draft_verify(tries=150)").profile(measured)
+    plan = method.draft_plan(DEPTH, None)
+    idle = [runs for flags in (plan.attention, plan.feed) for i, runs in enumerate(flags) if i in (1, 3, 4, 6)]
+    assert idle.count(False) >= 5
+    assert measured.agreement(plan) > 0.5 and measured.agreement(LayerPlan.full(DEPTH)) == 1
+
+
 class Scored:
     """A profile whose loss and score are a table: the sum of what each block is worth."""
 
