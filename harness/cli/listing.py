@@ -25,11 +25,17 @@ def _methods() -> Rows:
     import dataclasses
 
     import methods
+    from harness.parameters import default, plain
 
     table: Rows = [("name", "family", "exact", "trained", "parameters", "paper")]
     for name in methods.names():
-        cls = methods.get(name)
-        fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(cls))
+        try:
+            cls = methods.get(name)
+        except BadInput as error:  # one that a package offers and that does not load hides no other
+            table.append((name, "", "", "", str(error), ""))
+            continue
+        given = [(f.name, default(f)) for f in dataclasses.fields(cls)]
+        fields = ", ".join(name if usual is dataclasses.MISSING else f"{name}={plain(usual)}" for name, usual in given)
         table.append((name, cls.family, _yes(cls.exact), _yes(cls.needs_training), fields, cls.paper))
     return table
 
@@ -133,7 +139,8 @@ def checks(results: Iterable[Any]) -> tuple[Rows, list[str]]:
     failed = []
     for name, those in found.items():
         wrong = [result for result in those if result.error]
-        failed += [f"{name} ({result.model}): {result.error}" for result in wrong]
+        for error in dict.fromkeys(result.error for result in wrong):
+            failed.append(f"{name} ({', '.join(result.model for result in wrong if result.error == error)}): {error}")
         asked = [result.model for result in those if result.error is not None]
         said = "does not apply" if not asked else f"failed on {len(wrong)}" if wrong else "passed"
         table.append((name, ", ".join(asked), said))

@@ -67,7 +67,7 @@ def run(
     lm.expect(expected)
     results = evaluate(lm, options, data, loaded)
     rows: list[Json] = []
-    if with_full and lm.method.name != BASELINE:
+    if with_full and lm.method.called != BASELINE:
         full = MethodLM(lm.decoder, BASELINE, batch_size, expected_tokens=expected, max_batch_size=max_batch_size)
         reference = evaluate(full, options, data)
         results["depthbench"]["difference_to_full"] = rows = compare(results, reference)

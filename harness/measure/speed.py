@@ -13,15 +13,14 @@ from typing import cast
 
 import torch
 
-import methods
 from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
 from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
 from harness.measure import conditions as evidence
-from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading
+from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading, watching
 from harness.measure.running import say_arm
-from harness.measure.setup import begin, load, speed_batch, timed_examples, timed_expected
+from harness.measure.setup import begin, load, method_of, speed_batch, timed_examples, timed_expected
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
@@ -142,16 +141,17 @@ class _Bench:
             method = fewer_blocks.FirstBlocks(count)
             try:
                 timing, _ = latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
-            except (RuntimeError, BadInput) as error:
+            except Exception as error:  # whatever a method raises fails its arm alone
                 _fail(state, error)
                 return
             seconds.append(round(statistics.median(timing.step_s), 9))
 
-    def _make(self, arm: Arm, number: int) -> Decoding:
-        return self._decoding(number, self.decoders[arm["checkpoint"]], methods.create(arm["spec"]))
+    def _watched(self, arm: Arm, number: int) -> Decoding:
+        """An untimed generation in which a method that breaks the contract is caught; see `harness.measure.probes.watching`."""
+        return self._decoding(number, self.decoders[arm["checkpoint"]], watching.Watch(method_of(arm)).method)
 
     def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
-        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        decoder, method = self.decoders[arm["checkpoint"]], method_of(arm)
         return latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
 
     def instrument(self, arm: Arm, state: _State, process: int, number: int) -> None:
@@ -159,10 +159,10 @@ class _Bench:
         if state["status"] != "ok":
             return
         say_arm(arm["label"])
-        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        decoder, method = self.decoders[arm["checkpoint"]], method_of(arm)
         try:
             found, output = breakdown.measure(partial(self._decoding, number, static=False), decoder, method)
-        except (RuntimeError, BadInput) as error:
+        except Exception as error:  # whatever a method raises fails its arm alone
             _fail(state, error)
             return
         if not torch.equal(output.tokens, state["tokens"][number]):
@@ -183,10 +183,10 @@ class _Bench:
         decoder = self.decoders[arm["checkpoint"]]
         say_arm(arm["label"])
         try:
+            seen = [evidence.observe(self._watched(arm, number)) for number in range(len(self.batches))]
             for _ in range(self.suite.warmup):
                 outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
-            seen = [evidence.observe(self._make(arm, number)) for number in range(len(self.batches))]
-        except (RuntimeError, BadInput) as error:
+        except Exception as error:  # whatever a method raises fails its arm alone
             failed: _State = {"status": "failed", "runs": []}
             _fail(failed, error)
             return failed
@@ -219,7 +219,7 @@ class _Bench:
         prompt = batch.ids[0] if batch.mask is None else batch.ids[0][batch.mask[0].bool()]
         ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)
         decoder = self.decoders[arm["checkpoint"]]
-        logits = score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
+        logits = score(decoder, method_of(arm), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
         return bool(logits.isfinite().all())
 
     def repeat(self, arm: Arm, state: _State, process: int, repeat: int, place: int, number: int) -> None:
@@ -227,7 +227,7 @@ class _Bench:
         say_arm(arm["label"])
         try:
             timing, output = self._measure(arm, number)
-        except (RuntimeError, BadInput) as error:
+        except Exception as error:  # whatever a method raises fails its arm alone
             _fail(state, error)
             return
         if not torch.equal(output.tokens, state["tokens"][number]):

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import methods
 from harness.machine import environment
 from harness.measure.prepare import prepare
 from harness.records import gates, published, samples, summary
 from harness.records.arms import Planned
-from harness.records.folder import RunStore
+from harness.records.folder import CODE, RunStore
 from harness.records.run import Run, load
 from harness.records.run_record import RunRecord
 from harness.run import resume as resuming
@@ -87,6 +88,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     }
     record = resuming.go_on(store, record, suite, here=isinstance(workers, local.LocalExecutor))
     store.write_run(record)
+    _keep_code(store, suite, arms)
     for found in record.get("contests") or []:  # a run begun before may have none
         if found["chosen"] == "torch" and found["native_s"]:
             print(f"kernels: {found['said']}", file=sys.stderr)
@@ -104,7 +106,24 @@ def _planned(suite: Suite, entry: MethodEntry) -> Planned:
     arm: Planned = {
         "label": entry.title, "method": entry.name, "spec": entry.spec, "checkpoint": suite.checkpoint(entry),
     }  # fmt: skip
-    return arm if entry.tuned is None else {**arm, "tuned": entry.tuned}
+    if entry.tuned is not None:
+        arm["tuned"] = entry.tuned
+    source = methods.get(entry.name).source
+    if source is not None:
+        kept = f"{CODE}/{Path(source.file).stem}-{source.sha256[:12]}.py"
+        arm["code"] = {"file": source.file, "sha256": source.sha256, "kept": kept}
+    return arm
+
+
+def _keep_code(store: RunStore, suite: Suite, arms: Sequence[Planned]) -> None:
+    """The texts of methods that are not the project's own, beside the results that came from them."""
+    texts = {code["kept"]: entry for entry in suite.methods for arm in arms
+             if (code := arm.get("code")) is not None and arm["method"] == entry.name}  # fmt: skip
+    for name, entry in texts.items():
+        source = methods.get(entry.name).source
+        (store.path / CODE).mkdir(exist_ok=True)
+        if source is not None and not (store.path / name).exists():
+            store.write_text(name, source.text)
 
 
 def _now() -> str:

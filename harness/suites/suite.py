@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from harness import settings
+from harness import outside, settings
 from harness.errors import BadInput, near
 from harness.records.limits import BASELINE as BASELINE
 from harness.records.limits import Limits as Limits
@@ -159,7 +159,7 @@ class Suite(Frozen):
 
     def default_label(self, entry: MethodEntry) -> str:
         """How an arm is named when its entry gives no label: name and parameters, e.g. `skipdecode(speedup=2)`."""
-        return entry.spec
+        return outside.short(entry.spec)
 
     def checkpoint(self, entry: MethodEntry) -> str:
         """The weights an arm runs on."""
@@ -206,7 +206,7 @@ def read_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite
     values = settings.read(path, "a suite needs at least model, methods, batch_sizes and tasks")
     for text in overrides:
         settings.override(values, text, Suite.model_fields, "methods.1.speedup=3", _expanded)
-    _place_artefacts(values, path.parent)
+    _place_files(values, path.parent)
     try:
         return Suite.model_validate({"name": path.stem, **values})
     except ValidationError as error:
@@ -224,7 +224,7 @@ def check_methods(suite: Suite, where: str) -> None:
             raise BadInput(f"{where}: methods.{i}: {error}") from None
         for key in entry.parameters:
             if key not in known:
-                what = f"neither a key of an entry nor a parameter of {entry.name}"
+                what = f"neither a key of an entry nor a parameter of {outside.short(entry.name)}"
                 hint = near(key, [*known, *MethodEntry.model_fields], f"it takes {', '.join(known) or 'no parameters'}")
                 raise BadInput(f"{where}: methods.{i}.{key}: {what}; {hint}")
         try:
@@ -264,9 +264,13 @@ def _find(name_or_path: str | Path) -> Path:
     raise BadInput(f"suite: {name!r} is neither a bundled suite nor a file; {near(name, suite_names())}")
 
 
-def _place_artefacts(values: dict[str, Any], folder: Path) -> None:
-    """Files named by `tuned` are looked for beside the suite's own file first."""
+def _place_files(values: dict[str, Any], folder: Path) -> None:
+    """Files of methods, and those named by `tuned`, are looked for beside the suite's own file first."""
     entries = values.get("methods")
-    for entry in entries if isinstance(entries, list) else ():
+    for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, str):
+            entries[i] = outside.absolute(entry, folder)
         if isinstance(entry, dict) and isinstance(entry.get("tuned"), str) and (folder / entry["tuned"]).is_file():
             entry["tuned"] = str(folder / entry["tuned"])
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            entry["name"] = outside.absolute(entry["name"], folder)
