@@ -21,7 +21,6 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
 
 from harness.errors import BadInput, one_line
 
@@ -132,10 +131,14 @@ def _check(cls: type, place: str) -> None:
     """BadInput unless a method can be made of the class."""
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
-        raise BadInput(f"method: {place} does not define {', '.join(f'{each}()' for each in missing)}; see harness.method")
+        raise BadInput(
+            f"method: {place} does not define {', '.join(f'{each}()' for each in missing)}; see harness.method"
+        )
     declared = [k for k, v in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(v)]
     if declared and "__dataclass_fields__" not in vars(cls):
-        raise BadInput(f"method: {place} has parameters but is no dataclass; write @dataclass(frozen=True) above the class")
+        raise BadInput(
+            f"method: {place} has parameters but is no dataclass; write @dataclass(frozen=True) above the class"
+        )
     if not dataclasses.is_dataclass(cls):
         raise BadInput(f"method: {place} is no dataclass; write @dataclass(frozen=True) above the class")
 
@@ -159,7 +162,11 @@ def _file(path: Path) -> tuple[ModuleType, Path]:
         exec(code, module.__dict__)
     except Exception as error:  # the file's own error, of whatever kind
         del sys.modules[module.__name__]
-        alone = "; a method's file stands alone, or is part of an installed package" if isinstance(error, ImportError) else ""
+        alone = (
+            "; a method's file stands alone, or is part of an installed package"
+            if isinstance(error, ImportError)
+            else ""
+        )
         raise BadInput(f"method: {path} cannot be imported: {one_line(error)}{alone}") from None
     _loaded[path, sha] = module
     return module, path
@@ -167,13 +174,18 @@ def _file(path: Path) -> tuple[ModuleType, Path]:
 
 def _module(name: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise BadInput(f"method: {name[:80]!r} is neither a Python file nor a module; write file.py:Class or package.module:Class")
+        raise BadInput(
+            f"method: {name[:80]!r} is neither a Python file nor a module; write file.py:Class or package.module:Class"
+        )
     if importlib.util.find_spec(name.partition(".")[0]) is None and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a command has the folder of its script there, not the working one
     try:
         return importlib.import_module(name)
     except Exception as error:  # the module's own error, of whatever kind
-        raise BadInput(f"method: {name} cannot be imported: {one_line(error)}; write file.py:Class or package.module:Class") from None
+        why = one_line(error)
+        raise BadInput(
+            f"method: {name} cannot be imported: {why}; write file.py:Class or package.module:Class"
+        ) from None
 
 
 def _text(path: Path) -> str:

@@ -128,8 +128,10 @@ def _any_of(hint: Any, inner: tuple[Any, ...], value: Any) -> Any:
     if made:
         return (same or made)[0]
     rest = [one for one in inner if one is not type(None)]
-    raise unfit if unfit is not None and len(rest) == 1 and get_origin(rest[0]) is Literal else _Unfit(
-        f"is of the wrong type; give {_shown(hint)}"
+    raise (
+        unfit
+        if unfit is not None and len(rest) == 1 and get_origin(rest[0]) is Literal
+        else _Unfit(f"is of the wrong type; give {_shown(hint)}")
     )
 
 

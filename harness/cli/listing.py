@@ -147,6 +147,37 @@ def checks(results: Iterable[Any]) -> tuple[Rows, list[str]]:
     return table, failed
 
 
+def new_method(name: str, family: str) -> list[str]:
+    """Write a method's file into the working folder; what to do with it, as lines."""
+    import keyword
+
+    import methods
+    from harness.files import clear_errors, write_atomically
+    from methods import _template
+
+    if not (name.isascii() and name.isidentifier() and name == name.lower() and name[0] != "_") or keyword.iskeyword(
+        name
+    ):
+        raise BadInput(
+            f"name: {name[:80]!r} is no name of a method; write small letters, digits and _, e.g. every_other"
+        )
+    if name in methods.names():
+        raise BadInput(f"name: there is a method named {name!r}; give another name")
+    path = Path(f"{name}.py")
+    if path.exists():
+        raise BadInput(f"name: {path} is there already; give another name, or delete it")
+    with clear_errors(path, "name"):
+        write_atomically(path, [_template.written(name, family)])
+    spec = f"{path}:{_template.class_name(name)}"
+    return [
+        f"{path} holds {_template.class_name(name)}. Change it, then:",
+        f"  depthbench check {spec}",
+        f"  depthbench generate 'name[Zizzi]\\n' --method {spec}",
+        f"  depthbench lm-eval --tasks lambada_openai --limit 100 --method {spec} --with-full",
+        f"  depthbench run quick --method {spec} --out results/{name}",
+    ]
+
+
 def numbers(name: str, text: str, most: int = 100_000) -> tuple[int, ...]:
     """Whole numbers of at least 1 separated by commas, or BadInput that names the option."""
     try:

@@ -59,7 +59,9 @@ def method_of(arm: Arm) -> Method:
     code = arm.get("code")
     method = methods.create(arm["spec"])
     if code is not None and (method.source is None or method.source.sha256 != code["sha256"]):
-        raise BadInput(f"{code['file']} was edited while the run went on; put it back ({code['kept']}) or begin another run")
+        raise BadInput(
+            f"{code['file']} was edited while the run went on; put it back ({code['kept']}) or begin another run"
+        )
     return method
 
 

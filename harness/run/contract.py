@@ -107,7 +107,9 @@ def exact_equals_full(decoder: Decoder, method: Method) -> None:
     want = generate(decoder, methods.create(BASELINE), ids, mask, max_new_tokens=NEW)
     out = generate(decoder, method, ids, mask, max_new_tokens=NEW)
     differ = (out.tokens != want.tokens).nonzero()
-    assert not len(differ), "row {}, token {}: exact, but its tokens are not the full model's".format(*differ[0].tolist())
+    assert not len(differ), "row {}, token {}: exact, but its tokens are not the full model's".format(
+        *differ[0].tolist()
+    )
 
 
 def trace_equals_hooks(decoder: Decoder, method: Method) -> None:

@@ -184,29 +184,36 @@ def suite_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
-def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(name_or_path: str | Path, overrides: Sequence[str] = (), specs: Sequence[str] = ()) -> Suite:
     """Return a bundled suite by name, or the one in a YAML file; its methods are known and take the parameters given.
 
     Args:
         name_or_path: a name of `suite_names()`, or a file.
         overrides: `key=value` each; the key may be dotted (`methods.1.speedup`, `tasks.0.limit`), the value is YAML.
+        specs: methods that stand in place of the suite's own, beside its full model.
 
     Raises:
         BadInput: no such suite or file, not YAML, or a key that is unknown, missing or out of range. One line
             that names the file and the key.
     """
-    suite = read_suite(name_or_path, overrides)
+    suite = read_suite(name_or_path, overrides, specs)
     check_methods(suite, _where(_find(name_or_path), overrides))
     return suite
 
 
-def read_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+def read_suite(name_or_path: str | Path, overrides: Sequence[str] = (), specs: Sequence[str] = ()) -> Suite:
     """As `load_suite`, but without a look at the methods, which would need torch."""
     path = _find(name_or_path)
     values = settings.read(path, "a suite needs at least model, methods, batch_sizes and tasks")
     for text in overrides:
         settings.override(values, text, Suite.model_fields, "methods.1.speedup=3", _expanded)
     _place_files(values, path.parent)
+    if specs:
+        own = [entry for entry in values.get("methods") or [] if _is_baseline(entry)]
+        # On the suite's own model, where there is one: methods given by their specs run on that.
+        own.sort(key=lambda entry: isinstance(entry, dict) and "checkpoint" in entry)
+        values["methods"] = [*own[:1], *map(outside.absolute, specs)]
+        values.pop("published", None)  # its tables stand beside arms that are gone
     try:
         return Suite.model_validate({"name": path.stem, **values})
     except ValidationError as error:
@@ -245,6 +252,11 @@ def _where(path: Path, overrides: Sequence[str]) -> str:
     return f"{path} with --set" if overrides else str(path)
 
 
+def _is_baseline(entry: Any) -> bool:
+    name = entry.get("name") if isinstance(entry, dict) else entry
+    return isinstance(name, str) and name.strip() == BASELINE
+
+
 def _expanded(entry: str) -> dict[str, Any]:
     """A method or task given as text, as a mapping whose keys can be set."""
     name, parameters = parse_spec(entry)
@@ -267,7 +279,9 @@ def _find(name_or_path: str | Path) -> Path:
 def _place_files(values: dict[str, Any], folder: Path) -> None:
     """Files of methods, and those named by `tuned`, are looked for beside the suite's own file first."""
     entries = values.get("methods")
-    for i, entry in enumerate(entries if isinstance(entries, list) else ()):
+    if not isinstance(entries, list):
+        return
+    for i, entry in enumerate(entries):
         if isinstance(entry, str):
             entries[i] = outside.absolute(entry, folder)
         if isinstance(entry, dict) and isinstance(entry.get("tuned"), str) and (folder / entry["tuned"]).is_file():

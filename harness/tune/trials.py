@@ -230,10 +230,7 @@ def add_costs(costs: Sequence[Mapping[str, Any]]) -> Json:
 def shown_parameters(settings: Sequence[Method]) -> list[Json]:
     """The parameters of each setting that are not defaults, and always those in which the settings differ."""
     varied = [name for name in settings[0].params if len({repr(m.params.get(name)) for m in settings}) > 1]
-    return [
-        {name: value for name, value in m.params.items() if name in m.given or name in varied}
-        for m in settings
-    ]
+    return [{name: value for name, value in m.params.items() if name in m.given or name in varied} for m in settings]
 
 
 def names_of(settings: Sequence[Method]) -> list[str]:

@@ -74,7 +74,9 @@ class Watch:
             for what, tensor, before in held:
                 if not _same(tensor, before):
                     row = _first_row(tensor, before)
-                    raise BrokenContract(f"{name}() writes on {what}, which it was given to read{where}{row}; work on a copy")
+                    raise BrokenContract(
+                        f"{name}() writes on {what}, which it was given to read{where}{row}; work on a copy"
+                    )
             if wrong := _wrong(name, answer, arguments):
                 raise BrokenContract(f"{name}(){where} gives {wrong}")
             return answer
