@@ -135,14 +135,19 @@ class Decoding:
     @torch.inference_mode()
     def prefill(self) -> int:
         """Run the prompts at full depth and yield token 0 of every row; returns the tokens yielded over the batch."""
-        hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask)
-        if self._static is not None:
-            self._static.start(self._next_position, self._mask)
-        return self._emit(self.decoder.head(hidden[:, -1]))
+        with self.decoder.own_threads(self._ids.shape[0]):
+            hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask)
+            if self._static is not None:
+                self._static.start(self._next_position, self._mask)
+            return self._emit(self.decoder.head(hidden[:, -1]))
 
     @torch.inference_mode()
     def step(self) -> int:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded over the batch."""
+        with self.decoder.own_threads(self._ids.shape[0]):
+            return self._step()
+
+    def _step(self) -> int:
         if isinstance(self.method, Draft):
             return self._draft_and_verify(self.method)
         token = self._tokens[:, self._generated - 1 : self._generated]
