@@ -20,7 +20,10 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Folder with local data (looked up as DIR/<task>/ and DIR/).")
 ]
 Model = Annotated[
-    str, typer.Option("--model", help="Bundled name, local folder or hub id; see `depthbench list models`.")
+    str,
+    typer.Option(
+        "--model", help="Bundled name, smollm2-135m, local folder, .gguf file or hub id; see `depthbench list models`."
+    ),
 ]
 MethodSpec = Annotated[str, typer.Option("--method", help='Method with parameters, e.g. "skipdecode(speedup=2)".')]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
