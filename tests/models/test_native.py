@@ -123,11 +123,11 @@ def test_threads_change_nothing(isa: str) -> None:
     model = MODELS["opt"]()
     ids, mask = ragged_prompts(rows=3)
     outs = []
-    for threads in (1, 2, 3, 9):  # more than there are cores: most of them come late to everything
-        torch.set_num_threads(threads)
+    for count in (1, 2, 3, 9):  # more than there are cores: most of them come late to everything
+        torch.set_num_threads(count)
         with kernels.only("native"):
             outs.append(decode_with_logits(model, methods.create("full"), ids, mask)[1])
-        assert torch.get_num_threads() == threads, "torch has its threads back"
+        assert torch.get_num_threads() == count, "torch has its threads back"
     assert all(torch.equal(outs[0], out) for out in outs[1:])
 
 
@@ -202,7 +202,14 @@ def test_activations(isa: str, act: Callable[[torch.Tensor], torch.Tensor]) -> N
     got = torch.empty_like(x)
     single = native.Map(identity.data_ptr(), None, 1, 1)
     library.calls.linear(
-        ctypes.byref(single), len(x), x.data_ptr(), None, got.data_ptr(), native.ACTIVATIONS[NATIVE_ACTIVATIONS[act]], 1, 0
+        ctypes.byref(single),
+        len(x),
+        x.data_ptr(),
+        None,
+        got.data_ptr(),
+        native.ACTIVATIONS[NATIVE_ACTIVATIONS[act]],
+        1,
+        0,
     )
     torch.testing.assert_close(got, act(x), atol=1e-6, rtol=2e-6)
 

@@ -1,12 +1,13 @@
 """Whose threads run the kernels: torch's, or within a generation their own.
 
-torch's threads (OpenMP's) wait for each other at every turn, and keep their cores busy for milliseconds after they have worked. Beside
-another program on the same cores a step that runs on them can take hundreds of times longer: whoever is left waits for one that the system
-does not let run. The kernels' own threads (team.h) do without whoever is kept from running, and sleep when there is nothing to do.
+torch's threads (OpenMP's) wait for each other at every turn, and keep their cores busy for milliseconds after they have worked.
+Beside another program on the same cores a step that runs on them can take hundreds of times longer: whoever is left waits for one
+that the system does not let run. The kernels' own threads (team.h) do without whoever is kept from running, and sleep when there
+is nothing to do.
 
-The two would fight over the cores. So within a generation whose blocks the kernels run, torch's calls (an embedding, attention over prompts,
-a token to choose) run in the calling thread alone: most are too small to be shared, and the maps, which are nearly all the work, are the
-kernels'. Elsewhere (scores, training), where torch's share is larger, torch's threads run both.
+The two would fight over the cores. So within a generation whose blocks the kernels run, torch's calls (an embedding, attention
+over prompts) run in the calling thread alone: most are too small to be shared, and the maps, which are nearly all the work, are
+the kernels'. Elsewhere (scores, training), where torch's share is larger, torch's threads run both.
 """
 
 from __future__ import annotations

@@ -29,7 +29,9 @@ import torch
 from harness.errors import BadInput
 from harness.models.kernels.native import check
 
-SOURCES = tuple(Path(__file__).with_name(f) for f in ("step.c", "attention.h", "maps.h", "team.h", "vectors.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(f) for f in ("step.c", "attention.h", "maps.h", "singles.h", "team.h", "vectors.h")
+)
 SWITCH = "DEPTHBENCH_NATIVE"
 ISA_SWITCH = "DEPTHBENCH_NATIVE_ISA"
 _FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
