@@ -1,4 +1,4 @@
-"""What tuning and calibration leave behind: parameters, the hash of the data they came from, the trace, its cost. Torch-free.
+"""What tuning, calibration and profiles leave behind: parameters, hash of the data they came from, the trace, the cost. Torch-free.
 
 An artefact is one JSON file. A suite uses it by `{tuned: file.json}` in place of a method's name and parameters; what it stands
 for (data, goal, cost, digest of the file) is then kept with the arm.
@@ -14,9 +14,10 @@ from typing import Any
 
 from harness import settings
 from harness.errors import BadInput
+from harness.files import check_writable, clear_errors, write_atomically
 
 VERSION = 1
-KINDS = ("tuning", "calibration")
+KINDS = ("tuning", "calibration", "profile")
 _KEPT = ("kind", "goal", "data", "cost", "date")
 """Keys of an artefact that stay with an arm of a suite."""
 
@@ -25,18 +26,18 @@ Json = dict[str, Any]
 
 def write(path: Path, record: Mapping[str, Any]) -> Path:
     """Write an artefact; BadInput if there is a file already."""
-    from harness.files import write_atomically
-
     check_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, [json.dumps({"artefact_version": VERSION, **record}, indent=1) + "\n"])
+    with clear_errors(path, "out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, [json.dumps({"artefact_version": VERSION, **record}, indent=1) + "\n"])
     return path
 
 
 def check_free(path: Path) -> None:
-    """BadInput if there is something at `path` already: an artefact is never written over."""
+    """BadInput if there is something at `path` already, which is never written over, or if nothing can be written there."""
     if path.exists():
         raise BadInput(f"out: {path} is there already; name another file")
+    check_writable(path, "out")
 
 
 def places(out: Path, promises: Sequence[str]) -> list[Path]:
@@ -56,9 +57,9 @@ def read(path: str | Path) -> Json:
     try:
         record = settings.read(path, "an artefact is a JSON object")
     except BadInput as error:
-        raise BadInput(f"tuned: {error}; make it with `depthbench tune`") from None
+        raise BadInput(f"tuned: {error}; make it with `depthbench tune` or `profile`") from None
     if record.get("kind") not in KINDS or "parameters" not in record:
-        raise BadInput(f"tuned: {path} is not an artefact of `depthbench tune` or `depthbench calibrate`")
+        raise BadInput(f"tuned: {path} is not an artefact of `depthbench tune`, `calibrate` or `profile`")
     if record.get("artefact_version") != VERSION:
         raise BadInput(
             f"tuned: {path} has version {record.get('artefact_version')!r}, this program reads {VERSION}; make it again"

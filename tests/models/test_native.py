@@ -76,7 +76,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         out = original(self, codes, *more)
         if out is not None:
             names = {native.ATTEND: "attend", native.FEED: "feed", native.FILL: "fill"}
-            seen.extend(name for _, does in codes for code, name in names.items() if does & code)
+            seen.extend(name for _, does, _ in codes for code, name in names.items() if does & code)
         return out
 
     monkeypatch.setattr(fused._Stack, "run", counted)

@@ -85,11 +85,12 @@ static void remember(const block *b, const target *t, int64_t row, int64_t colum
     memcpy(t->values + at, v, heads * size * sizeof(float));
 }
 
-/* One block of a plan: which of ATTEND, FEED and FILL (keys and values alone) it does. */
+/* One block of a plan: which of ATTEND, FEED and FILL (keys and values alone) it does, to the state times `factor`. */
 typedef struct {
     const block *block;
     target target;
     int64_t what;
+    double factor;
 } operation;
 
 /* What a plan's phases work on. */
@@ -103,7 +104,7 @@ static struct {
     double *spent, last;
 } plan;
 
-enum { ENTRY, ATTENTION_NORM, QKV, MIX, OUT, FEED_NORM, UP, GATE, DOWN, KEYS, KEEP_KEYS };
+enum { SCALE, ENTRY, ATTENTION_NORM, QKV, MIX, OUT, FEED_NORM, UP, GATE, DOWN, KEYS, KEEP_KEYS };
 
 static const float *entry_of(const operation *o) {
     if (!o->block->side_by_side) return plan.out;
@@ -188,6 +189,9 @@ static void work(const phase *p, uint32_t turn, int64_t first, int64_t end, int 
     const float *x = what == FEED_NORM || what == UP ? entry_of(o) : plan.out;
     map kv;
     switch (what) {
+    case SCALE:
+        for (int64_t at = first * width; at < end * width; at++) plan.out[at] *= (float)o->factor;
+        break;
     case ENTRY: memcpy(plan.entry + first * width, plan.out + first * width, (end - first) * width * sizeof(float)); break;
     case ATTENTION_NORM:
     case FEED_NORM:
@@ -224,6 +228,7 @@ static phase *put_operation(phase *p, int64_t at) {
     const block *b = o->block;
     int64_t all = plan.all, inner = b->down.k, pairs = plan.rows * b->kv_heads;
     int norms = all * plan.width > ALONE;
+    if (o->factor != 1) p = put_some(p, SCALE, at, all);
     if (b->side_by_side && (o->what & ATTEND) && (o->what & FEED)) p = put_some(p, ENTRY, at, all);
     if (o->what & ATTEND) {
         if (norms) p = put_some(p, ATTENTION_NORM, at, all);
@@ -245,7 +250,7 @@ static phase *put_operation(phase *p, int64_t at) {
     }
     return p;
 }
-#define PHASES 11 /* of an operation at most */
+#define PHASES 12 /* of an operation at most */
 
 /* A plan's blocks in turn: x [rows, count, D] to out, which may be x; `given` is what the feed-forward sublayer of a block that runs its
  * sublayers side by side reads where it is all that is asked for, else NULL. mask hides keys, `mask_row` elements between rows and `mask_column`
