@@ -139,6 +139,10 @@ class Decoding:
     @torch.inference_mode()
     def prefill(self) -> int:
         """Run the prompts and yield token 0 of every row; returns the tokens yielded over the batch."""
+        with self.decoder.own_threads(self._ids.shape[0]):
+            return self._prefill()
+
+    def _prefill(self) -> int:
         hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask, self._prompt)
         if self._static is not None:
             self._static.start(self._next_position, self._mask)
@@ -156,6 +160,10 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> int:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded over the batch."""
+        with self.decoder.own_threads(self._ids.shape[0]):
+            return self._step()
+
+    def _step(self) -> int:
         if self._drafting is not None:
             self.logits, record = self._drafting.step()
             self.trace.steps.append(record)
