@@ -109,7 +109,7 @@ def report(
     typer.echo(write_report(folders, out, style=style))
 
 
-@verb(MEASURE, "compare results/before results/after --fail-if 'speedup drop > 5%'")
+@verb(MEASURE, "compare results/old results/new --fail-if 'speedup drop > 5%'")
 def compare(
     before: Annotated[Path, typer.Argument(help="Run folder to compare with.")],
     after: Annotated[Path, typer.Argument(help="Run folder that is judged.")],
