@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,12 @@ def unpacked(path: Path, content: bytes) -> bytes:
 def read_bytes(path: Path) -> bytes:
     """Content of a file, decompressed where its name ends in .gz; raises as `open` and `unpacked`."""
     return unpacked(path, path.read_bytes())
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits; raises as `open`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parsed(content: bytes) -> Any:

@@ -45,9 +45,10 @@ def complete(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
 
 
 def _models() -> Iterable[str]:
-    from harness.models.names import bundled
+    from harness.models.bundled import bundled
+    from harness.models.named import NAMED
 
-    return bundled()
+    return [*bundled(), *NAMED]
 
 
 def _methods() -> Iterable[str]:
@@ -112,7 +113,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="Bundled name, local folder or hub id; see `depthbench list models`.",
+        help="Bundled name, smollm2-135m, local folder, .gguf file or hub id; see `depthbench list models`.",
         autocompletion=MODELS,
         metavar="MODEL",
     ),

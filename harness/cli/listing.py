@@ -36,12 +36,15 @@ def _methods() -> Rows:
 
 def _models() -> Rows:
     from harness.models.load import ASSETS, FAMILIES, bundled, read_card
+    from harness.models.named import NAMED, size
 
     table: Rows = [("name", "trained for", "data")]
     for name in bundled():
         card = read_card(ASSETS / name)
         table.append((name, str(card.get("trained_for", "")), ", ".join(card.get("data", []))))
-    table.append(("a local folder or hub id", f"architectures: {', '.join(sorted(FAMILIES))}", ""))
+    for name, model in NAMED.items():
+        table.append((name, f"{model.about}; {model.licence}, {size(name)} from the package index", ""))
+    table.append(("a local folder, .gguf file or hub id", f"architectures: {', '.join(sorted(FAMILIES))}", ""))
     return table
 
 

@@ -143,7 +143,7 @@ def test_suites_cut_in_the_middle(tmp_path: Path, name: str) -> None:
     path = tmp_path / "cut.yaml"
     for share in (0.2, 0.5, 0.8):
         path.write_bytes(whole[: int(share * len(whole))])
-        read_or_refused(lambda: load_suite(path))
+        read_or_refused(lambda path=path: load_suite(path))
 
 
 @pytest.mark.parametrize(
