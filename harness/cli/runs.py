@@ -136,6 +136,7 @@ def compare(
     from harness.records import compare as comparing
 
     compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
+    typer.echo(compared.headline)
     if compared.processors:
         typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
     print_table(comparing.table(compared), left=("label", "where", "what", "verdict"), least=("before", "after"))
