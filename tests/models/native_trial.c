@@ -84,7 +84,7 @@ static void check_block(int heads, int kv, int d, int held, int wide, int gated,
     float *cosines = drawn(ROWS * d), *sines = drawn(ROWS * d), *y = malloc(ROWS * width * sizeof(float));
     for (int r = 0; r < ROWS; r++) /* tables are (cos, cos) and (-sin, sin) */
         for (int i = 0; i < d / 2; i++) cosines[r * d + d / 2 + i] = cosines[r * d + i], sines[r * d + d / 2 + i] = -sines[r * d + i];
-    operation o = {&b, {keys, values, NULL, NULL, capacity, held, 1, cosines, sines}, ATTEND | FEED};
+    operation o = {&b, {keys, values, NULL, NULL, capacity, held, 1, cosines, sines}, ATTEND | FEED, 1};
     double spent[3] = {0};
     if (run(&o, 1, ROWS, x, y, NULL, NULL, 0, 0, 2, spent)) worst = INFINITY;
     for (int r = 0; r < ROWS; r++) {
