@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -93,15 +94,14 @@ def no_bars() -> Iterator[None]:
 @contextmanager
 def quicker() -> Iterator[None]:
     """Within it transformers takes a file apart once, not three times, and shows no progress bar off a terminal."""
-    import gguf
-    from transformers import modeling_gguf_pytorch_utils as reading
-
-    reader, bar = gguf.GGUFReader, reading.tqdm
-    gguf.GGUFReader, reading.tqdm = functools.cache(reader), functools.partial(bar, disable=None)
+    place, reading = (import_module(name) for name in ("gguf", "transformers.modeling_gguf_pytorch_utils"))
+    was = place.GGUFReader, reading.tqdm
+    changed: Any = (functools.cache(place.GGUFReader), functools.partial(reading.tqdm, disable=None))
+    place.GGUFReader, reading.tqdm = changed
     try:
         yield
     finally:
-        gguf.GGUFReader, reading.tqdm = reader, bar
+        place.GGUFReader, reading.tqdm = was
 
 
 def kept(path: Path, dtype: torch.dtype) -> Path | None:
