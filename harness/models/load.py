@@ -13,10 +13,11 @@ import torch
 
 from harness.errors import OUT_OF_MEMORY, BadInput, near, one_line, reason_of
 from harness.models import gguf, named, shapes
+from harness.models.bundled import ASSETS as ASSETS
+from harness.models.bundled import bundled as bundled
 from harness.models.decoder import Decoder
 from harness.models.named import NAMED
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEFAULT_VARIANT = "full"
 
 # transformers' model_type -> "module:Class". The only list of families.
@@ -35,11 +36,6 @@ FAMILIES: dict[str, str] = {
 }
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def bundled() -> list[str]:
-    """Names of the bundled checkpoints, `model/variant`."""
-    return sorted(f"{p.parent.parent.name}/{p.parent.name}" for p in ASSETS.glob("*/*/config.json"))
 
 
 def load_model(
