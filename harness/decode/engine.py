@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.decode.arguments import check_generation
+from harness.decode.arguments import check_finite, check_generation
 from harness.decode.gated import run_gated
 from harness.decode.prompt_pass import run_prompt
 from harness.decode.sampling import GREEDY, Sampling, StopStrings
@@ -80,6 +80,8 @@ class Decoding:
         static: bool | None = None,
     ) -> None:
         check_generation(decoder, input_ids, attention_mask, max_new_tokens, expected_tokens)
+        with decoder.lock:
+            decoder.renew()
         self.decoder = decoder
         self.method = method.resolve(decoder.depth, decoder.extras)
         self.done = False
@@ -135,6 +137,10 @@ class Decoding:
     @torch.inference_mode()
     def prefill(self) -> int:
         """Run the prompts at full depth and yield token 0 of every row; returns the tokens yielded over the batch."""
+        with self.decoder.lock:
+            return self._prefill()
+
+    def _prefill(self) -> int:
         hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask)
         if self._static is not None:
             self._static.start(self._next_position, self._mask)
@@ -143,6 +149,10 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> int:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded over the batch."""
+        with self.decoder.lock:
+            return self._step()
+
+    def _step(self) -> int:
         if isinstance(self.method, Draft):
             return self._draft_and_verify(self.method)
         token = self._tokens[:, self._generated - 1 : self._generated]
@@ -352,7 +362,11 @@ def generate(
     compact_exits: bool = False,
     static: bool | None = None,
 ) -> Output:
-    """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`."""
+    """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`.
+
+    Raises:
+        CellFailed: the logits after the prompt, or after the last step, are not finite: the tokens would mean nothing.
+    """
     decoding = Decoding(
         decoder,
         method,
@@ -367,6 +381,8 @@ def generate(
         static=static,
     )
     decoding.prefill()
+    check_finite(decoding.logits, "logits after the prompt")
     while not decoding.done:
         decoding.step()
+    check_finite(decoding.logits, "logits after the last step")
     return decoding.output()

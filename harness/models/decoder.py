@@ -6,6 +6,7 @@ on the loaded weights: the modules of transformers hold the parameters and are n
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import torch
 
 from harness.errors import BadInput
 from harness.models.cache import KVCache, Memory, RowsOfCache
+from harness.models.checks import ignored
 from harness.models.kernels import linear
 
 Operations = Sequence[tuple[int, bool, bool]]
@@ -185,6 +187,10 @@ class Block(ABC):
 class Decoder(ABC):
     """A loaded model: embedding, blocks, head, tokenizer, and what is known of its weights.
 
+    Threads may share one: its steps take turns (`lock`). Weights that are changed in place are read again by the next generation or
+    score, wherever torch counts the change (an optimiser's step, `copy_`, `load_state_dict`, another Parameter); after writing
+    through `.data`, call `refresh()`. Modules that are added or replaced after loading (adapters) are refused.
+
     Attributes:
         name: what it was loaded as, e.g. `opt-e2e-mini/skipdecode`.
         source: the transformers model that holds the parameters.
@@ -203,6 +209,8 @@ class Decoder(ABC):
     geometry: Geometry = field(init=False)
     static_steps: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
     """Buffers and graphs of `harness.decode.static`, which hold on to the weights as they are."""
+    lock: threading.RLock = field(init=False, default_factory=threading.RLock, repr=False, compare=False)
+    """Held by every step and score: kernels are chosen, and buffers used, by one thread at a time."""
     needs_key_positions: bool = field(init=False, default=False)
     """Attention depends on the distance between positions, so the cache keeps them; set by `build`."""
 
@@ -256,6 +264,11 @@ class Decoder(ABC):
         return self.eos_token_ids[0] if self.eos_token_ids else 0
 
     @property
+    def ignored(self) -> dict[str, Any]:
+        """What the checkpoint's generation settings ask for and is not done: decoding is greedy, without penalties or beams."""
+        return ignored(self.source.generation_config)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all parameters, shared ones once."""
         return sum(p.numel() * p.element_size() for p in self.source.parameters())
@@ -281,6 +294,26 @@ class Decoder(ABC):
         group = linear.Group(self.kind, maps)
         for m in maps:
             m.group = group
+        modules = list(self.source.modules())
+        self._inside = [(module._modules, tuple(map(id, module._modules.values()))) for module in modules]
+        self._weights = [(module._parameters, key) for module in modules for key in module._parameters]
+        self._read = self._state()
+
+    def _state(self) -> list[tuple[int, int]]:
+        """What changes when the weights do, as far as torch counts it."""
+        found = [held[key] for held, key in self._weights]
+        return [(0, 0) if p is None else (id(p), -1 if p.is_inference() else p._version) for p in found]
+
+    def renew(self) -> None:
+        """Read the weights again if they were changed since; BadInput if modules were added or replaced."""
+        if any(tuple(map(id, held.values())) != known for held, known in self._inside):
+            raise BadInput(
+                f"model: {self.name}: modules were added or replaced after loading; what they do when called is not used here: "
+                "merge adapters into the weights (peft: merge_and_unload), then load the model again"
+            )
+        if self._state() != self._read:
+            with torch.inference_mode():
+                self.refresh()
 
     @property
     def kind(self) -> str:

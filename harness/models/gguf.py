@@ -94,10 +94,10 @@ def no_bars() -> Iterator[None]:
 @contextmanager
 def quicker() -> Iterator[None]:
     """Within it transformers takes a file apart once, not three times, and shows no progress bar off a terminal."""
-    place, reading = (import_module(name) for name in ("gguf", "transformers.modeling_gguf_pytorch_utils"))
+    place: Any = import_module("gguf")
+    reading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
     was = place.GGUFReader, reading.tqdm
-    changed: Any = (functools.cache(place.GGUFReader), functools.partial(reading.tqdm, disable=None))
-    place.GGUFReader, reading.tqdm = changed
+    place.GGUFReader, reading.tqdm = functools.cache(was[0]), functools.partial(was[1], disable=None)
     try:
         yield
     finally:
