@@ -54,9 +54,8 @@ def check_files(folder: Path) -> None:
             f"model: {adapter} says that this is a LoRA adapter; merge it into its model first (peft: "
             "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(new_folder))"
         )
-    for name in JSON_FILES:
-        if (folder / name).is_file():
-            json_object(folder / name)
+    found = {name: json_object(folder / name) for name in JSON_FILES if (folder / name).is_file()}
+    check_counts(found.get("config.json", {}))
 
 
 def check_counts(config: Mapping[str, Any]) -> None:

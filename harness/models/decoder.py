@@ -20,6 +20,7 @@ from harness.errors import BadInput
 from harness.models.cache import KVCache, Memory
 from harness.models.checks import ignored
 from harness.models.kernels import linear
+from harness.models.watch import Watch
 from harness.plan import Skip
 
 Operations = Sequence[tuple[int, bool | Skip, bool | Skip]]
@@ -316,24 +317,16 @@ class Decoder(ABC):
         group = linear.Group(self.kind, maps)
         for m in maps:
             m.group = group
-        modules = list(self.source.modules())
-        self._inside = [(module._modules, tuple(map(id, module._modules.values()))) for module in modules]
-        self._weights = [(module._parameters, key) for module in modules for key in module._parameters]
-        self._read = self._state()
-
-    def _state(self) -> list[tuple[int, int]]:
-        """What changes when the weights do, as far as torch counts it."""
-        found = [held[key] for held, key in self._weights]
-        return [(0, 0) if p is None else (id(p), -1 if p.is_inference() else p._version) for p in found]
+        self._watch = Watch(self.source)
 
     def renew(self) -> None:
         """Read the weights again if they were changed since; BadInput if modules were added or replaced."""
-        if any(tuple(map(id, held.values())) != known for held, known in self._inside):
+        if self._watch.modules_changed():
             raise BadInput(
                 f"model: {self.name}: modules were added or replaced after loading; what they do when called is not used here: "
                 "merge adapters into the weights (peft: merge_and_unload), then load the model again"
             )
-        if self._state() != self._read:
+        if self._watch.weights_changed():
             with torch.inference_mode():
                 self.refresh()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 _NO_NUMBER = re.compile(
     r"^_|dropout|initializer|^init_|^(transformers_version|architectures|dtype|torch_dtype|use_cache|return_dict|model_type)$|"
-    r"^output_|token_id$|^(id2label|label2id|problem_type|chunk_size_feed_forward|is_encoder_decoder|name_or_path)$"
+    r"^output_|token_id$|^(tie_word_embeddings|layerdrop|id2label|label2id|problem_type|chunk_size_feed_forward|is_encoder_decoder|name_or_path)$"
 )
 """Keys of a configuration that change nothing of what a model in use computes, or stand elsewhere."""
 
