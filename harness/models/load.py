@@ -197,7 +197,9 @@ def family(config: Any) -> type[Decoder]:
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, dequantised by transformers' own reader."""
     with gguf.quicker():
-        return _load(str(path), str(path.parent), dtype, gguf_file=path.name)
+        source, tokenizer = _load(str(path), str(path.parent), dtype, gguf_file=path.name)
+        gguf.check_all_taken(path, source)
+        return source, tokenizer
 
 
 def _load(name: str, where: str, dtype: torch.dtype, **more: str) -> tuple[Any, Any]:
@@ -205,7 +207,7 @@ def _load(name: str, where: str, dtype: torch.dtype, **more: str) -> tuple[Any, 
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with gguf.no_bars():
+        with gguf.silent():
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **more)
             checks.check_counts(vars(config))
             family(config)
@@ -216,6 +218,7 @@ def _load(name: str, where: str, dtype: torch.dtype, **more: str) -> tuple[Any, 
                 use_safetensors=not more,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # and refused below, by name
                 **more,
             )
             source, info = loaded

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-import queue
 import shutil
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -238,13 +237,9 @@ def test_threads_may_share_a_fresh_decoder() -> None:
 
     right = tokens(tiny("llama"))
     for _ in range(3):
-        decoder, found = tiny("llama"), queue.SimpleQueue()
-        threads = [threading.Thread(target=lambda: found.put(tokens(decoder))) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert all(torch.equal(found.get(timeout=60), right) for _ in threads)
+        decoder = tiny("llama")
+        with ThreadPoolExecutor(4) as threads:
+            assert all(torch.equal(found, right) for found in threads.map(tokens, [decoder] * 4))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
