@@ -7,18 +7,19 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from reports.facts.facts import Facts, metric_title
+from reports.facts.facts import Facts
+from reports.facts.scores import metric_title
 from reports.text import clean, counted, decimals_for, fixed, label, listed, real, signed, span
 from reports.view import claims
 from reports.view.cells import EMPTY, word_cell
-from reports.view.parts import Block, Cell, Column, Prose, Table, table
+from reports.view.parts import Block, Cell, Column, Fold, Prose, Table, table
 
 
 def blocks(facts: Facts) -> tuple[Block, ...]:
-    """One table per paper that the run carries, each after a sentence; a sentence alone where it carries none."""
+    """One table per paper that the run carries, each after a sentence; nothing where it carries none."""
     carried = [p for p in facts.data.record.get("published") or [] if isinstance(p, Mapping)]
     if not carried or importlib.util.find_spec("harness.records.published") is None:
-        return (Prose(("The suite names no paper to stand beside.",)),)
+        return ()
     pairs = importlib.import_module("harness.records.published").pairs(facts.data.record)
     found: list[Block] = []
     for part in carried:
@@ -29,7 +30,7 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
         if own:
             if said := claims.sentences(facts, own):
                 found.append(Prose(said))
-            found.append(_table(facts, key, paper, own))
+            found.append(Fold(f"Every number of {label(key)} beside ours", (_table(facts, key, paper, own),)))
     return tuple(found)
 
 

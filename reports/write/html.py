@@ -14,7 +14,8 @@ from markupsafe import Markup
 from reports.draw.figures import draw_all
 from reports.draw.style import COLOURS, PAGE
 from reports.draw.svg import Drawing, inline, sign, signs
-from reports.view.parts import Column, Figure, ReportView, Swatch, Table
+from reports.view.parts import Column, Figure, ReportView, RunView, Swatch, Table
+from reports.write.export import file_name
 
 
 @lru_cache(maxsize=1)
@@ -27,6 +28,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["groups"] = header_groups
+    environment.filters["kept"] = kept
+    environment.filters["file"] = file_name
+    environment.filters["families"] = families
     environment.tests["part"] = lambda block, name: type(block).__name__ == name
     return environment
 
@@ -69,6 +73,23 @@ def _palette() -> str:
     light = "".join(f"--{name}:{value};" for name, (value, _) in COLOURS.items())
     dark = "".join(f"--{name}:{value};" for name, (_, value) in COLOURS.items())
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def kept(table: Table) -> frozenset[int]:
+    """Return the columns that a narrow screen shows: the first and two more."""
+    keys = [i for i, c in enumerate(table.columns) if c.key] or [i for i, c in enumerate(table.columns) if c.numeric]
+    return frozenset([0, *[i for i in keys if i][:2]]) if any(keys) else frozenset([0, 1])
+
+
+def families(run: RunView) -> list[tuple[str, list[str]]]:
+    """Return the families of the arms in a run's tables, each with its methods, in the order of their rows."""
+    found: dict[str, dict[str, None]] = {}
+    for section in run.sections:
+        for block in section.blocks:
+            for row in block.rows if isinstance(block, Table) else ():
+                if row[0].swatch and row[0].swatch.family:
+                    found.setdefault(row[0].swatch.family, {})[row[0].swatch.method] = None
+    return [(family, list(methods)) for family, methods in found.items()]
 
 
 def header_groups(table: Table) -> list[tuple[str, list[Column]]]:

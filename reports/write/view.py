@@ -10,7 +10,8 @@ from harness.records.run import Run
 from reports.facts import merge
 from reports.facts.facts import Facts, gather
 from reports.text import counted, label, listed
-from reports.view.parts import Block, Figure, Fold, ReportView, RunView, Section, Table
+from reports.view import told
+from reports.view.parts import Block, Figure, Fold, Hero, ReportView, RunView, Section, Table, Warnings
 from reports.view.settings import machine, values
 from reports.write import sections
 
@@ -71,6 +72,8 @@ def _run_view(facts: Facts, name: str, index: int, count: int) -> RunView:
         title,
         " · ".join(a for a in about if a),
         tuple(_prefixed(s, prefix) for s in sections.sections(facts)),
+        told.setting(facts),
+        "samples.jsonl" if facts.data.folder and (facts.data.folder / "samples.jsonl").is_file() else "",
     )
 
 
@@ -84,6 +87,11 @@ def _prefixed(section: Section, prefix: str) -> Section:
             return dataclasses.replace(block, id=prefix + block.id)
         if isinstance(block, Fold):
             return dataclasses.replace(block, blocks=tuple(map(renamed, block.blocks)))
+        if isinstance(block, Hero):
+            figures = tuple((name, dataclasses.replace(f, id=prefix + f.id)) for name, f in block.figures)
+            return dataclasses.replace(block, figures=figures)
+        if isinstance(block, Warnings) and block.more[1]:
+            return dataclasses.replace(block, more=(block.more[0], prefix + block.more[1]))
         return block
 
     return Section(prefix + section.id, section.title, tuple(map(renamed, section.blocks)))
