@@ -165,7 +165,7 @@ def shapes(
 ) -> None:  # fmt: skip
     """Draw a marker `size` points wide at each point."""
     if points:
-        filled = {} if marker == "|" else {"edgecolors": colour(edge)}
+        filled: dict[str, Any] = {} if marker == "|" else {"edgecolors": colour(edge)}
         made = on.scatter(
             [x for x, _ in points], [y for _, y in points], s=size**2, marker=marker, linewidths=width, zorder=3,
             facecolors=colour(inside if filled else edge), clip_on=False, **filled, **how,

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from reports.draw.canvas import line, named_ends, panels, ratio_axis, title
 from reports.draw.speed import ends, families
 from reports.draw.style import SHARE_RGB, Sheet, colour, look
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.text import fixed, listed
 from reports.view.cells import swatch
 from reports.view.parts import Figure, Swatch

@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 from reports.draw.canvas import blank, line, method_id, ratio_axis, shapes, signs, spans
 from reports.draw.style import Sheet, colour, look
@@ -122,7 +123,7 @@ def draw(plot: TradeOff, sheet: Sheet) -> Canvas:
     on.axhspan(plot.quality - plot.margin, plot.quality + plot.margin, color=colour("band"), lw=0, zorder=0.2)
     on.axvline(1.0, color=colour("muted"), lw=0.8)
     on.set(xlabel=f"Decode speed, batch size {plot.batch} (× full model)", ylabel=plot.axis)
-    full = Swatch("full")
+    full = Swatch(BASELINE)
     for one in sorted(plot.lines, key=lambda one: not one.control):
         shade = "grey" if one.control else look(one.swatch.method).colour
         inside = [p for p in one.points if low <= p.quality.value <= high]
@@ -228,9 +229,9 @@ def _write(on: Axes, plot: TradeOff, low: float, high: float, sheet: Sheet) -> N
             steps = max(2, int(math.dist((x0, y0), (x1, y1)) / 5))
             for s in range(1, steps):
                 writer.keep(x0 + (x1 - x0) * s / steps, y0 + (y1 - y0) * s / steps, 1)
-    writer.write("full model", [full], "ink", Swatch("full"), True, size=sheet.small)
+    writer.write("full model", [full], "ink", Swatch(BASELINE), True, size=sheet.small)
     for one in sorted(plot.lines, key=lambda one: (one.control, -len(one.points))):
-        if one.swatch.method == "full":
+        if one.swatch.method == BASELINE:
             continue
         shown, ends = [low <= p.quality.value <= high for p in one.points], places[one]
         words = one.name

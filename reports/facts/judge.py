@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from harness.records.readings import AGREEMENT
 from harness.stats import intervals
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.facts.scores import MetricInfo
 from reports.text import real
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from harness.records.limits import BASELINE
 from reports.facts import judge
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.text import counted, fixed, label, listed, span
 from reports.view.cells import lost
 

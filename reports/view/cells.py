@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.stats import intervals
-from reports.facts.facts import Arm, Facts, Speed
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts, Speed
 from reports.facts.judge import BETTER, KEEPS, LOSES, SMALL, Judged
 from reports.text import MISSING, counted, decimals_for, fixed, label, real, signed, span
 from reports.view.parts import Cell, Swatch

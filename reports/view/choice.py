@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.facts.judge import informative
 from reports.text import MISSING, fixed, listed
 from reports.view.answer import LOSSES, best, few

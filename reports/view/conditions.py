@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.records import cells as stored
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.text import BYTES, MISSING, clean, counted, fixed, label, listed, real, scaled
 from reports.view.parts import Cell, Column, Definitions, Table, table
 from reports.view.settings import machine, shared

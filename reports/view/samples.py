@@ -10,7 +10,8 @@ import numpy as np
 
 from harness.records.cells import Example
 from reports.facts import judge
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.facts.scores import MetricInfo, statistics
 from reports.text import MISSING, clean, fixed, label
 from reports.view.cells import swatch
@@ -44,7 +45,7 @@ def _change(facts: Facts, task: str, ids: Sequence[str], metric: MetricInfo) -> 
     """How far each example moved, and under which arm; arms that lose quality only count where there is no other."""
     full = facts.baseline
     others = [arm for arm in facts.others if (arm.label, task) in facts.examples]
-    contenders = [arm for arm in others if (found := judge.arm(facts, arm)) and found.state != judge.LOSES] or others
+    contenders = [arm for arm in others if (seen := judge.arm(facts, arm)) and seen.state != judge.LOSES] or others
     theirs = _scores(facts.examples[full.label, task], ids, metric) if full else {}
     found: dict[str, tuple[float, Arm]] = {}
     for arm in contenders:

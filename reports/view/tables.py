@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.stats import intervals
-from reports.facts.facts import Arm, Facts, Speed
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts, Speed
 from reports.text import BYTES, FLOPS, listed, real, scaled
 from reports.view.cells import name_cell, number_cells, ratio_cell
 from reports.view.parts import Cell, Column, Table, table
