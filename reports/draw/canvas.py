@@ -76,9 +76,8 @@ def panels(sheet: Sheet, count: int, height: float, *, wide: bool = False, **sha
 
 def named_rows(names: Sequence[str], sheet: Sheet, pitch: float, above: float) -> tuple[Figure, Axes]:
     """Return a figure with one named line for each row, the first at the top, and `above` points free for a legend."""
-    figure = blank(
-        sheet.width if len(names) > 8 else max(sheet.column, 0.75 * sheet.width), pitch * len(names) + above + 34
-    )
+    width = sheet.column if len(names) <= 8 and sheet.column < 300 else sheet.width
+    figure = blank(width, pitch * len(names) + above + 34)
     on = figure.subplots()
     on.set_ylim(len(names) - 0.5, -0.5)
     on.set_yticks(range(len(names)), [wrapped(name, sheet, 150) for name in names])

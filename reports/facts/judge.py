@@ -106,6 +106,12 @@ def biggest(facts: Facts, one: Arm) -> Judged | None:
     return max(every, key=lambda j: j.share, default=None)
 
 
+def worth(facts: Facts, one: Arm) -> tuple[float, float]:
+    """Return by what arms of one method are ranked, smaller first: what is lost beyond twice the margin, then speed."""
+    found, ratio = biggest(facts, one), facts.ratio(one, facts.headline_batch)
+    return (max(found.share, 2.0) if found else 0.0, -(ratio.value if ratio else 0.0))
+
+
 def counted(facts: Facts, name: str) -> tuple[MetricInfo, ...]:
     """The metrics of a task that judge it: agreement with the full model is no quality."""
     return tuple(how for how in facts.tasks[name] if how.name != AGREEMENT)

@@ -60,16 +60,10 @@ def _top(facts: Facts) -> list[Arm]:
     rest = []
     for group in named:
         if not any(a.label in chosen for a in group) and (arms := [a for a in group if a.method != BASELINE]):
-            rest.append(min(arms, key=lambda a: _worth(facts, a)))
-    rest.sort(key=lambda a: (a.control, *_worth(facts, a)))
+            rest.append(min(arms, key=lambda a: judge.worth(facts, a)))
+    rest.sort(key=lambda a: (a.control, *judge.worth(facts, a)))
     full = [facts.baseline] if facts.baseline else []
     return [*full, *list(chosen.values())[: ROWS - 1], *rest][:ROWS]
-
-
-def _worth(facts: Facts, arm: Arm) -> tuple[float, float]:
-    """Smaller is worth more: first by how much is lost beyond twice the margin, then by speed."""
-    found, ratio = judge.biggest(facts, arm), facts.ratio(arm, facts.headline_batch)
-    return (max(found.share, 2.0) if found else 0.0, -(ratio.value if ratio else 0.0))
 
 
 def _lost(facts: Facts, arm: Arm) -> Cell:

@@ -35,10 +35,11 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> str:
+def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None, *, printed: bool = True) -> str:
     """Return the report as one HTML document; the same view gives the same bytes.
 
-    `drawings` holds the figures as drawn for the page, by id, where the caller has them already.
+    `drawings` holds the figures as drawn for the page, by id, where the caller has them already; `printed`: whether they
+    are there as PDF and PNG too.
     """
     drawn = draw_all(view, PAGE) if drawings is None else drawings
     swatches: set[Swatch] = set()
@@ -57,10 +58,12 @@ def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> str
     laid_out = page.render(
         view=view, svg=drawing, sign=sign_of, style=Markup(_palette() + _read("report.css")), script=Markup(script),
         script_hash=digest, signs=Markup(_MARK),
+        drawn_as=_PRINTED if printed else _PRINTED[:1],
     )  # fmt: skip
     return laid_out.replace(_MARK, signs(swatches), 1)
 
 
+_PRINTED = (("SVG", "svg"), ("PDF", "pdf"), ("PNG", "png"))
 _MARK = "\0"
 """Stands for the shapes of the signs, which are known last; reports.text lets no such character through."""
 

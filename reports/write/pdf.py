@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -23,6 +24,11 @@ WIDTH, TABLE_SIZE, GAP, NARROW = 505.0, 7.2, 4.0, 76.0  # as in the template; wo
 
 _LONG = re.compile(r"\S{30,}")
 _FOREIGN = re.compile("[^\u0000-\u024f\u0370-\u052f\u1e00-\u22ff\u2400-\u2426\u27e8\u27e9\ufffd]")
+
+
+def available() -> bool:
+    """Whether Typst, which sets documents and turns figures into PDF and PNG, is installed."""
+    return importlib.util.find_spec("typst") is not None
 
 
 def pdf(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> bytes:
