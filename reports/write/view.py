@@ -29,7 +29,8 @@ def build(runs: Sequence[Run], wanted: Wanted | None = None) -> ReportView:
     check(wanted, every)
     facts = [narrow(one, wanted) for one in every]
     names = [_name(run) for run in joined]
-    title = listed(dict.fromkeys(_title(run, name) for run, name in zip(joined, names, strict=True)), 3)
+    titles = dict.fromkeys(_title(run, name) for run, name in zip(joined, names, strict=True))
+    title = listed(titles, 1) if len(titles) == 1 else f"{len(titles)} runs: {listed(dict.fromkeys(names), 6)}"
     views = tuple(_run_view(f, name, i, len(joined)) for i, (f, name) in enumerate(zip(facts, names, strict=True)))
     several = board(facts) if len(joined) > 1 else None
     return ReportView(title, _relation(runs, joined, [v.title for v in views]), views, several)
