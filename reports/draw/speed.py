@@ -318,7 +318,7 @@ def tax(facts: Facts) -> Figure | None:
             if mean is not None and computed is not None and of:
                 found.append((batch, mean, computed))
                 depth = max(depth, int(of))
-        if arm.family == "exit" and len(found) > 1 and any(c > m + 0.05 for _, m, c in found):
+        if arm.family in ("gate", "exit") and len(found) > 1 and any(c > m + 0.05 for _, m, c in found):
             rows.append(Taxed(arm.short, swatch(arm), tuple(found)))
     if not rows:
         return None

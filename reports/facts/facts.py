@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from harness.records.cells import Cell, Example, MemoryCell, QualityCell, SpeedCell, Timed, place
+from harness.records.cells import Cell, EnergyCell, MemoryCell, QualityCell, SpeedCell, place
 from harness.records.differences import differences, said
+from harness.records.fields import Example, Timed
 from harness.records.limits import BASELINE
 from harness.records.run import Run
 from harness.records.summary import QUALITY_MARGIN, quality_margin
 from harness.stats.intervals import Interval
 from reports.facts import scores
 from reports.facts.arms import Arm, arms_of
-from reports.facts.scores import MetricInfo, Quality
+from reports.facts.metrics import MetricInfo
+from reports.facts.scores import Quality
 from reports.text import label, real
 
 USABLE, WIDE, UNUSABLE = "usable", "wide", "unusable"
@@ -100,6 +102,7 @@ class Facts:
     Attributes:
         speed: by (arm label, batch size); only cells that succeeded under the baseline's conditions.
         memory: by (arm label, batch size).
+        energy: by (arm label, batch size).
         quality: by (arm label, task, metric).
         examples: by (arm label, task): the scored examples by id.
         refused: sentences naming the cells left out because their conditions differ, and how.
@@ -113,6 +116,7 @@ class Facts:
     tasks: dict[str, tuple[MetricInfo, ...]]
     speed: dict[tuple[str, int], Speed]
     memory: dict[tuple[str, int], MemoryCell]
+    energy: dict[tuple[str, int], EnergyCell]
     quality: dict[tuple[str, str, str], Quality]
     examples: dict[tuple[str, str], dict[str, Example]]
     scored: dict[tuple[str, str], QualityCell]
@@ -163,6 +167,13 @@ class Facts:
         """The timed cells that are shown."""
         return [timed.cell for timed in self.speed.values()]
 
+    def cell(self, kind: str, arm: Arm, batch: int) -> SpeedCell | MemoryCell | EnergyCell | None:
+        """The cell of a kind that is shown of an arm at a batch size."""
+        timed, at = self.speed.get((arm.label, batch)), (arm.label, batch)
+        if kind == "speed":
+            return None if timed is None else timed.cell
+        return self.memory.get(at) if kind == "memory" else self.energy.get(at)
+
     def scored_number(self, arm: Arm, task: str, key: str) -> float | None:
         """A number of the scored cell of an arm; None where there is none."""
         cell = self.scored.get((arm.label, task))
@@ -181,6 +192,7 @@ def gather(data: Run) -> Facts:
     rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.summary}
     speed: dict[tuple[str, int], Speed] = {}
     memory: dict[tuple[str, int], MemoryCell] = {}
+    energy: dict[tuple[str, int], EnergyCell] = {}
     scored: dict[tuple[str, str], QualityCell] = {}
     for cell in ok:
         if cell["kind"] == "quality":
@@ -192,6 +204,8 @@ def gather(data: Run) -> Facts:
                 speed[key] = _speed(cell, rows.get(key, {}), arms)
             elif cell["kind"] == "memory":
                 memory[key] = cell
+            else:
+                energy[key] = cell
     examples = {key: {e["id"]: e for e in cell["examples"]} for key, cell in scored.items()}
     tasks = scores.tasks_of(data, scored)
     batches = {c.get("batch_size") for c in data.cells if c["kind"] in ("speed", "memory")}
@@ -202,6 +216,7 @@ def gather(data: Run) -> Facts:
         tasks=tasks,
         speed=speed,
         memory=memory,
+        energy=energy,
         quality=scores.quality(arms, tasks, examples, {str(row.get("label")): row for row in data.summary}),
         examples=examples,
         scored=scored,

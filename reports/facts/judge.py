@@ -15,7 +15,7 @@ from harness.records.readings import AGREEMENT
 from harness.stats import intervals
 from reports.facts.arms import Arm
 from reports.facts.facts import Facts
-from reports.facts.scores import MetricInfo
+from reports.facts.metrics import MetricInfo
 from reports.text import real
 
 BETTER, KEEPS, SMALL, OPEN, LOSES = "better", "keeps quality", "small loss", "not enough data", "loses quality"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from harness.records import readings
-from harness.records.cells import Example, QualityCell, SpeedCell
+from harness.records.cells import QualityCell, SpeedCell
+from harness.records.fields import Example
 from harness.records.limits import BASELINE
 from harness.records.measures import statistics_of
 from harness.records.run import Run
 from harness.stats import intervals
 from harness.stats.intervals import Interval
 from reports.facts.arms import Arm
-from reports.text import label, real
+from reports.facts.metrics import MetricInfo, metric_info
+from reports.text import real
 
 
 @dataclass(frozen=True)
@@ -28,26 +29,6 @@ class Quality:
     difference: Interval | None
 
 
-@dataclass(frozen=True)
-class MetricInfo:
-    """How a metric is named and read."""
-
-    name: str
-    title: str
-    unit: str
-    better: str
-    combine: Callable[[np.ndarray], np.ndarray]
-
-    @property
-    def points(self) -> bool:
-        """Whether it counts in points of a hundred, as the margin does."""
-        return self.unit in ("points", "%")
-
-    def margin(self, margin: float, full: float) -> float:
-        """Return the loss one accepts in the metric's own unit: points where it counts in points, else percent of full's value."""
-        return margin if self.points else abs(full) * margin / 100
-
-
 def tasks_of(data: Run, scored: Mapping[tuple[str, str], QualityCell]) -> dict[str, tuple[MetricInfo, ...]]:
     """Return the tasks that were scored with their metrics, in the order of the suite."""
     order = [str(t.get("name") if isinstance(t, dict) else t) for t in data.suite.get("tasks") or []]
@@ -55,7 +36,7 @@ def tasks_of(data: Run, scored: Mapping[tuple[str, str], QualityCell]) -> dict[s
     names = [t for t in order if t in present] + sorted(present.difference(order))
     found = {}
     for task in names:
-        metrics = [_metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task)]
+        metrics = [metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task)]
         if known := tuple(m for m in metrics if m is not None):  # a task without a metric has nothing to be judged by
             found[task] = known
     return found
@@ -66,21 +47,6 @@ def _metric_names(cells: Iterable[QualityCell]) -> list[str]:
     for cell in cells:
         names.update(dict.fromkeys(str(k) for k in (cell["examples"][0].get("stats") or {})))
     return [n for n in names if n != "agreement"] + [n for n in names if n == "agreement"]
-
-
-def metric_title(name: str) -> str:
-    """How a metric is called in words."""
-    how = readings.reading(name)
-    return how.title if how and how.title else label(name).replace("_", " ")
-
-
-def _metric_info(name: str) -> MetricInfo | None:
-    """How to read and name a metric; None for one this version does not know."""
-    how = readings.reading(name)
-    if how is None:
-        return None
-    unit = {"percent": "%"}.get(how.unit, how.unit)
-    return MetricInfo(name, metric_title(name), unit, how.better, how.combine)
 
 
 def statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:

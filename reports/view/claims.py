@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from reports.facts.facts import Facts
-from reports.facts.scores import metric_title
+from reports.facts.metrics import metric_title
 from reports.text import fixed, label, listed, real, signed, span
 
 _LAYERS = "layers_per_token"

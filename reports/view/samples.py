@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.records.cells import Example
+from harness.records.fields import Example
 from reports.facts import judge
 from reports.facts.arms import Arm
 from reports.facts.facts import Facts
-from reports.facts.scores import MetricInfo, statistics
+from reports.facts.metrics import MetricInfo
+from reports.facts.scores import statistics
 from reports.text import MISSING, clean, fixed, label
 from reports.view.cells import swatch
 from reports.view.parts import Output, Sample

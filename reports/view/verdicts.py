@@ -9,7 +9,8 @@ from harness.stats import intervals
 from reports.facts import judge
 from reports.facts.arms import Arm, curves
 from reports.facts.facts import Facts
-from reports.facts.scores import MetricInfo, Quality
+from reports.facts.metrics import MetricInfo
+from reports.facts.scores import Quality
 from reports.text import fixed, label, listed
 from reports.view.answer import choice, few, timed
 from reports.view.cells import EMPTY, interval_cell, lost, name_cell, number_cells, ratio_cell, state_cell, tone_of
