@@ -15,7 +15,7 @@ import torch
 from harness.decode.arguments import check_generation
 from harness.decode.gated import run_gated
 from harness.decode.prompt_pass import run_prompt
-from harness.decode.sampling import GREEDY, Sampling, StopStrings
+from harness.decode.sampling import GREEDY, Sampling, StopStrings, noise_of_rows
 from harness.decode.static import StaticSteps, steps_for
 from harness.method import Draft, Exit, Method
 from harness.models.decoder import Context, Decoder
@@ -55,6 +55,8 @@ class Decoding:
         stop_at_eos: rows end with any of the model's end tokens; False generates `max_new_tokens` for every row.
         expected_tokens: what schedules reckon with (`Step.expected_tokens`); default `max_new_tokens`.
         sampling: how tokens are chosen; greedy unless said otherwise.
+        noise: the stream of noise each row is sampled with [B]; None: those of the prompts, `sampling.streams`. Whoever divides
+            requests into batches gives them, so that equal prompts in two batches get samples of their own.
         stop_strings: texts that end a row with the token that completes one of them.
         compact_exits: after rows have exited, go on with the others alone instead of computing all rows to the last one's exit.
         static: run steps on static buffers (`harness.decode.static`), which a GPU replays as graphs; None: on a GPU. Drafts and
@@ -75,6 +77,7 @@ class Decoding:
         stop_at_eos: bool = True,
         expected_tokens: int | None = None,
         sampling: Sampling = GREEDY,
+        noise: Sequence[int] | None = None,
         stop_strings: Sequence[str] = (),
         compact_exits: bool = False,
         static: bool | None = None,
@@ -92,7 +95,7 @@ class Decoding:
         self._compact = compact_exits
         self._stops = StopStrings(stop_strings, decoder.tokenizer)
         rows, width = input_ids.shape
-        self._rows = torch.arange(rows, device=decoder.device)
+        self._noise = noise_of_rows(sampling, self._ids, self._mask, noise)
         self._plans, capacities = self._prepare_plans(width, max_new_tokens)
         # Only what exits has shapes that change from step to step; full and schedules keep their graphs under either setting.
         compacts = compact_exits and isinstance(self.method, Exit)
@@ -205,7 +208,7 @@ class Decoding:
             states.append(x)
             logits = decoder.head(self._run(plan, x, context, shared)[:, 0])
             passes.append(Pass(plan, 1, held, rows, True))
-            token = self._sampling.pick(logits, self._rows, self._counts + i).unsqueeze(1)
+            token = self._sampling.pick(logits, self._noise, self._counts + i).unsqueeze(1)
             drafts.append(token)
             drafted += drafting
             more = method.goes_on(logits)
@@ -259,7 +262,7 @@ class Decoding:
         """Take the full model's tokens up to and with the first that differs from the draft; logits [B, T, V]."""
         rows, count, _ = logits.shape
         places = self._counts.unsqueeze(1) + torch.arange(count, device=logits.device)
-        chosen = self._sampling.pick(logits.flatten(0, 1), self._rows.repeat_interleave(count), places.flatten())
+        chosen = self._sampling.pick(logits.flatten(0, 1), self._noise.repeat_interleave(count), places.flatten())
         chosen = chosen.view(rows, count)
         agreed = torch.zeros_like(self._counts)
         if drafts is not None:
@@ -289,7 +292,7 @@ class Decoding:
         """Choose the next token of every row from logits [B, V]."""
         n = self._generated
         self.logits = logits
-        tokens = self._sampling.pick(logits, self._rows, self._counts)
+        tokens = self._sampling.pick(logits, self._noise, self._counts)
         yielded = tokens.shape[0]
         self._generated = n + 1
         if not self._ends:
@@ -348,6 +351,7 @@ def generate(
     stop_at_eos: bool = True,
     expected_tokens: int | None = None,
     sampling: Sampling = GREEDY,
+    noise: Sequence[int] | None = None,
     stop_strings: Sequence[str] = (),
     compact_exits: bool = False,
     static: bool | None = None,
@@ -362,6 +366,7 @@ def generate(
         stop_at_eos=stop_at_eos,
         expected_tokens=expected_tokens,
         sampling=sampling,
+        noise=noise,
         stop_strings=stop_strings,
         compact_exits=compact_exits,
         static=static,
