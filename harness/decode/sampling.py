@@ -108,7 +108,11 @@ def noise_of_rows(
     if sampling.temperature == 0:
         return torch.zeros(rows, dtype=torch.long, device=ids.device)
     if given is None:
-        real = [row.tolist() for row in ids] if mask is None else [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+        real = (
+            [row.tolist() for row in ids]
+            if mask is None
+            else [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+        )
         given = streams(real)
     return torch.tensor(given, dtype=torch.long, device=ids.device)
 

@@ -9,7 +9,6 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +29,7 @@ from harness.records.folder import RunStore
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
 from harness.records.measures import speedup as speedup
-from harness.stats import binary, intervals
+from harness.stats import intervals, scores
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -322,12 +321,8 @@ def _difference(
     """The paired difference, and McNemar's p-value where the scores are right or wrong."""
     if mine is None or theirs is None or mine.shape != theirs.shape:
         return None, None
-    counts = binary.discordant(mine, theirs)
-    if counts is not None:
-        # What a right answer adds to the metric, in its own points: the statistics may be shares, the metric a percentage.
-        points = float(how.combine(np.array([1.0, 1.0]))) * counts.scale
-        return binary.difference(replace(counts, scale=points)), binary.mcnemar(counts)
-    return intervals.paired_difference(mine, theirs, how.combine), None
+    found = scores.Paired(mine, theirs, how.combine)
+    return found.difference, found.p if found.test == scores.MCNEMAR else None
 
 
 def _statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:

@@ -3,8 +3,8 @@
 The border between a context and its continuation is lm-eval's (`TemplateLM._encode_pair`): white space at the end of the context
 belongs to the continuation, both are encoded together, and what goes beyond the context's own tokens is the continuation.
 
-A context that has no token (it is empty, or holds nothing but white space) is the prefix token: the tokenizer's BOS, else its EOS. A
-continuation that begins with that token is not given it twice.
+A context that has no token (it is empty, or holds nothing but white space) is the prefix token: the tokenizer's BOS, else its EOS.
+A continuation that begins with that token is not given it twice.
 """
 
 from __future__ import annotations
@@ -67,6 +67,6 @@ class Encoding:
         return [self.prefix], rest[1:] if rest[:1] == [self.prefix] else rest
 
     def whole(self, text: str) -> list[int]:
-        """Tokens of a text that is scored from its beginning, after the prefix token: without the one that the tokenizer puts there."""
+        """Tokens of a text that is scored after the prefix token: without the one that the tokenizer puts there."""
         tokens = self.text(text)
         return tokens[1:] if tokens[:1] == [self.prefix] else tokens

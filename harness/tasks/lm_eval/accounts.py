@@ -5,6 +5,23 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose request it is: a task's document."""
+
+    task: str
+    document: str
+
+    @staticmethod
+    def of(request: Any) -> Asked:
+        """The task and document of an lm-eval `Instance`."""
+        return Asked(str(request.task_name), str(request.doc_id))
+
+    def __str__(self) -> str:
+        return f"task {self.task}, document {self.document}"
 
 
 @dataclass
@@ -55,7 +72,7 @@ class Work:
 
 @dataclass
 class Record:
-    """Depths of one request.
+    """Depths of one answer.
 
     Attributes:
         layers: blocks that ran for each scored or generated token.
