@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ class Asked:
     document: str
 
     @staticmethod
-    def of(request: Any) -> Asked:
-        """The task and document of an lm-eval `Instance`."""
-        return Asked(str(request.task_name), str(request.doc_id))
+    def of(request: Any, documents: Mapping[str, Sequence[int]]) -> Asked:
+        """The task and document of an lm-eval `Instance`; which numbers documents by their place among those asked for."""
+        task, number = str(request.task_name), request.doc_id
+        return Asked(task, str(documents[task][number] if task in documents else number))
 
     def __str__(self) -> str:
         return f"task {self.task}, document {self.document}"

@@ -57,7 +57,7 @@ class MethodLM(MethodModel):
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """See `LM.loglikelihood`; the module says which depth each token has."""
         encoded = [(request.args, *self.encoding.pair(*request.args)) for request in requests]
-        return self._likelihoods(encoded, [Asked.of(request) for request in requests], disable_tqdm)
+        return self._likelihoods(encoded, [Asked.of(request, self.documents) for request in requests], disable_tqdm)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **kwargs: Any
@@ -104,7 +104,7 @@ class MethodLM(MethodModel):
             )
             own = [Pair(*map(tuple, utils.make_disjoint_window(window))) for window in found]
             pairs += own
-            asked += [Asked.of(request)] * len(own)
+            asked += [Asked.of(request, self.documents)] * len(own)
             windows.append(len(own))
         scored = iter(self._score("loglikelihood_rolling", asked, pairs, disable_tqdm))
         answers = []
@@ -170,7 +170,7 @@ class MethodLM(MethodModel):
             key = json.dumps([request.task_name, request.args[1]], sort_keys=True, default=str)
             groups.setdefault(key, []).append(i)
         for places in groups.values():
-            asked = {i: Asked.of(requests[i]) for i in places}
+            asked = {i: Asked.of(requests[i], self.documents) for i in places}
             settings = read_settings(
                 asked[places[0]].task,
                 requests[places[0]].args[1],

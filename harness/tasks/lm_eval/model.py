@@ -48,6 +48,7 @@ class MethodModel(TemplateLM):
         records: depths by request, see `record`.
         truncated: by task.
         work: by kind of request.
+        documents: by task the numbers of the documents asked for, where these are not the first ones.
 
     Raises:
         BadInput: the model has no tokenizer, the method does not fit the model or cannot be scored.
@@ -92,6 +93,7 @@ class MethodModel(TemplateLM):
         self.records: dict[str, list[Record]] = {}
         self.truncated: dict[str, Truncation] = {}
         self.work: dict[str, Work] = {}
+        self.documents: Mapping[str, Sequence[int]] = {}
 
     # What lm-eval asks of a model besides answers.
 

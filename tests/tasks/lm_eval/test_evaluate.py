@@ -120,11 +120,11 @@ def test_results_are_lm_evals_own_with_depths_beside_them(tiny_tasks: tuple[Path
     assert accuracy["full"] == pytest.approx(100 * full["results"]["tiny_choice"]["acc,none"])
     assert accuracy["value"] == pytest.approx(100 * skip["results"]["tiny_choice"]["acc,none"])
     assert accuracy["low"] <= accuracy["difference"] <= accuracy["high"]
-    test = accuracy["mcnemar"]
-    assert 100 * (test["gained"] - test["lost"]) / 6 == pytest.approx(accuracy["difference"])
+    assert accuracy["test"] == "McNemar"
+    assert 100 * (accuracy["gained"] - accuracy["lost"]) / 6 == pytest.approx(accuracy["difference"])
     perplexity = rows["tiny_last", "perplexity"]
     assert perplexity["value"] == pytest.approx(skip["results"]["tiny_last"]["perplexity,none"])
-    assert perplexity["mcnemar"] is None
+    assert perplexity["gained"] is None and perplexity["test"] == "paired bootstrap"
 
 
 def test_the_command(
