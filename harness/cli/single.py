@@ -83,76 +83,18 @@ def baseline(
         typer.echo(line, err=True)
 
 
-@app.command("lm-eval")
-def lm_eval(
-    tasks: Annotated[
-        str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")
-    ],
-    model: Model = "opt-e2e-mini/full",
-    method: MethodSpec = BASELINE,
-    data: Data = None,
-    with_full: Annotated[
-        bool, typer.Option("--with-full", help="Evaluate the full model too, and give the paired difference per task.")
-    ] = False,
-    limit: Annotated[
-        str | None, typer.Option("--limit", "-L", help="Documents per task; below 1 a share of them.")
-    ] = None,
-    num_fewshot: Annotated[
-        int | None, typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Examples in the prompt.")
-    ] = None,
-    batch_size: Annotated[
-        str, typer.Option("--batch-size", "--batch_size", "-b", help="Rows at once, or auto.")
-    ] = "16",
-    max_batch_size: Annotated[
-        int | None, typer.Option("--max-batch-size", "--max_batch_size", min=1, help="What auto starts from.")
-    ] = None,
-    apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", "--apply_chat_template", help="Write prompts as chats.")
-    ] = False,
-    fewshot_as_multiturn: Annotated[
-        bool,
-        typer.Option(
-            "--fewshot-as-multiturn/--no-fewshot-as-multiturn", "--fewshot_as_multiturn", help="Examples as turns."
-        ),
-    ] = True,
-    system_instruction: Annotated[
-        str | None, typer.Option("--system-instruction", "--system_instruction", help="Put before the prompt.")
-    ] = None,
-    include_path: Annotated[
-        str | None, typer.Option("--include-path", "--include_path", help="Folder with more task files.")
-    ] = None,
-    gen_kwargs: Annotated[
-        str | None, typer.Option("--gen-kwargs", "--gen_kwargs", help="Generation settings, e.g. max_gen_toks=64.")
-    ] = None,
-    use_cache: Annotated[
-        str | None, typer.Option("--use-cache", "--use_cache", "-c", help="Keep answers in files that begin so.")
-    ] = None,
-    output_path: Annotated[
-        Path | None, typer.Option("--output-path", "--output_path", "-o", help="Folder or .json file for results.")
-    ] = None,
-    log_samples: Annotated[
-        bool, typer.Option("--log-samples", "--log_samples", "-s", help="Also write every sample, with its depths.")
-    ] = False,
-    predict_only: Annotated[
-        bool, typer.Option("--predict-only", "--predict_only", "-x", help="Compute no metrics.")
-    ] = False,
-    seed: Annotated[
-        str, typer.Option("--seed", help="python,numpy,torch,fewshot; one number for all.")
-    ] = "0,1234,1234,1234",
-    expected_tokens: Annotated[
-        int | None,
-        typer.Option("--expected-tokens", min=1, help="Length schedules plan for; default: the task's median."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
-) -> None:
-    """Run lm-eval tasks, every request answered as the method computes it; options as in lm-eval."""
-    from harness.cli import lm_eval as lm_eval_command
+@app.command(
+    "lm-eval",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    add_help_option=False,
+    options_metavar="--tasks <task> ... [lm-eval's options]",
+)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval tasks, every request answered as the method computes it; options as in lm-eval (--help lists them)."""
+    from harness.cli import lm_eval as command
 
-    settings = {key: value for key, value in locals().items() if key != "lm_eval_command"}
-    for part in lm_eval_command.run(**settings):
-        print_table(part, left=("task", "metric")) if isinstance(part, list) else typer.echo(part)
+    for part in command.run(context.args):
+        print_table(part, left=("task", "metric", "test")) if isinstance(part, list) else typer.echo(part)
 
 
 @app.command("scoring-speed")

@@ -49,7 +49,8 @@ def load_model(
         model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), local folder, hub id, `random:<shape>` (a named
             configuration without weights, see shapes.py), a `.gguf` file of a supported family (needs the extra `gguf`; its
             weights are dequantised), or a transformers model.
-        dtype: type of the weights in memory; ignored for a model object, which is used as it is.
+        dtype: type of the weights in memory, `auto` for the one they are stored in (float32 where there is none, or one that is
+            dequantised); ignored for a model object, which is used as it is.
         device: `cpu`, `cuda` or `cuda:N`; ignored for a model object.
         tokenizer: only for a model object.
 
@@ -59,7 +60,8 @@ def load_model(
     """
     if not isinstance(model, (str, Path)):
         return _wrap(type(model).__name__, model, tokenizer, None)
-    name, dtype = str(model), check_dtype(dtype)
+    name, stored = str(model), dtype == "auto"
+    dtype = torch.float32 if stored else check_dtype(dtype)
     check_device(device)
     if shapes.is_random(name):
         return _wrap(name, shapes.build(name, dtype, device), None, None)
@@ -76,7 +78,7 @@ def load_model(
         raise BadInput(f"model: {name!r} is neither bundled, a folder nor a hub id; {near(name, names)}")
     else:
         where = name
-    source, tokenizer = _load(name, where, dtype)
+    source, tokenizer = _load(name, where, "auto" if stored else dtype)
     return _wrap(name, source.to(device).eval(), tokenizer, folder)
 
 
@@ -175,7 +177,7 @@ def _from_gguf(path: Path, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
     return source.to(device).eval(), tokenizer
 
 
-def _load(name: str, where: str, dtype: torch.dtype, **more: str) -> tuple[Any, Any]:
+def _load(name: str, where: str, dtype: torch.dtype | str, **more: str) -> tuple[Any, Any]:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer

@@ -2,8 +2,8 @@
 
 A method cannot lose what the full model does not have: where that is at the level of chance, no loss is not kept quality. Chance
 is, for a choice among n, one right answer in n; for a single continuation or a generated answer, no right answer; for a
-likelihood, that of a guess among all tokens of the vocabulary. Right or wrong answers are above chance where a one-sided binomial test says
-so at the 5 % level. Of other scores (BLEU, the share of probability on true answers) no level of chance is known here.
+likelihood, that of a guess among all tokens of the vocabulary. Right or wrong answers are above chance where a one-sided binomial
+test says so at the 5 % level. Of other scores (BLEU, the share of probability on true answers) no level of chance is known here.
 """
 
 from __future__ import annotations

@@ -45,9 +45,9 @@ def compare(mine: Mapping[str, Any], full: Mapping[str, Any]) -> list[Json]:
     """Paired differences of one evaluation to that of the full model, by task and metric.
 
     Returns:
-        `task`, `metric`, `value`, `full`, `difference` with `low` and `high` (95 %), `test` and its p-value `p`, `gained` and `lost`
-        where answers are right or wrong, the number of `documents`, `uninformative` (why the full model's score says nothing;
-        empty where it does), and `p_holm`: of the first metric of every informative task, corrected over these tasks.
+        `task`, `metric`, `value`, `full`, `difference` with `low` and `high` (95 %), `test` and its p-value `p`, `gained` and
+        `lost` where answers are right or wrong, the number of `documents`, `uninformative` (why the full model's score says
+        nothing; empty where it does), and `p_holm`: of the first metric of every informative task, corrected over these tasks.
     """
     rows: list[Json] = []
     for task in mine["samples"]:

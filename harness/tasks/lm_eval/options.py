@@ -58,6 +58,10 @@ class Options:
     def __post_init__(self) -> None:
         if not self.tasks or not all(self.tasks):
             raise BadInput("tasks: none is given; name some, e.g. --tasks lambada_openai,gsm8k")
+        for name, kinds in (("limit", (int, float)), ("num_fewshot", (int,))):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+                raise BadInput(f"{name}: {value!r} is no number; give one")
         if self.limit is not None and not (self.limit > 0 and math.isfinite(self.limit)):
             raise BadInput(f"limit: {self.limit:g} is out of range; give documents per task, or a share below 1")
         if self.num_fewshot is not None and self.num_fewshot < 0:
