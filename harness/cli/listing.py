@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,18 +156,34 @@ def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
 
 def scoring_speed(out: Path | None, data: Path | None, **settings: Any) -> Rows:
     """Measure with `harness.peers.scoring`, keep the record in `out`; the table to print."""
+    from harness.peers import scoring as comparison
+
+    chosen = comparison.Settings(**settings)
+    return comparison.table(_kept(out, lambda: comparison.measure(chosen, data)))
+
+
+def scoring_agreement(out: Path | None, data: Path | None, **settings: Any) -> Rows:
+    """Compare with `harness.peers.agreement`, keep the record in `out`; the table to print."""
+    from harness.peers import agreement
+
+    chosen = agreement.Settings(**settings)
+    say = partial(print, file=sys.stderr)
+    return agreement.table(_kept(out, lambda: agreement.measure(chosen, data, say=say)))
+
+
+def _kept(out: Path | None, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was measured, written to `out` where that is named; a file that is there is left as it is."""
     import json
 
     from harness.files import write_atomically
-    from harness.peers import scoring as comparison
 
     if out is not None and out.exists():
         raise BadInput(f"out: {out} is there already; name another file")
-    record = comparison.measure(comparison.Settings(**settings), data)
+    record = measure()
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, [json.dumps(record, indent=1) + "\n"])
-    return comparison.table(record)
+    return record
 
 
 def _yes(value: bool) -> str:

@@ -129,3 +129,24 @@ def scoring_speed(
     if method:
         settings["methods"] = tuple(method)
     print_table(listing.scoring_speed(out, data, **settings), left=("what", "arm"))
+
+
+@app.command("scoring-agreement")
+def scoring_agreement(
+    model: Model = "smollm2-135m",
+    data: Data = None,
+    limit: Annotated[int, typer.Option("--limit", help="Documents per task.")] = 40,
+    batch: Annotated[int, typer.Option("--batch", help="Rows computed together.")] = 4,
+    max_length: Annotated[int, typer.Option("--max-length", help="Positions used.")] = 1024,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads.")] = 1,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record.")] = None,
+) -> None:
+    """Compare answers with those of lm-eval's own backend: every kind of request, a plain and a BOS-adding tokenizer."""
+    from harness.cli import listing
+
+    settings = dict(limit=limit, batch_size=batch, max_length=max_length, threads=threads, device=device, dtype=dtype)
+    print_table(
+        listing.scoring_agreement(out, data, model=model, **settings), left=("tokenizer", "kind", "task", "verdict")
+    )

@@ -140,10 +140,10 @@ class MethodLM(MethodModel):
             if not all((kind, task, pairs[i]) in self._ready for i in places):
                 self._compute(kind, task, [pairs[i] for i in places], hidden)
             for i in places:
-                answers[i] = one = self._ready[kind, task, pairs[i]]
-                if not math.isfinite(one.log_likelihood):
-                    raise CellFailed(_not_finite(asked[i], self.method, f"the log-likelihood is {one.log_likelihood}"))
-                work.add(self.decoder.depth, len(pairs[i].context), one.layers)
+                answers[i] = found = self._ready[kind, task, pairs[i]]
+                if not math.isfinite(found.log_likelihood):
+                    raise CellFailed(_not_finite(asked[i], self.method, f"a log-likelihood is {found.log_likelihood}"))
+                work.add(self.decoder.depth, len(pairs[i].context), found.layers)
         self._ready = {key: one for key, one in self._ready.items() if key[0] != kind}
         return [answer for answer in answers if answer is not None]
 

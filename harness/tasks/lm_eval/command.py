@@ -103,9 +103,12 @@ def parser() -> argparse.ArgumentParser:
         False,
     )
     made.description = (
-        "Run lm-eval tasks, every request answered as the method computes it. Options are lm-eval's own, and:"
+        "Run lm-eval tasks, every request answered as the method computes it. Options are lm-eval's own, and ours."
     )
-    made.epilog = f"--model is a model itself (default {DEFAULT_MODEL}), or {', '.join(_BACKENDS)} with --model_args pretrained=MODEL."
+    made.epilog = (
+        f"--model is a model itself (default {DEFAULT_MODEL}), or one of {', '.join(_BACKENDS)} with --model_args "
+        f"pretrained=MODEL. --batch_size is {BATCH_SIZE} by default."
+    )
     own = made.add_argument_group("methods and models")
     add = own.add_argument
     add(

@@ -33,7 +33,7 @@ _LARGE = 1e6
 
 def short(name: str) -> str:
     """A name as part of a file's name: without what separates paths; a long one is cut and ends in its digest."""
-    clean = sanitize_model_name(name).replace("\0", "__")
+    clean = str(sanitize_model_name(name)).replace("\0", "__")
     if clean in (".", ".."):
         clean = f"_{clean}"
     raw = clean.encode("utf-8", "backslashreplace")
