@@ -6,7 +6,7 @@ And `near`, the one hint about a name that is not known.
 import difflib
 from collections.abc import Iterable, Sequence
 
-from typing_extensions import TypedDict  # see harness.records.cells
+from typing_extensions import TypedDict  # that of typing does not reach pydantic before Python 3.12
 
 OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST = (
     "out of memory", "killed", "timed out", "exception", "bad input", "node lost",
@@ -20,6 +20,10 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memo
 
 class BadInput(ValueError):
     """Something the user gave is wrong; the message is one line that names the field or file and what would be right."""
+
+
+class DiskFull(BadInput):
+    """A file could not be written because the disk is full or the quota used up: nothing was wrong with what the user gave."""
 
 
 class CellFailed(RuntimeError):
@@ -39,10 +43,14 @@ class CellFailed(RuntimeError):
         self.reason, self.log, self.arm = reason, list(log), arm
 
 
+_LONGEST_NAME = 100
+"""Characters of a name that are compared with others: comparing takes time that grows with their square."""
+
+
 def near(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """What a name that is not known may have meant; else `otherwise`, or all that are known."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else otherwise or f"known: {', '.join(known) or 'none'}"
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.plan import LayerPlan, Step
@@ -112,8 +113,8 @@ class Schedule(Method):
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """The sublayers of decode step `step.index`; `prompt_length` in tokens (padded width), `depth` = L."""
 
+    @override
     def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `layers`."""
         return self.layers(step, prompt_length, depth)
 
 

@@ -13,8 +13,12 @@ Json = dict[str, Any]
 Rows = list[tuple[str, ...]]
 
 
-def run(arguments: Sequence[str]) -> Iterator[str | Rows]:
+def run(arguments: Sequence[str], **own: Any) -> Iterator[str | Rows]:
     """Evaluate, and yield what to print: lm-eval's table, tables of depths and differences, then where the results are.
+
+    Args:
+        arguments: options in lm-eval's own words.
+        own: fields of `harness.tasks.lm_eval.command.Own`.
 
     Raises:
         BadInput: an option, task, data set, model, method or place that does not fit; before anything is computed where that can
@@ -23,10 +27,7 @@ def run(arguments: Sequence[str]) -> Iterator[str | Rows]:
     """
     from harness.tasks.lm_eval import command
 
-    if {"-h", "--help"} & set(arguments):
-        yield command.help_text().rstrip()
-        return
-    yield from _evaluated(command.parse(arguments))
+    yield from _evaluated(command.parse(arguments, command.Own(**own)))
 
 
 def _evaluated(asked: Any) -> Iterator[str | Rows]:

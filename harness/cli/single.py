@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from harness.cli.app import Data, Device, Dtype, MethodSpec, Model, app, print_table
+from harness.cli.app import (
+    LOOK,
+    MEASURE,
+    METHODS,
+    MODELS,
+    RUNS_ON,
+    Data,
+    Device,
+    Dtype,
+    MethodSpec,
+    Model,
+    Record,
+    Threads,
+    count,
+    device_name,
+    print_table,
+    verb,
+)
 from harness.records.limits import BASELINE
 
 
-@app.command()
+@verb(LOOK, r"generate 'name[Zizzi]\n' --method 'skipdecode(speedup=2)'")
 def generate(
-    prompt: Annotated[list[str], typer.Argument(help="Prompts; `\\n` stands for a line feed.")],
+    prompt: Annotated[list[str], typer.Argument(help=r"Prompts; `\n` stands for a line feed.")],
     model: Model = "opt-e2e-mini/full",
     method: MethodSpec = BASELINE,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens per prompt at most.")] = 64,
+    max_new_tokens: Annotated[int, count("--max-new-tokens", help="Tokens per prompt at most.", metavar="N")] = 64,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
@@ -29,16 +45,16 @@ def generate(
         typer.echo(result)
 
 
-@app.command()
+@verb(LOOK, r"score 'name[Zizzi]\n' 'Zizzi is here.' --method 'calm(threshold=0.9)'")
 def score(
-    prompt: Annotated[str, typer.Argument(help="Prompt; `\\n` stands for a line feed.")],
+    prompt: Annotated[str, typer.Argument(help=r"Prompt; `\n` stands for a line feed.")],
     continuation: Annotated[str, typer.Argument(help="Text whose log-likelihood is wanted.")],
     model: Model = "opt-e2e-mini/full",
     method: MethodSpec = BASELINE,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Log-likelihood of a continuation, every token scored as the method would have computed it."""
+    """Print the log-likelihood of a continuation, every token scored as the method would compute it."""
     from harness.cli import texts
 
     typer.echo(
@@ -46,31 +62,34 @@ def score(
     )
 
 
-@app.command()
+@verb(
+    MEASURE, "baseline --batch 1,8 --engines depthbench,transformers", "baseline --model smollm2-135m --out record.json"
+)
 def baseline(
     model: Model = "opt-e2e-mini/full",
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, e.g. 1,8,32.")] = "1,8,32",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, e.g. 1,8,32.", metavar="N,N,...")] = "1,8,32",
     engines: Annotated[
-        str, typer.Option("--engines", help="Engines to compare, this one among them.")
+        str, typer.Option("--engines", help="Engines to compare, depthbench among them.", metavar="NAME,NAME,...")
     ] = "depthbench,transformers,transformers-static,ctranslate2",
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Tokens of every prompt.")] = 32,
-    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens generated per row.")] = 64,
-    repeats: Annotated[int, typer.Option("--repeats", help="Turns of every engine.")] = 7,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: one per physical core.")
-    ] = None,
+    prompt_tokens: Annotated[int, count("--prompt-tokens", help="Tokens of every prompt.", metavar="N")] = 32,
+    new_tokens: Annotated[int, count("--new-tokens", min=2, help="Tokens generated per row.", metavar="N")] = 64,
+    repeats: Annotated[int, count("--repeats", help="Turns of every engine.", metavar="N")] = 7,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record, raw seconds included.")] = None,
+    out: Record = None,
 ) -> None:
-    """Compare the full model's speed here with the engines a user could pick instead: same weights, prompts and threads."""
+    """Compare the full model's speed with the engines a user could pick instead.
+
+    Same weights, prompts and threads for all; the engines take turns.
+    """
     from harness.cli import listing
 
     table, below = listing.baseline(
         out,
         model=model,
         batch_sizes=listing.numbers("batch", batch),
-        engines=tuple(engines.split(",")),
+        engines=listing.names("engines", engines),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeats=repeats,
@@ -83,42 +102,134 @@ def baseline(
         typer.echo(line, err=True)
 
 
-@app.command(
-    "lm-eval",
+@verb(
+    MEASURE,
+    "lm-eval --tasks lambada_openai --limit 100 --method calm --with-full",
+    "lm-eval --model hf --model_args pretrained=smollm2-135m,dtype=float32 --tasks gsm8k --num_fewshot 0",
+    name="lm-eval",
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
-    add_help_option=False,
-    options_metavar="--tasks <task> ... [lm-eval's options]",
 )
-def lm_eval(context: typer.Context) -> None:
-    """Run lm-eval tasks, every request answered as the method computes it; options as in lm-eval (--help lists them)."""
+def lm_eval(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-M",
+            help="As for other verbs; or hf, with lm-eval's --model_args pretrained=MODEL.",
+            autocompletion=MODELS,
+            metavar="MODEL",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help='Method with parameters, e.g. "skipdecode(speedup=2)". May be repeated; full is the one compared with.',
+            autocompletion=METHODS,
+            metavar="METHOD",
+        ),
+    ] = None,
+    data: Data = None,
+    with_full: Annotated[
+        bool,
+        typer.Option(
+            "--with-full", "--with_full", help="Evaluate the full model too, and give paired differences to it."
+        ),
+    ] = False,
+    expected_tokens: Annotated[
+        int | None,
+        count(
+            "--expected-tokens",
+            "--expected_tokens",
+            help="Length schedules plan for. Without it: the task's median.",
+            metavar="N",
+        ),
+    ] = None,
+    score_bos: Annotated[
+        bool,
+        typer.Option(
+            "--score-bos",
+            "--score_bos",
+            help="In rolling likelihoods score a BOS the tokenizer adds, as lm-eval 0.4.13 does.",
+        ),
+    ] = False,
+    threads: Threads = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="cpu, cuda or cuda:N. Without it: a GPU where there is one.",
+            callback=lambda value: None if value is None else device_name(value),
+            rich_help_panel=RUNS_ON,
+            metavar="DEVICE",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(
+            "--dtype",
+            help="Type of the weights in memory: float32, bfloat16, float16, or auto for the stored one. Without it: float32.",
+            rich_help_panel=RUNS_ON,
+            metavar="TYPE",
+        ),
+    ] = None,
+) -> None:
+    """Run lm-eval tasks, every request answered as the method computes it.
+
+    All other options are those of `lm-eval run`, with its meaning: --tasks, --limit, --num_fewshot, --batch_size, --gen_kwargs,
+    --apply_chat_template, --include_path, --output_path, --log_samples, --use_cache, --seed, ... `lm-eval run --help` lists them.
+    """
     from harness.cli import lm_eval as command
 
-    for part in command.run(context.args):
+    parts = command.run(
+        context.args,
+        model=model,
+        methods=tuple(method or ()),
+        data=data,
+        with_full=with_full,
+        expected_tokens=expected_tokens,
+        score_bos=score_bos,
+        threads=threads,
+        device=device,
+        dtype=dtype,
+    )
+    for part in parts:
         print_table(part, left=("task", "metric", "test")) if isinstance(part, list) else typer.echo(part)
 
 
-@app.command("scoring-speed")
+@verb(MEASURE, "scoring-speed --sequences 200 --repeats 3", name="scoring-speed")
 def scoring_speed(
     model: Model = "opt-e2e-mini/skipdecode",
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Methods beside full; may be repeated. Default: SkipDecode 2x, 3x, 5x."),
+        typer.Option(
+            "--method",
+            help="Method beside full. May be repeated. Without it: SkipDecode 2x, 3x and 5x.",
+            autocompletion=METHODS,
+            metavar="METHOD",
+        ),
     ] = None,
-    tasks: Annotated[str, typer.Option("--tasks", help="lm-eval tasks to compare with its own backend on.")] = "",
+    tasks: Annotated[
+        str,
+        typer.Option("--tasks", help="lm-eval tasks to compare with its own backend on.", metavar="NAME,NAME,..."),
+    ] = "",
     data: Data = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Documents per task.")] = 200,
-    batch: Annotated[int, typer.Option("--batch", help="Rows scored together.")] = 16,
-    sequences: Annotated[int, typer.Option("--sequences", help="Random sequences for `score`; 0 for none.")] = 1000,
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of each sequence.")] = 64,
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Of them, tokens of the prompt.")] = 8,
-    decode_batch: Annotated[int, typer.Option("--decode-batch", help="Rows decoded together, step by step.")] = 1,
-    repeats: Annotated[int, typer.Option("--repeats", help="Turns of every arm.")] = 5,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    limit: Annotated[int, count("--limit", help="Documents per task.", metavar="N")] = 200,
+    batch: Annotated[int, count("--batch", help="Rows scored together.", metavar="N")] = 16,
+    sequences: Annotated[
+        int, count("--sequences", min=0, help="Random sequences for `score`; 0 for none.", metavar="N")
+    ] = 1000,
+    tokens: Annotated[int, count("--tokens", min=2, help="Tokens of each sequence.", metavar="N")] = 64,
+    prompt_tokens: Annotated[int, count("--prompt-tokens", help="Of them, tokens of the prompt.", metavar="N")] = 8,
+    decode_batch: Annotated[int, count("--decode-batch", help="Rows decoded together, step by step.", metavar="N")] = 1,
+    repeats: Annotated[int, count("--repeats", help="Turns of every arm.", metavar="N")] = 5,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record, raw seconds included.")] = None,
+    out: Record = None,
 ) -> None:
-    """Compare scoring: full, methods, step-by-step decoding, and lm-eval's own backend on the same requests."""
+    """Compare the speed of scoring: full, methods, step-by-step decoding, lm-eval's own backend."""
     from harness.cli import listing
 
     settings = dict(model=model, batch_size=batch, sequences=sequences, tokens=tokens, prompt_tokens=prompt_tokens)
@@ -131,22 +242,21 @@ def scoring_speed(
     print_table(listing.scoring_speed(out, data, **settings), left=("what", "arm"))
 
 
-@app.command("scoring-agreement")
+@verb(MEASURE, "scoring-agreement --data DIR --limit 20", name="scoring-agreement")
 def scoring_agreement(
     model: Model = "smollm2-135m",
     data: Data = None,
-    limit: Annotated[int, typer.Option("--limit", help="Documents per task.")] = 40,
-    batch: Annotated[int, typer.Option("--batch", help="Rows computed together.")] = 4,
-    max_length: Annotated[int, typer.Option("--max-length", help="Positions used.")] = 1024,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads.")] = 1,
+    limit: Annotated[int, count("--limit", help="Documents per task.", metavar="N")] = 40,
+    batch: Annotated[int, count("--batch", help="Rows computed together.", metavar="N")] = 4,
+    max_length: Annotated[int, count("--max-length", min=64, help="Positions used.", metavar="N")] = 1024,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record.")] = None,
+    out: Record = None,
 ) -> None:
     """Compare answers with those of lm-eval's own backend: every kind of request, a plain and a BOS-adding tokenizer."""
     from harness.cli import listing
 
     settings = dict(limit=limit, batch_size=batch, max_length=max_length, threads=threads, device=device, dtype=dtype)
-    print_table(
-        listing.scoring_agreement(out, data, model=model, **settings), left=("tokenizer", "kind", "task", "verdict")
-    )
+    left = ("tokenizer", "kind", "task", "verdict")
+    print_table(listing.scoring_agreement(out, data, model=model, **settings), left=left)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.records import measures
-from harness.records.cells import SpeedCell
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 
 if TYPE_CHECKING:
+    from harness.records.cells import SpeedCell
     from harness.records.run import Run
 
 UNUSABLE = "unusable"

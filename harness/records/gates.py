@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.records import believable, measures
-from harness.records.cells import Cell, EnergyCell, Gpu, MemoryCell, SpeedCell, place
+from harness.machine.record import Gpu
+from harness.records import believable, measures, quantities
+from harness.records.cells import Cell, EnergyCell, MemoryCell, SpeedCell, place
 from harness.records.differences import differences
 from harness.records.folder import SCHEMA_VERSION, RunStore
 from harness.records.limits import BASELINE, Limits
+from harness.records.quantities import Quantity
 
 if TYPE_CHECKING:
     from harness.records.run import Run
@@ -72,7 +74,8 @@ def evaluate(run: Run) -> tuple[Gate, ...]:
     """Judge a run by its cells; always the same gates in the same order."""
     limits = Limits.model_validate(run.suite.get("limits") or {})
     facts = _Facts(run, limits)
-    return tuple(gate(facts) for gate in _GATES)
+    limited = (_limited(facts, quantity) for quantity in quantities.limited())
+    return (*(gate(facts) for gate in _SOUND), *limited, *(gate(facts) for gate in _BELIEVABLE))
 
 
 def write_gates(store: RunStore, run: Run) -> Path:
@@ -319,15 +322,18 @@ def _throttled(facts: _Facts) -> Gate:
     )
 
 
-def _dispersion(facts: _Facts) -> Gate:
-    name, unit, limit = "dispersion", "interquartile range over median", facts.limits.dispersion
-    found = [(cell["id"], value) for cell in facts.timed if (value := measures.dispersion(cell)) is not None]
+def _limited(facts: _Facts, quantity: Quantity) -> Gate:
+    """A quantity that makes timed cells noisy: a few among many cost their own cells the verdict, more of them fail the run."""
+    limits = facts.limits
+    limit = float(getattr(limits, quantity.limit) if isinstance(quantity.limit, str) else quantity.limit or 0.0)
+    name, unit = quantity.name.replace("_", " "), quantity.unit
+    found = [(cell["id"], value) for cell in facts.timed if (value := quantity.value(cell)) is not None]
     if not found:
-        return Gate(name, NOT_MEASURED, None, limit, unit, True, "no timed cell has five repeats on the same prompts")
+        return Gate(name, NOT_MEASURED, None, limit, unit, True, quantity.lacking)
     worst = max(found, key=lambda pair: pair[1])
     noisy = [cell for cell, value in found if value > limit]
     detail = f"{len(found)} timed cells, {len(noisy)} above the limit; widest: {worst[0]}"
-    many = len(noisy) > facts.limits.noisy_share * len(found)
+    many = len(noisy) > limits.noisy_share * len(found)
     if noisy and not many:
         detail += "; those get no verdict on speed, the others stand"
     return Gate(name, FAILED if noisy else PASSED, round(worst[1], 4), limit, unit, many, detail, _cells(noisy))
@@ -423,7 +429,7 @@ def _one_version(facts: _Facts) -> Gate:
     return Gate(name, PASSED if len(by) == 1 else FAILED, len(by), 1, unit, True, said, others)
 
 
-_GATES: tuple[Callable[[_Facts], Gate], ...] = (
-    _conditions, _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored, _foreign_gpu, _throttled, _dispersion,
-    _within_work, _even_blocks, _same_work, _quiet_cpu, _one_version,
+_SOUND: tuple[Callable[[_Facts], Gate], ...] = (
+    _conditions, _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored, _foreign_gpu, _throttled,
 )  # fmt: skip
+_BELIEVABLE: tuple[Callable[[_Facts], Gate], ...] = (_within_work, _even_blocks, _same_work, _quiet_cpu, _one_version)

@@ -14,21 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from harness.records import believable, measures, readings
-from harness.records.cells import (
-    Arm,
-    Example,
-    Kind,
-    QualityCell,
-    RunRecord,
-    SpeedCell,
-    by_place,
-    place,
-)
+from harness.records import believable, measures, quantities, readings
+from harness.records.arms import Arm
+from harness.records.cells import Kind, MemoryCell, QualityCell, SpeedCell, by_place, place
+from harness.records.fields import Example
 from harness.records.folder import RunStore
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
 from harness.records.measures import speedup as speedup
+from harness.records.run_record import RunRecord
 from harness.stats import intervals, scores
 
 if TYPE_CHECKING:
@@ -39,25 +33,22 @@ if TYPE_CHECKING:
 QUALITY_MARGIN = 1.0
 """Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
 
-COLUMNS = (
-    "method", "params", "label", "checkpoint", "batch_size", "status", "ttft_ms", "tpot_ms", "tpot_p99_ms",
-    "tokens_per_s", "speedup", "speedup_low", "speedup_high", "ideal_speedup", "efficiency",
-    "layers_per_token", "layer_ratio", "gflops_per_token", "flops_ratio", "weight_mb_per_token", "peak_memory_mb",
-    "kv_cache_mb", "energy_j_per_token",
-)  # fmt: skip
-EXTRA_COLUMNS = (
-    "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "batch_tax", "noisy", "dispersion",
-    "exact", "paired_repeats", "speedup_geomean", "speedup_geomean_low", "speedup_geomean_high", "peak_memory_kind",
-    "reserved_memory_mb", "nvml_process_mb", "nvml_device_mb", "kv_written_mb", "energy_above_idle_j_per_token",
-    "cpu_energy_j_per_token", "idle_w", "weight_gb_per_s", "read_gb_per_s", "byte_limit",
-    *(f"{part}_ms" for part in measures.PARTS),
-    "notes",
-)  # fmt: skip
-WORDS = {
-    "method", "params", "label", "checkpoint", "status", "quality_verdict", "verdict", "trained", "family", "noisy", "exact",
-    "peak_memory_kind", "notes",
-}  # fmt: skip
-"""Columns that hold words; all others hold numbers."""
+_ARM = ("method", "params", "label", "checkpoint", "batch_size", "status")
+_JUDGED = ("quality_verdict", "verdict", "trained", "family")
+_LAST = ("notes",)
+
+
+def columns(scores: Iterable[str] = ()) -> tuple[str, ...]:
+    """The columns of summary.csv in their order; `scores` are those of the tasks."""
+    first, late = (quantities.columns(late=late) for late in (False, True))
+    return (*_ARM, *first, *scores, *_JUDGED, *late, *_LAST)
+
+
+def words() -> set[str]:
+    """Columns that hold words; all others hold numbers."""
+    return {*_ARM, *_JUDGED, *_LAST, *(each.name for each in quantities.TABLE if each.words)} - {"batch_size"}
+
+
 BASELINE = "baseline"
 
 Row = dict[str, Any]
@@ -88,12 +79,12 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
     margin = quality_margin(run.record) if margin is None else margin
     rows: list[Row] = []
     for arm in table.arms:
-        columns, verdict = _quality(table, arm, margin)
-        own = columns | {"quality_verdict": verdict}
+        scored, verdict = _quality(table, arm, margin)
+        own = scored | {"quality_verdict": verdict}
         rows += [_row(table, arm, batch) | own for batch in table.batch_sizes]
     scores = list(dict.fromkeys(key for row in rows for key in row if "/" in key))  # task/metric
     scores.sort(key=lambda key: key.endswith(_LATE))
-    return [{key: row.get(key) for key in (*COLUMNS, *scores, *EXTRA_COLUMNS)} for row in rows]
+    return [{key: row.get(key) for key in columns(scores)} for row in rows]
 
 
 def write_summary(store: RunStore, run: Run) -> Path:
@@ -105,10 +96,10 @@ def frame(rows: Sequence[Row]) -> DataFrame:
     """Rows as a pandas table: numbers are float64, batch sizes int64, the rest text; what is missing is NaN."""
     import pandas  # here: it takes longer to load than all that reads a run
 
-    table = pandas.DataFrame(rows, columns=list(rows[0]) if rows else [*COLUMNS, *EXTRA_COLUMNS])
-    words = [name for name in table if name in WORDS]
-    numbers = [name for name in table if name not in WORDS]
-    table[words] = table[words].astype(object).where(table[words].notna(), math.nan)
+    table = pandas.DataFrame(rows, columns=list(rows[0]) if rows else list(columns()))
+    text = [name for name in table if name in words()]
+    numbers = [name for name in table if name not in text]
+    table[text] = table[text].astype(object).where(table[text].notna(), math.nan)
     return table.astype(dict.fromkeys(numbers, "float64")).astype({"batch_size": "int64"})
 
 
@@ -116,7 +107,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     """Return rows as CSV text: numbers with six significant digits, None empty, lines ended by a line feed."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    header = list(rows[0]) if rows else [*COLUMNS, *EXTRA_COLUMNS]
+    header = list(rows[0]) if rows else list(columns())
     writer.writerow(header)
     writer.writerows([_text(row[key]) for key in header] for row in rows)
     return out.getvalue()
@@ -130,9 +121,9 @@ class _Cells:
         self.speed, self.memory, self.energy = by_place(run.speed), by_place(run.memory), by_place(run.energy)
         self.quality = by_place(run.quality)
         self._status = {(cell["kind"], cell["arm"]["label"], place(cell)): cell["status"] for cell in run.cells}
-        self._clocks: dict[str, tuple[measures.Times, float | None]] = {}
+        self._own: dict[str, tuple[measures.Times, Row]] = {}
         self.kinds = {cell["kind"] for cell in run.cells}
-        self.dispersion_limit = _real((run.suite.get("limits") or {}).get("dispersion"))
+        self._limits = run.suite.get("limits") or {}
         batches = {what for kind, _, what in self._status if kind != "quality"} | set(
             run.suite.get("batch_sizes") or ()
         )
@@ -141,12 +132,21 @@ class _Cells:
         found = sorted(str(what) for kind, _, what in self._status if kind == "quality")
         self.tasks = list(dict.fromkeys([*planned, *found]))
 
-    def clock(self, cell: SpeedCell) -> tuple[measures.Times, float | None]:
-        """The times of a cell and how far they scatter; kept, as those of full are asked for beside every arm."""
-        if cell["id"] not in self._clocks:
-            found = measures.times(cell)
-            self._clocks[cell["id"]] = found, measures.dispersion_of(found)
-        return self._clocks[cell["id"]]
+    def own(self, cell: SpeedCell) -> tuple[measures.Times, Row]:
+        """The times of a cell and what it says on its own; kept, as those of full are asked for beside every arm."""
+        if cell["id"] not in self._own:
+            self._own[cell["id"]] = measures.times(cell), _speed(cell)
+        return self._own[cell["id"]]
+
+    def noisy(self, *cells: SpeedCell) -> bool:
+        """Whether one of the cells is marked, or has more of a quantity than the run's limit on it."""
+        for cell in cells:
+            for each in quantities.limited():
+                limit = _real(self._limits.get(each.limit) if isinstance(each.limit, str) else each.limit)
+                value = self.own(cell)[1].get(each.name)
+                if limit is not None and value is not None and value > limit:
+                    return True
+        return any(cell.get("noisy") for cell in cells)
 
     def state(self, arm: Arm, batch: int) -> tuple[str, str]:
         """Status of a row, the worst of its cells, and which cells fell short."""
@@ -178,13 +178,13 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
         "family": arm.get("family"),
         "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
         "verdict": BASELINE if arm is table.full else "inconclusive",
-        **measures.memory(table.memory.get(at)),
-        **measures.energy(table.energy.get(at)),
+        **_memory(table.memory.get(at)),
+        **quantities.values("energy", table.energy.get(at)),
     }
     if cell and not measures.fixed_length(cell):
         notes = "; ".join(filter(None, (notes, "timed to a natural end, which is no speed")))
     elif cell:
-        row |= _speed(cell) | {"dispersion": table.clock(cell)[1]}
+        row |= table.own(cell)[1]
         reference = _comparable(full, cell)
         if reference:
             row |= _against(table, reference, cell, is_full=arm is table.full)
@@ -211,38 +211,34 @@ def _speed(cell: SpeedCell) -> Row:
     ttft = [value for run in runs if (value := _real(run.get("ttft_s"))) is not None]
     # Time per token of each step; a step that yields several tokens per row (drafts) counts as its share.
     per_token = [s * batch / n for s, n in zip(seconds, tokens, strict=True) if n] if complete else []
-    layers = _real(cell.get("layers_per_token"))
     return {
+        **quantities.values("speed", cell),
         "ttft_ms": _times_1000(float(np.median(ttft)) if ttft else None),
         "tpot_ms": _times_1000(_ratio(total_s, total / batch)),
         "tpot_p99_ms": _times_1000(intervals.percentile(per_token, 99)),
         "tokens_per_s": _ratio(total, total_s),
-        "ideal_speedup": _ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s")),
-        "layers_per_token": layers,
-        "layer_ratio": _ratio(cell.get("depth"), layers),
-        "gflops_per_token": _ratio(cell.get("flops_per_token"), 1e9),
-        "weight_mb_per_token": _ratio(cell.get("weight_bytes_per_token"), 1e6),
-        "kv_cache_mb": _ratio(cell.get("kv_cache_bytes"), 1e6),
-        "kv_written_mb": _ratio(cell.get("kv_written_bytes"), 1e6),
-        "computed_layers_per_token": _real(cell.get("computed_layers_per_token")),
-        "batch_tax": measures.batch_tax(cell),
-        "weight_gb_per_s": believable.weight_rate(cell),
-        "read_gb_per_s": max((r["memory_gb_per_s"] for r in cell.get("reading") or []), default=None),
         **measures.breakdown(cell),
+    }
+
+
+def _memory(cell: MemoryCell | None) -> Row:
+    """Peak memory, what it is of, and what else was read."""
+    return {
+        **quantities.values("memory", cell),
+        "peak_memory_kind": None if cell is None else measures.peak(cell)[1],
     }
 
 
 def _against(table: _Cells, full: SpeedCell, cell: SpeedCell, *, is_full: bool) -> Row:
     """What a timed cell says against full at the same batch size."""
-    (theirs, one), (ours, other) = table.clock(full), table.clock(cell)
-    pairs, limit = measures.paired_times(theirs, ours), table.dispersion_limit
+    theirs, ours = table.own(full)[0], table.own(cell)[0]
+    pairs = measures.paired_times(theirs, ours)
     row: Row = {"flops_ratio": _ratio(full.get("flops_per_token"), cell.get("flops_per_token"))}
     if pairs is None:
         return row
     interval = pairs.ratio_of_totals()
     ideal = _ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
-    marked = bool(cell.get("noisy") or full.get("noisy"))
-    marked |= limit is not None and any(each is not None and each > limit for each in (one, other))
+    marked = table.noisy(full, cell)
     wide = interval.known and interval.high > intervals.WIDE * interval.low
     found = None if is_full else believable.predicted(full, cell, interval)
     verdict = BASELINE if is_full else "inconclusive" if marked else intervals.speed_verdict(interval)

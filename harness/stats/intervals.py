@@ -34,7 +34,7 @@ MIN_EXAMPLES = 20
 WIDE = 1.2
 """An interval of a ratio that holds 1 and whose ends lie further apart than this factor is too noisy for a verdict."""
 
-_BLOCK = 4_000_000  # resampling counts held at once, 32 MB
+BLOCK = 4_000_000  # resampling counts held at once, 32 MB
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def _values(content: bytes, shape: tuple[int, int], combine: Combine, samples: i
 
 def _resamples(n: int, samples: int, seed: int) -> Iterator[Array]:
     """How often each of n examples is drawn in each resample, in blocks [rows, n]; times the statistics, their sums."""
-    rows = max(1, min(samples, _BLOCK // n))
+    rows = max(1, min(samples, BLOCK // n))
     for block, start in enumerate(range(0, samples, rows)):
         yield _counts(n, min(rows, samples - start), seed, block)
 

@@ -18,7 +18,7 @@ from harness.measure.probes import breakdown, fewer_blocks, latency
 from harness.method import ExitState, Method
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
-from harness.records.cells import SpeedFields
+from harness.records.fields import SpeedFields
 from methods.calm import CALM
 from methods.fixed_exit import FixedExit
 from tests.conftest import ragged_prompts

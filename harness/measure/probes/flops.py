@@ -7,10 +7,12 @@ attention backend, which the tests compare with. Work computed for rows that had
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.models.decoder import Geometry
 from harness.plan import Trace
+from harness.records.quantities import Measured
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,21 @@ class FlopCount:
     def decode(self) -> float:
         """FLOPs of all decode steps."""
         return self.blocks + self.head + self.exit_tests + self.fill
+
+
+def fields(traces: Sequence[Trace], geometry: Geometry, element_bytes: int) -> Measured:
+    """What a speed cell holds of finished generations, one for each prompt set: per decoded token, over all of them."""
+    sums = [count(trace, geometry, element_bytes) for trace in traces]
+    tokens = sum(each.tokens for each in sums)
+    return {
+        "flops_per_token": sum(each.decode for each in sums) / tokens,
+        "exit_test_flops_per_token": sum(each.exit_tests for each in sums) / tokens,
+        "fill_flops_per_token": sum(each.fill for each in sums) / tokens,
+        "head_flops_per_token": sum(each.head for each in sums) / tokens,
+        "prefill_flops": sums[0].prefill,
+        "weight_bytes_per_token": sum(each.weight_bytes for each in sums) / tokens,
+        "kv_bytes_per_token": sum(each.kv_bytes for each in sums) / tokens,
+    }
 
 
 def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:

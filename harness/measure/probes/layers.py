@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.plan import Trace
+from harness.records.quantities import Measured
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,18 @@ class LayerCount:
     serial_attention_per_token: float | None
     serial_feed_per_token: float | None
     heads_per_token: float | None
+
+
+def fields(counted: LayerCount) -> Measured:
+    """What a speed cell holds of a count."""
+    return {
+        "layers_per_token": counted.per_token,
+        "computed_layers_per_token": counted.computed_per_token,
+        "serial_layers_per_token": counted.serial_per_token,
+        "serial_attention_per_token": counted.serial_attention_per_token,
+        "serial_feed_per_token": counted.serial_feed_per_token,
+        "heads_per_token": counted.heads_per_token,
+    }
 
 
 def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:

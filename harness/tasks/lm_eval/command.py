@@ -38,9 +38,21 @@ _REFUSED = {
         f"results are files here; lm-eval's own command sends them: python -m depthbench.lm_eval run --model {NAME} ...",
     ),
 }
-_OWN = (
-    "method", "data", "with_full", "expected_tokens", "score_bos", "dtype", "threads", "bootstrap_iters",
-)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Own:
+    """What our command takes beside lm-eval's options; see its help."""
+
+    model: str | None = None
+    methods: tuple[str, ...] = ()
+    data: Path | None = None
+    with_full: bool = False
+    expected_tokens: int | None = None
+    score_bos: bool = False
+    threads: int | None = None
+    device: str | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,68 +91,23 @@ class _Parser(argparse.ArgumentParser):
         """One line that names the option, what is wrong with it, and what it is for."""
         found = re.fullmatch(r"argument (?:-\w/)?--(\w+)(?:/-\w)?: (.*)", message, re.DOTALL)
         if found is None:
-            raise BadInput(f"{message}; `depthbench lm-eval --help` lists the options")
+            raise BadInput(f"{message}; `lm-eval run --help` lists the options")
         name, what = found[1], re.sub(r"invalid .* value: (.*)", r"\1 does not fit", found[2], flags=re.DOTALL)
         action = next(a for a in self._actions if f"--{name}" in a.option_strings)
         raise BadInput(f"{name}: {' '.join(what.split())}; lm-eval says: {' '.join((action.help or name).split())}")
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
 def parser() -> argparse.ArgumentParser:
-    """lm-eval's options, and ours."""
+    """lm-eval's own."""
     group = argparse.ArgumentParser(prog="depthbench").add_subparsers(parser_class=_Parser)
     Run.create(group)
     made: argparse.ArgumentParser = group.choices["run"]
-    made.prog, made.usage, made.allow_abbrev = (
-        "depthbench lm-eval",
-        "depthbench lm-eval --tasks <task> ... [options]",
-        False,
-    )
-    made.description = (
-        "Run lm-eval tasks, every request answered as the method computes it. Options are lm-eval's own, and ours."
-    )
-    made.epilog = (
-        f"--model is a model itself (default {DEFAULT_MODEL}), or one of {', '.join(_BACKENDS)} with --model_args "
-        f"pretrained=MODEL. --batch_size is {BATCH_SIZE} by default."
-    )
-    own = made.add_argument_group("methods and models")
-    add = own.add_argument
-    add(
-        "--method",
-        action="append",
-        metavar="<method>",
-        help='Method with parameters, e.g. "skipdecode(speedup=2)"; again for more',
-    )
-    add("--with_full", action="store_true", help="Evaluate the full model too, and give the paired difference per task")
-    add("--data", metavar="<folder>", help="Folder with local data: DIR/lm_eval/<data set>/<split>.jsonl")
-    add(
-        "--expected_tokens",
-        type=_count,
-        metavar="<n>",
-        help="Tokens schedules plan for, 1 or more; default: the task's median",
-    )
-    add(
-        "--score_bos", action="store_true", help="Rolling likelihoods as lm-eval 0.4.13: score a BOS the tokenizer adds"
-    )
-    add("--dtype", metavar="<type>", help="float32, bfloat16, float16, or auto: as stored (default: float32)")
-    add("--threads", type=_count, metavar="<n>", help="CPU threads, 1 or more; default: one per physical core")
-    add("--bootstrap_iters", type=int, default=100_000, metavar="<n>", help="Of lm-eval's standard errors; 0 for none")
+    made.allow_abbrev = False
     return made
 
 
-def help_text() -> str:
-    """What `--help` shows."""
-    return parser().format_help()
-
-
-def parse(arguments: Sequence[str]) -> Command:
-    """What a command line asks for.
+def parse(arguments: Sequence[str], own: Own) -> Command:
+    """What a command line asks for: `arguments` in lm-eval's own words, and our options.
 
     Raises:
         BadInput: an option that is not known, not supported (with the reason), or whose value does not fit.
@@ -153,15 +120,16 @@ def parse(arguments: Sequence[str]) -> Command:
     except ValueError as error:  # raised inside lm-eval's own actions
         raise BadInput(one_line(error).removeprefix("ValueError: ")) from None
     if left:
-        raise BadInput(f"{left[0]}: is no option or needs one before it; `depthbench lm-eval --help` lists the options")
-    own = {key: vars(read).pop(key) for key in _OWN}
+        raise BadInput(f"{left[0]}: is no option or needs one before it; `lm-eval run --help` lists the options")
     _refuse(vars(read))
     output = getattr(read, "output_path", None)
     config = _config(read)
     if not hasattr(read, "batch_size") and "batch_size" not in _file(read.config):
         config.batch_size = BATCH_SIZE
     _refuse({key: getattr(config, key) for key in _REFUSED})
-    return _command(config, own, output or None, read.device)
+    if output is not None and not output.strip():
+        raise BadInput("output_path: is empty; name a folder or a .json file")
+    return _command(config, own, output)
 
 
 def _underscored(argument: str) -> str:
@@ -194,33 +162,34 @@ def _config(read: argparse.Namespace) -> EvaluatorConfig:
 
 def _file(config: str | None) -> Mapping[str, Any]:
     """What a configuration file says."""
-    return {} if config is None else EvaluatorConfig.load_yaml_config(config)
+    return EvaluatorConfig.load_yaml_config(config) if config else {}
 
 
-def _command(config: EvaluatorConfig, own: Mapping[str, Any], output: str | None, device: str | None) -> Command:
+def _model(named: str | None, pretrained: Any) -> str:
+    if pretrained is None:
+        if named in _BACKENDS:
+            raise BadInput(f"model: {named} needs --model_args pretrained=MODEL; or give --model MODEL")
+        return named or DEFAULT_MODEL
+    if named is not None and named not in _BACKENDS:
+        raise BadInput(f"model: {named!r} and model_args pretrained={pretrained!r} are two models; give one")
+    return str(pretrained)
+
+
+def _command(config: EvaluatorConfig, own: Own, output: str | None) -> Command:
     settings = read_model_args(config.model_args or {})
-    model = settings.pop("model", None)
-    if model is not None and config.model not in _BACKENDS:
-        raise BadInput(f"model: {config.model!r} and model_args pretrained={model!r} are two models; give one")
-    if model is None and config.model in _BACKENDS:
-        model = None if config.model == "hf" else config.model
-        if model is not None:
-            raise BadInput(f"model: {config.model} needs --model_args pretrained=MODEL, or give --model MODEL")
-        model = DEFAULT_MODEL
-    model = str(config.model if model is None else model)
+    named = own.model or (None if config.model == "hf" else str(config.model))
+    model = _model(named, settings.pop("model", None))
     methods = _methods(own, settings.pop("method", None))
-    dtype = own["dtype"] or settings.pop("dtype", None) or "float32"
-    settings |= {"dtype": dtype, "device": device or settings.pop("device", None) or best_device(None)}
+    given = {key: settings.pop(key, None) for key in ("dtype", "device")}
+    settings["dtype"] = own.dtype or given["dtype"] or "float32"
+    settings["device"] = own.device or given["device"] or best_device(None)
     for name, value in (("batch_size", config.batch_size), ("max_batch_size", config.max_batch_size)):
         settings.setdefault(name, value)
-    if own["score_bos"]:
+    if own.score_bos:
         settings["score_bos"] = True
     tasks = config.tasks if isinstance(config.tasks, (list, tuple)) else str(config.tasks).split(",")
     if not all(isinstance(task, str) for task in tasks):
         raise BadInput("tasks: give names, patterns or files")
-    data = None if own["data"] is None else Path(own["data"])
-    if data is not None and not data.is_dir():
-        raise BadInput(f"data: {data} is no folder; give the one that holds lm_eval/<data set>/<split>.jsonl")
     level = logging.getLevelName(config.verbosity) if config.verbosity else logging.ERROR
     if not isinstance(level, int):
         raise BadInput(f"verbosity: {config.verbosity!r} is no level; give DEBUG, INFO, WARNING, ERROR or CRITICAL")
@@ -236,7 +205,7 @@ def _command(config: EvaluatorConfig, own: Mapping[str, Any], output: str | None
         gen_kwargs=config.gen_kwargs or None,
         use_cache=config.use_cache,
         cache_requests=_requests_cache(config.cache_requests),
-        bootstrap_iters=own["bootstrap_iters"],
+        bootstrap_iters=100_000,
         predict_only=config.predict_only,
         write_out=config.write_out,
         confirm_run_unsafe_code=config.confirm_run_unsafe_code,
@@ -248,22 +217,22 @@ def _command(config: EvaluatorConfig, own: Mapping[str, Any], output: str | None
         methods=methods,
         settings=settings,
         options=options,
-        data=data,
+        data=own.data,
         output_path=None if output is None else Path(output),
         log_samples=config.log_samples or config.predict_only,
-        expected_tokens=own["expected_tokens"] or settings.pop("expected_tokens", None),
-        threads=own["threads"],
+        expected_tokens=own.expected_tokens or settings.pop("expected_tokens", None),
+        threads=own.threads,
         show_config=config.show_config,
         level=level,
     )
 
 
-def _methods(own: Mapping[str, Any], argument: str | None) -> tuple[str, ...]:
+def _methods(own: Own, argument: str | None) -> tuple[str, ...]:
     """The methods asked for, each once, the baseline first: the others are compared with it."""
-    asked = [*(own["method"] or []), *([argument] if argument else [])] or [BASELINE]
-    if own["with_full"]:
+    asked = [*own.methods, *([argument] if argument else [])] or [BASELINE]
+    if own.with_full:
         asked = [BASELINE, *asked]
-    if len(set(asked)) < len(asked) and not own["with_full"]:
+    if len(set(asked)) < len(asked) and not own.with_full:
         twice = next(name for name in asked if asked.count(name) > 1)
         raise BadInput(f"method: {twice!r} is given twice; name each method once")
     return tuple(dict.fromkeys(sorted(asked, key=lambda name: name != BASELINE)))

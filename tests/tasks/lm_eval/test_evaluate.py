@@ -199,7 +199,7 @@ BAD = [
     (("--tasks", "tiny_choice", "--fewshot_as_multiturn"), "`apply_chat_template` must be set"),
     (("--tasks", "tiny_choice", "--method", "full", "--method", "full"), "'full' is given twice"),
     (("--tasks", "tiny_choice", "--no-such-option"), "--no_such_option"),
-    (("--tasks", "tiny_choice", "--expected-tokens", "0"), "expected_tokens: '0' does not fit"),
+    (("--tasks", "tiny_choice", "--expected-tokens", "0"), "--expected-tokens"),
     (("--tasks", "tiny_write", "--num-fewshot", "200"), "num_fewshot"),
     (("--tasks", "tiny_write", "--gen-kwargs", "top_p=7", "do_sample=True"), "top_p"),
     (("--tasks", "tiny_write", "--gen-kwargs", "until=5"), "until"),
