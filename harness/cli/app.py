@@ -207,7 +207,8 @@ def print_table(rows: Sequence[tuple[str, ...]], left: tuple[str, ...], least: S
     for row in shown[1:]:
         table.add_row(*row)
     if width is None:
-        console = Console(width=max(sum(map(len, row)) + 2 * len(row) for row in shown), soft_wrap=True)
+        widest = sum(max(map(len, column)) + 2 for column in zip(*shown, strict=True))
+        console = Console(width=widest, soft_wrap=True)
     console.print(table, markup=False)
     if dropped:
         typer.echo(f"left out for want of width: {', '.join(dropped)}")

@@ -60,9 +60,9 @@ class Case:
     differs: str = ""
 
 
-_SHORT: Json = {"num_fewshot": 0, "gen_kwargs": "max_gen_toks=24"}
-_SAMPLED: Json = {"num_fewshot": 0, "gen_kwargs": "max_gen_toks=24,do_sample=True,temperature=0.8"}
-_SHORT_PAGES: Json = {"samples": {"wikitext": [14, 28, 29]}}  # of WikiText-2's test set
+_SHORT: Json = {"num_fewshot": 0, "gen_kwargs": "max_gen_toks=16"}
+_SAMPLED: Json = {"num_fewshot": 0, "gen_kwargs": "max_gen_toks=16,do_sample=True,temperature=0.8"}
+_SHORT_PAGES: Json = {"samples": {"wikitext": [28, 29]}}  # of WikiText-2's test set
 _CHAT: Json = {"apply_chat_template": True, "system_instruction": "Answer briefly."}
 _NOISE = "samples: noise is of seed, request and repeat here, of the order of computation there; all are kept by both"
 _BOS = "lm-eval scores the BOS that the tokenizer adds, given BOS; here it is not scored"

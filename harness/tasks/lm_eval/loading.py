@@ -6,6 +6,7 @@ import contextlib
 import glob
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -102,11 +103,11 @@ def _named(manager: TaskManager, given: str) -> list[str]:
     """The tasks, or the files of tasks, that a name, pattern, file or folder stands for."""
     if Path(given).suffix in (".yaml", ".yml"):
         found = sorted(glob.glob(given)) if glob.has_magic(given) else [given]
-        if not found or not Path(found[0]).is_file():
+        if not found or not os.path.isfile(found[0]):
             raise BadInput(f"tasks: there is no file {given}; give an lm-eval task file or a name")
         return found
     found = list(manager.match_tasks([given]))
-    if not found and Path(given).is_dir():
+    if not found and os.path.isdir(given):
         found = sorted(str(file) for file in Path(given).glob("*.yaml"))
         if not found:
             raise BadInput(f"tasks: the folder {given} has no *.yaml; give one with lm-eval task files")

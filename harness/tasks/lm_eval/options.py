@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
@@ -66,7 +66,7 @@ class Options:
             raise BadInput(f"limit: {self.limit:g} is out of range; give documents per task, or a share below 1")
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise BadInput(f"num_fewshot: {self.num_fewshot} is out of range; give 0 or more")
-        if self.include_path is not None and not Path(self.include_path).is_dir():
+        if self.include_path is not None and not os.path.isdir(self.include_path):
             raise BadInput(f"include_path: {self.include_path} is no folder; give one with lm-eval task files")
         if self.cache_requests not in (None, *CACHE_REQUESTS):
             raise BadInput(f"cache_requests: {self.cache_requests!r} is not known; known: {', '.join(CACHE_REQUESTS)}")
