@@ -259,6 +259,10 @@ def _against(table: _Cells, full: SpeedCell, cell: SpeedCell, *, is_full: bool) 
 _LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/examples", "/request_ms")
 
 
+UNINFORMATIVE = "uninformative"
+"""Of a task whose full model is at the level of chance: it decides no verdict."""
+
+
 def _quality(table: _Cells, arm: Arm, margin: float) -> tuple[Row, str | None]:
     """The quality columns of an arm over all tasks and its verdict (loses if it loses on one task, keeps if on all)."""
     columns: Row = {}
@@ -269,7 +273,8 @@ def _quality(table: _Cells, arm: Arm, margin: float) -> tuple[Row, str | None]:
             full = _comparable(table.quality.get((table.full["label"], task)), cell)
         found, verdict = _task_columns(task, cell, full, margin) if cell else ({}, "inconclusive")
         columns |= found
-        verdicts.append(verdict)
+        if verdict != UNINFORMATIVE:
+            verdicts.append(verdict)
     if arm is table.full:
         return columns, BASELINE if columns else None
     if "quality" not in table.kinds:
@@ -302,9 +307,13 @@ def _task_columns(task: str, cell: QualityCell, full: QualityCell | None, margin
         if difference is not None:
             columns |= _interval(f"{task}/{name}_diff", difference)
         if name == names[0]:
-            verdict = (
-                "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
-            )
+            standing = ((full or {}).get("informative") or {}).get(name)
+            if standing is not None and not standing["informative"]:
+                verdict = UNINFORMATIVE  # nobody can lose what the full model does not have
+            else:
+                verdict = (
+                    "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
+                )
     columns[f"{task}/layers_per_token"] = _real(cell.get("layers_per_token"))
     columns[f"{task}/examples"] = len(examples)
     columns[f"{task}/request_ms"] = measures.request_ms(cell)
