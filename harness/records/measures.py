@@ -100,8 +100,8 @@ def dispersion_of(found: Times) -> float | None:
 
 
 def batch_tax(cell: SpeedCell) -> float | None:
-    """Blocks the batch computed per token over those its rows needed on average: 1 without batching; exits only."""
-    if cell["arm"].get("family") != "exit":
+    """Blocks the batch computed per token over those its rows needed on average: 1 without batching; gates and exits only."""
+    if cell["arm"].get("family") not in ("gate", "exit"):
         return None
     return ratio(cell.get("computed_layers_per_token"), cell.get("layers_per_token"))
 

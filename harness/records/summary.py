@@ -307,7 +307,7 @@ def _task_columns(task: str, cell: QualityCell, full: QualityCell | None, margin
         if difference is not None:
             columns |= _interval(f"{task}/{name}_diff", difference)
         if name == names[0]:
-            standing = ((full or {}).get("informative") or {}).get(name)
+            standing = (full.get("informative") or {}).get(name) if full else None
             if standing is not None and not standing["informative"]:
                 verdict = UNINFORMATIVE  # nobody can lose what the full model does not have
             else:

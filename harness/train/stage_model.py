@@ -15,11 +15,12 @@ from torch.utils.checkpoint import checkpoint
 import methods
 from harness.decode.forced import force
 from harness.decode.prompt_pass import Through, at_once
-from harness.method import Method, Moment, TrainingPlan, TrainingStage
+from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.records.limits import BASELINE
 from harness.train.training_pass import LabelledPass
+from harness.training import Moment, TrainingPlan, TrainingStage
 
 _GPU_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 

@@ -30,13 +30,13 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from harness import tasks
 from harness.errors import BadInput
 from harness.files import check_writable
-from harness.method import Moment
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress
 from harness.train.batches import Pair, Pairs, collate
 from harness.train.recipes import Recipe, StageSettings
 from harness.train.stage_model import ForcedModel
+from harness.training import Moment
 
 __all__ = ["ForcedModel", "Pair", "Pairs", "collate", "save", "train"]
 

@@ -13,7 +13,6 @@ import methods
 from harness import tasks
 from harness.decode.engine import generate
 from harness.errors import BadInput
-from harness.method import Moment
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import recipes
@@ -21,6 +20,7 @@ from harness.train.batches import Pair, collate
 from harness.train.recipes import LoraSettings
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
+from harness.training import Moment
 from tests.conftest import FAMILY_SETTINGS, tiny
 
 PAIRS = [Pair([5, 6, 7, 8], [[9, 10, 1], [11, 12, 13, 14, 1]]), Pair([15, 16], [[17, 1]])]

@@ -44,7 +44,7 @@ class Work:
 
     Attributes:
         requests: answered.
-        blocks: block runs that the answers rest on, each request by itself: its context at full depth, its steps as planned.
+        blocks: block runs that the answers rest on, each request by itself: its context as prompts run, its steps as planned.
         full_blocks: what they would be at full depth.
         positions: positions of all requests, each by itself.
         computed_positions: positions given to the model, padding left out; a shared context counts once.
@@ -63,7 +63,7 @@ class Work:
         self.positions += positions
         self.full_blocks += depth * positions
         # The first token stands for the context's last position, which is in the context's share.
-        self.blocks += depth * context + sum(layers[1:])
+        self.blocks += layers[0] * context + sum(layers[1:])
 
     @property
     def executed_share(self) -> float | None:

@@ -1,6 +1,6 @@
 """Log-likelihoods of many continuations, under one method or several: sorted by length, in batches, every context computed once.
 
-Contexts run at full depth under every method, so what several continuations share is also what several methods share.
+Nearly every method runs contexts at full depth, so what several continuations share is also what several methods share.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from harness.decode.forced import force, proceed
 from harness.decode.prompt_pass import Forced, Started, start
 from harness.method import Method
 from harness.models.decoder import Decoder
+from harness.plan import LayerPlan
 
 _LOGITS_AT_ONCE, _LOGITS_AT_ONCE_CPU = 32 << 20, 2 << 20
 """Elements of the logits computed at once; on a CPU fewer, since a fresh large tensor costs more in page faults than in sums."""
@@ -181,22 +182,32 @@ class _Run:
         self.progress(sum(len(row.places) for row in batch))
 
     def shared(self, groups: Sequence[Sequence[_Row]], batch_size: int) -> None:
-        """Contexts that several rows or methods continue: each computed once, then its rows, `batch_size` of them at a time."""
+        """Contexts that several rows or methods continue: each computed once, then its rows, `batch_size` of them at a time.
+
+        Methods share what they run over a prompt, which for nearly all of them is everything.
+        """
+        alike: dict[LayerPlan, list[int]] = {}
+        for arm, one in enumerate(self.arms):
+            alike.setdefault(one.method.prompt_plan(self.decoder.depth), []).append(arm)
+        for arms in alike.values():
+            self._continued(arms, groups, batch_size)
+        self.progress(sum(len(row.places) for group in groups for row in group))
+
+    def _continued(self, arms: Sequence[int], groups: Sequence[Sequence[_Row]], batch_size: int) -> None:
+        """The groups' rows under methods that run prompts alike."""
         prompts, lengths = self._padded([group[0].context for group in groups])
-        started = start(self.decoder, prompts, lengths)
-        self.computed[0] += sum(len(group[0].context) for group in groups)
+        started = start(self.decoder, self.arms[arms[0]].method, prompts, lengths)
+        self.computed[arms[0]] += sum(len(group[0].context) for group in groups)
         last = started.last
         rows = [(owner, row) for owner, group in enumerate(groups) for row in group]
-        # Rows without a step need the context alone, which is the same under every method.
+        # Rows without a step need the context alone.
         short = [(owner, row) for owner, row in rows if not row.steps]
         if short:
-            owners = [owner for owner, _ in short]
-            self._answer(range(len(self.arms)), [row for _, row in short], owners, [], last, None)
+            self._answer(arms, [row for _, row in short], [owner for owner, _ in short], [], last, None)
         longer = sorted(((o, r) for o, r in rows if r.steps), key=lambda pair: -len(pair[1].steps))
-        for arm in range(len(self.arms)):
+        for arm in arms:
             for begin in range(0, len(longer), batch_size):
                 self._proceed(arm, started, last, longer[begin : begin + batch_size])
-        self.progress(sum(len(row.places) for _, row in rows))
 
     def _proceed(self, arm: int, started: Started, last: torch.Tensor, rows: Sequence[tuple[int, _Row]]) -> None:
         owners = [owner for owner, _ in rows]
@@ -229,7 +240,7 @@ class _Run:
         forced: Forced | None,
     ) -> None:
         """The head where a continuation's token is predicted, and nowhere else; then what the rows' requests get under `arms`."""
-        depth = self.decoder.depth
+        depth = self.arms[arms[0]].method.prompt_plan(self.decoder.depth).budget
         states = [last[list(owners)]]
         if forced is not None and forced.target_hidden.shape[1]:
             real = [(target, step) for target, row in zip(targets, rows, strict=True) for step in range(len(row.steps))]

@@ -14,7 +14,7 @@ from harness.errors import BadInput, near
 from harness.validation import MOST, Count, Frozen, Line, Seed, Text, explain
 
 if TYPE_CHECKING:
-    from harness.method import TrainingPlan
+    from harness.training import TrainingPlan
 
 FOLDER = Path(__file__).parent
 
