@@ -14,7 +14,7 @@ import harness.tune.profile
 import reports.write.view
 from harness.cli import main as cli
 from harness.measure.probes import reading
-from harness.peers import scoring
+from harness.peers import agreement, scoring
 from harness.run import contract
 from harness.run.executors import local
 from harness.tune.trials import Trials
@@ -37,6 +37,7 @@ BASE: Mapping[str, Mapping[str, str]] = {
     "score": {"prompt": "name[Mossgrove]", "continuation": "Mossgrove is here.", "--model": "{model}"},
     "baseline": {"--model": "{model}"},
     "lm-eval": {"--tasks": "none", "--model": "{model}"},
+    "scoring-agreement": {"--model": "{model}"},
     "scoring-speed": {"--model": "{model}", "--method": "full", "--sequences": "2"},
     "train": {"recipe": "{recipe}", "--out": "{out}"},
     "tune": {"method": "skipdecode", "--model": "{model}", "--task": "restaurants", "--out": "{out}", "--target-speedup": "1.1"},
@@ -74,6 +75,7 @@ def call(
     monkeypatch.setattr(Trials, "time", computes)
     monkeypatch.setattr(harness.tune.profile, "DataProfile", computes)
     monkeypatch.setattr(scoring, "score", computes)
+    monkeypatch.setattr(agreement, "HFLM", computes)
     monkeypatch.setattr(contract, "check", computes)
     monkeypatch.setattr(reading, "measure", computes)
     monkeypatch.setattr(reports.write.view, "build", computes)
