@@ -18,7 +18,7 @@ import torch
 
 from harness.errors import BadInput
 from harness.models.cache import KVCache, Memory
-from harness.models.kernels import linear
+from harness.models.kernels import linear, pages
 from harness.plan import Skip
 
 Operations = Sequence[tuple[int, bool | Skip, bool | Skip]]
@@ -308,6 +308,7 @@ class Decoder(ABC):
         group = linear.Group(self.kind, maps)
         for m in maps:
             m.group = group
+        pages.give_back(self.source.parameters())
 
     @property
     def kind(self) -> str:
