@@ -25,7 +25,7 @@ from harness.models.kernels import linear as kernels
 from harness.models.kernels import native, threads
 from harness.models.kernels.native import check
 from tests.conftest import MODELS, ragged_prompts, tiny
-from tests.methods.test_contract import decode_with_logits
+from tests.methods.test_contract import Passing, decode_with_logits
 from tests.models.test_families import VARIANTS
 
 NEW = 24
@@ -52,6 +52,7 @@ SPECS = [
     "skipdecode(min_layers=1,max_layers=2)",
     "calm(threshold=0.2)",
     "layerskip(exit_layer=1,draft_tokens=2)",
+    "adaskip(skip=f0x11000_a1x8000)",
 ]
 
 
@@ -104,6 +105,18 @@ def test_same_numbers_as_calls(name: str, isa: str, runs: list[str]) -> None:
             blocks = model.depth if name not in IN_CALLS | {"qwen2"} else 2 if name == "qwen2" else 0
             assert runs.count("attend") == runs.count("feed") == blocks * (NEW - 1)
         runs.clear()
+
+
+def test_a_plan_fills_and_scales_in_one_call(isa: str, runs: list[str]) -> None:
+    model, method = ODD["llama-wide"](), Passing()
+    ids, mask = ragged_prompts(rows=3, width=20)
+    with kernels.only("torch"):
+        want, want_logits = decode_with_logits(model, method, ids, mask, NEW)
+    with kernels.only("native"):
+        got, logits = decode_with_logits(model, method, ids, mask, NEW)
+    torch.testing.assert_close(logits, want_logits, atol=1e-4, rtol=0)
+    assert got.kv_written_bytes == want.kv_written_bytes
+    assert runs.count("fill") == sum(len(step.plan.filled) for step in got.trace.steps) > 0
 
 
 def test_exits_fill_and_leave_rows_out_alike(isa: str, runs: list[str]) -> None:

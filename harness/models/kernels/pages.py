@@ -1,8 +1,8 @@
 """Memory that a file can give back: weights as they were mapped, once the kernels have them in panels.
 
-transformers maps a checkpoint's file into memory. What was read of it counts as this process's memory, beside the copies that are computed
-with. Its pages can be taken away and read again from the file when somebody wants them; the system is told that now is a good time. Pages
-that were changed, and memory that is no file's, stay as they are.
+transformers maps a checkpoint's file into memory. What was read of it counts as this process's memory, beside the copies that are
+computed with. Its pages can be taken away and read again from the file when somebody wants them; the system is told that now is a
+good time. Pages that were changed, and memory that is no file's, stay as they are.
 """
 
 from __future__ import annotations
