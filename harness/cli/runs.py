@@ -133,7 +133,7 @@ def report(
     typer.echo(write_report(folders, out, style=style, wanted=wanted))
 
 
-@verb(MEASURE, "compare results/before results/after --fail-if 'speedup drop > 5%'")
+@verb(MEASURE, "compare results/old results/new --fail-if 'speedup drop > 5%'")
 def compare(
     before: Annotated[Path, typer.Argument(help="Run folder to compare with.")],
     after: Annotated[Path, typer.Argument(help="Run folder that is judged.")],
@@ -160,6 +160,7 @@ def compare(
     from harness.records import compare as comparing
 
     compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
+    typer.echo(compared.headline)
     if compared.processors:
         typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
     print_table(comparing.table(compared), left=("label", "where", "what", "verdict"), least=("before", "after"))
