@@ -24,7 +24,7 @@ smollm2: setup
 	$(BIN)/depthbench generate 'The capital of France is' --model smollm2-135m --max-new-tokens 8
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope
 
 check: setup
 	$(BIN)/ruff check .
