@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,11 @@ def folder(path: Path, dtype: torch.dtype, read: Read, sha256: str | None = None
 @contextmanager
 def silent() -> Iterator[None]:
     """Within it transformers shows no progress bars and no reports of its own: what matters is said in one line, by name."""
-    import logging as levels
-
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity(levels.CRITICAL)
+    logging.set_verbosity(CRITICAL)
     try:
         yield
     finally:
