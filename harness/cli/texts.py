@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -10,8 +11,10 @@ import methods
 from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.errors import BadInput
+from harness.models.checks import said
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
+from harness.tasks.encoding import Encoding
 from harness.tasks.prompts import pad_left
 
 
@@ -19,6 +22,8 @@ def _load(model: str, device: str, dtype: str) -> Decoder:
     decoder = load_model(model, device=device, dtype=dtype)
     if decoder.tokenizer is None:
         raise BadInput(f"model: {model} has no tokenizer; save one beside the weights")
+    if line := said(model, decoder.ignored):
+        print(line, file=sys.stderr)
     return decoder
 
 
@@ -60,12 +65,13 @@ def score_text(
     """Summed log-likelihood of the continuation in nats, and whether every token is the method's own greedy choice."""
     chosen = methods.create(method)
     decoder = _load(model, device, dtype)
-    before = decoder.tokenizer(prompt).input_ids
-    after = decoder.tokenizer(continuation, add_special_tokens=False).input_ids
-    if not before or not after:
-        raise BadInput("score: prompt and continuation need at least one token each")
+    before, after = Encoding.of(decoder.tokenizer, decoder.name).pair(prompt, continuation)
+    if not after:
+        raise BadInput("continuation: adds no token to the prompt, so there is nothing to score; give more text")
     ids = torch.tensor([before + after], device=decoder.device)
-    logits = score(decoder, chosen, ids, [len(before)], expected_tokens=_expected(decoder))[0, len(before) - 1 : -1]
+    logits = score(decoder, chosen, ids, [len(before)], expected_tokens=_expected(decoder) or len(after))[
+        0, len(before) - 1 : -1
+    ]
     target = ids[0, len(before) :]
     chosen_logits = logits.float().log_softmax(-1).gather(1, target.unsqueeze(1)).squeeze(1)
     greedy = bool((logits.argmax(-1) == target).all())

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from harness.decode.arguments import check_generation, check_plans
+from harness.decode.arguments import check_finite, check_generation, check_plans
 from harness.decode.drafting import DraftSteps
 from harness.decode.gated import run_gated
 from harness.decode.prompt_pass import run_prompt
 from harness.decode.rows import Rows
-from harness.decode.sampling import GREEDY, Sampling, StopStrings
+from harness.decode.sampling import GREEDY, Sampling, StopStrings, noise_of_rows
 from harness.decode.static import StaticSteps, steps_for
 from harness.method import Draft, Gate, Method, Start
 from harness.models.decoder import Context, Decoder
@@ -59,6 +59,8 @@ class Decoding:
         stop_at_eos: rows end with any of the model's end tokens; False generates `max_new_tokens` for every row.
         expected_tokens: what schedules reckon with (`Step.expected_tokens`); default `max_new_tokens`.
         sampling: how tokens are chosen; greedy unless said otherwise.
+        noise: the stream of noise each row is sampled with [B]; None: those of the prompts, `sampling.streams`. Whoever divides
+            requests into batches gives them, so that equal prompts in two batches get samples of their own.
         stop_strings: texts that end a row with the token that completes one of them.
         compact_exits: after rows have exited, go on with the others alone instead of computing all rows to the last one's exit.
         static: run steps on static buffers (`harness.decode.static`), which a GPU replays as graphs; None: on a GPU. Drafts and
@@ -79,11 +81,14 @@ class Decoding:
         stop_at_eos: bool = True,
         expected_tokens: int | None = None,
         sampling: Sampling = GREEDY,
+        noise: Sequence[int] | None = None,
         stop_strings: Sequence[str] = (),
         compact_exits: bool = False,
         static: bool | None = None,
     ) -> None:
         check_generation(decoder, input_ids, attention_mask, max_new_tokens, expected_tokens)
+        with decoder.lock:
+            decoder.renew()
         self.decoder = decoder
         self.method = method.resolve(decoder.depth, decoder.extras)
         self._ids = input_ids.to(decoder.device)
@@ -98,7 +103,8 @@ class Decoding:
         eos = decoder.eos_token_ids if stop_at_eos else ()
         stops = StopStrings(stop_strings, decoder.tokenizer)
         pad, device = decoder.pad_token_id, decoder.device
-        self._rows = Rows(rows, max_new_tokens, spare, sampling, stops, eos, pad, device)
+        noise_streams = noise_of_rows(sampling, self._ids, self._mask, noise)
+        self._rows = Rows(noise_streams, max_new_tokens, spare, sampling, stops, eos, pad, device)
         # Only what exits has shapes that change from step to step; full and schedules keep their graphs under either setting.
         compacts = compact_exits and isinstance(self.method, Gate)
         fits = not isinstance(self.method, Draft) and not compacts
@@ -139,6 +145,10 @@ class Decoding:
     @torch.inference_mode()
     def prefill(self) -> int:
         """Run the prompts and yield token 0 of every row; returns the tokens yielded over the batch."""
+        with self.decoder.lock, self.decoder.own_threads(self._ids.shape[0]):
+            return self._prefill()
+
+    def _prefill(self) -> int:
         hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask, self._prompt)
         if self._static is not None:
             self._static.start(self._next_position, self._mask)
@@ -156,6 +166,10 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> int:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded over the batch."""
+        with self.decoder.lock, self.decoder.own_threads(self._ids.shape[0]):
+            return self._step()
+
+    def _step(self) -> int:
         if self._drafting is not None:
             self.logits, record = self._drafting.step()
             self.trace.steps.append(record)
@@ -221,11 +235,16 @@ def generate(
     stop_at_eos: bool = True,
     expected_tokens: int | None = None,
     sampling: Sampling = GREEDY,
+    noise: Sequence[int] | None = None,
     stop_strings: Sequence[str] = (),
     compact_exits: bool = False,
     static: bool | None = None,
 ) -> Output:
-    """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`."""
+    """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`.
+
+    Raises:
+        CellFailed: the logits after the prompt, or after the last step, are not finite: the tokens would mean nothing.
+    """
     decoding = Decoding(
         decoder,
         method,
@@ -235,11 +254,14 @@ def generate(
         stop_at_eos=stop_at_eos,
         expected_tokens=expected_tokens,
         sampling=sampling,
+        noise=noise,
         stop_strings=stop_strings,
         compact_exits=compact_exits,
         static=static,
     )
     decoding.prefill()
+    check_finite(decoding.logits, "logits after the prompt")
     while not decoding.done:
         decoding.step()
+    check_finite(decoding.logits, "logits after the last step")
     return decoding.output()

@@ -16,7 +16,7 @@ import torch
 from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
-from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
+from harness.errors import BAD_INPUT, BadInput, CellFailed, one_line, reason_of
 from harness.measure import conditions as evidence
 from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading, watching
 from harness.measure.running import say_arm
@@ -219,8 +219,11 @@ class _Bench:
         prompt = batch.ids[0] if batch.mask is None else batch.ids[0][batch.mask[0].bool()]
         ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)
         decoder = self.decoders[arm["checkpoint"]]
-        logits = score(decoder, method_of(arm), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
-        return bool(logits.isfinite().all())
+        try:
+            score(decoder, method_of(arm), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
+        except CellFailed:
+            return False
+        return True
 
     def repeat(self, arm: Arm, state: _State, process: int, repeat: int, place: int, number: int) -> None:
         """One timed generation of one arm."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from harness.records.cells import Cell, QualityCell, SpeedCell, by_place, place
 from harness.records.differences import differences, said
 from harness.records.fields import Conditions
 from harness.records.run import Run, load
-from harness.stats import intervals
+from harness.stats import intervals, scores
 from harness.stats.intervals import Interval
 
 FASTER, SLOWER, BETTER, WORSE = "faster", "slower", "better", "worse"
@@ -90,6 +91,20 @@ class Comparison:
     broken: tuple[str, ...]
     processors: str = ""
     """How the processors differ; empty where they do not. Times on two processors are not compared, only ratios and scores."""
+
+    @property
+    def headline(self) -> str:
+        """What was found, in one line: how many quantities changed, and which way; what says nothing or was not compared."""
+        counts = Counter(change.verdict for change in self.changes)
+        shown = [f"{counts[verdict]} {verdict}" for verdict in (SLOWER, WORSE, FASTER, BETTER) if counts[verdict]]
+        total = len(self.changes)
+        text = f"{', '.join(shown) or 'no change shown'} of {total} quantities compared"
+        rest = [f"{counts[verdict]} {verdict}" for verdict in (SAME, AMBIGUOUS) if counts[verdict]]
+        if self.refused:
+            rest.append(f"{len(self.refused)} cells not compared")
+        if not total:
+            text = "nothing could be compared"
+        return f"{text} ({', '.join(rest)})" if rest else text
 
     @property
     def refusals(self) -> list[str]:
@@ -361,7 +376,7 @@ def _scores(before: QualityCell, after: QualityCell, margin: float) -> list[Chan
         if how is None or not rows or any(a is None or b is None or len(a) != len(b) for a, b in rows):
             continue
         a, b = (np.asarray([row[side] for row in rows], dtype=np.float64) for side in (0, 1))
-        effect = intervals.paired_difference(b, a, how.combine)
+        effect = scores.Paired(b, a, how.combine).difference
         with np.errstate(divide="ignore", invalid="ignore"):
             values = (float(how.combine(a.sum(0))), float(how.combine(b.sum(0))))
         if all(map(math.isfinite, values)):

@@ -37,6 +37,10 @@ class Conditions(TypedDict, total=False):
     seed: int
     exited_rows: str
     vocabulary: str
+    end_tokens: str
+    pad_token: int
+    tokenizer: str | None
+    configuration: str
     torch: str
     transformers: str
     batch_size: int
@@ -233,6 +237,15 @@ class EnergyFields(TypedDict, total=False):
     counters: list[Count]
 
 
+class Standing(TypedDict):
+    """How a score of an arm stands to chance: `reason` says why it is not informative, and is empty where it is."""
+
+    value: float
+    chance: float
+    informative: bool
+    reason: str
+
+
 class QualityFields(TypedDict, total=False):
     """Outputs and scores of one arm on one task."""
 
@@ -256,4 +269,5 @@ class QualityFields(TypedDict, total=False):
     batches: list[Batch]
     seconds: float
     divergences: Divergences | None
+    informative: dict[str, Standing]
     lm_eval: dict[str, object]

@@ -15,6 +15,7 @@ from pathlib import Path
 import methods
 from harness.machine import environment
 from harness.measure.prepare import prepare
+from harness.outside import Source
 from harness.records import gates, published, samples, summary
 from harness.records.arms import Planned
 from harness.records.folder import CODE, RunStore
@@ -68,7 +69,8 @@ def run_suite(
 
 def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str], workers: Executor) -> Run:
     jobs = Jobs(suite, store, data, workers)
-    arms = [_planned(suite, entry) for entry in suite.methods]
+    sources = {entry.name: methods.get(entry.name).source for entry in suite.methods}
+    arms = [_planned(suite, entry, sources[entry.name]) for entry in suite.methods]
     # The full model goes first, on every checkpoint: others are compared with its tokens.
     arms.sort(key=lambda arm: arm["method"] != BASELINE)
     prepared = jobs.call(prepare, suite, arms, data).value
@@ -88,7 +90,11 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     }
     record = resuming.go_on(store, record, suite, here=isinstance(workers, local.LocalExecutor))
     store.write_run(record)
-    _keep_code(store, suite, arms)
+    for arm in arms:
+        source = sources[arm["method"]]
+        if source is not None and not (store.path / arm["code"]["kept"]).exists():
+            (store.path / CODE).mkdir(exist_ok=True)
+            store.write_text(arm["code"]["kept"], source.text)
     for found in record.get("contests") or []:  # a run begun before may have none
         if found["chosen"] == "torch" and found["native_s"]:
             print(f"kernels: {found['said']}", file=sys.stderr)
@@ -102,28 +108,16 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     return run
 
 
-def _planned(suite: Suite, entry: MethodEntry) -> Planned:
+def _planned(suite: Suite, entry: MethodEntry, source: Source | None) -> Planned:
     arm: Planned = {
         "label": entry.title, "method": entry.name, "spec": entry.spec, "checkpoint": suite.checkpoint(entry),
     }  # fmt: skip
     if entry.tuned is not None:
         arm["tuned"] = entry.tuned
-    source = methods.get(entry.name).source
     if source is not None:
         kept = f"{CODE}/{Path(source.file).stem}-{source.sha256[:12]}.py"
         arm["code"] = {"file": source.file, "sha256": source.sha256, "kept": kept}
     return arm
-
-
-def _keep_code(store: RunStore, suite: Suite, arms: Sequence[Planned]) -> None:
-    """The texts of methods that are not the project's own, beside the results that came from them."""
-    texts = {code["kept"]: entry for entry in suite.methods for arm in arms
-             if (code := arm.get("code")) is not None and arm["method"] == entry.name}  # fmt: skip
-    for name, entry in texts.items():
-        source = methods.get(entry.name).source
-        (store.path / CODE).mkdir(exist_ok=True)
-        if source is not None and not (store.path / name).exists():
-            store.write_text(name, source.text)
 
 
 def _now() -> str:

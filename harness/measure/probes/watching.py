@@ -7,9 +7,10 @@ itself, so nothing is timed under a watch but the method's own code.
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from harness import outside
 from harness.errors import BadInput
 from harness.measure.probes.latency import Clock, shadowed
-from harness.method import Method, Proposal
+from harness.method import Method
 from harness.plan import LayerPlan, Step
 from harness.state import GateState
 
@@ -60,6 +61,8 @@ class Watch:
                 return function(*arguments)
             where = _where(arguments)
             held = [(what, tensor, tensor.clone()) for what, tensor in _tensors(arguments)]
+            lent = [one if isinstance(one, list) else None for one in arguments]
+            lists = copy.deepcopy(lent)
             self._inside = True
             began = self._clock()
             try:
@@ -77,6 +80,8 @@ class Watch:
                     raise BrokenContract(
                         f"{name}() writes on {what}, which it was given to read{where}{row}; work on a copy"
                     )
+            if lent != lists:
+                raise BrokenContract(f"{name}() writes on the tokens it was given to read{where}; work on a copy")
             if wrong := _wrong(name, answer, arguments):
                 raise BrokenContract(f"{name}(){where} gives {wrong}")
             return answer
@@ -141,17 +146,15 @@ def _wrong(name: str, answer: Any, arguments: tuple[Any, ...]) -> str:
         right = isinstance(answer, torch.Tensor) and answer.dtype == torch.bool and answer.shape == (rows,)
         return "" if right else f"{_shown(answer)}; it must be bool [{rows}], one for each row"
     if name == "propose" and answer is not None:
-        if not isinstance(answer, Proposal):
-            return f"{_shown(answer)}; it must be a Proposal, or None"
-        tokens, lengths = answer.tokens, answer.lengths
-        if tokens.dim() != 2 or tokens.shape[0] != rows or tokens.is_floating_point():
-            return f"tokens {_shown(tokens)}; they must be whole numbers [{rows}, d]"
-        if lengths.shape != (rows,) or not bool(((lengths >= 0) & (lengths <= tokens.shape[1])).all()):
-            return f"lengths {_shown(lengths)}; they must be [{rows}], from 0 to {tokens.shape[1]}"
+        if not isinstance(answer, Sequence) or len(answer) != len(arguments[0]):
+            return f"{_shown(answer)}; it must be tokens for each of the {len(arguments[0])} rows, or None"
+        for row, tokens in enumerate(answer):
+            if not all(isinstance(token, int) and token >= 0 for token in tokens):
+                return f"{_shown(tokens)} for row {row}; it must be whole numbers, the ids of tokens"
     return ""
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-    return type(value).__name__
+    return f"{type(value).__name__} {value!r}"[:80]
