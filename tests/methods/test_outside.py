@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from harness.suites.entries import MethodEntry
 from harness.suites.suite import load_suite
 from harness.tasks.lm_eval import MethodLM
 from methods import _template
-from tests.tasks.lm_eval.fixtures import model
+from tests.tasks.lm_eval.fixtures import likelihoods, model
 
 MINE = """{future}
 import enum
@@ -193,3 +194,19 @@ def test_lm_eval_takes_it_and_knows_its_text(mine: Path) -> None:
     assert MethodLM(model("opt"), f"{mine}:Mine(after=6)").cache_name() != before, (
         "a cache of the other text is not its own"
     )
+
+
+@pytest.mark.parametrize("page", ["README.md", "methods/README.md"])
+def test_the_example_of_a_page_is_a_method_that_passes(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (block,) = (each for each in blocks if re.search(r"^class \w+\((Schedule|Exit|Gate|Draft)\)", each, re.MULTILINE))
+    assert len(block.splitlines()) <= 45
+    (tmp_path / "mine.py").write_text(block)
+    name = str(re.findall(r"^class (\w+)", block, re.MULTILINE)[0])
+    made = methods.create(f"{tmp_path}/mine.py:{name}")
+    assert not [result for result in contract.check(made, models=("opt", "gpt_neox")) if result.error]
+    given = re.findall(rf"--method '?mine.py:({name}\(.*?\))'", text)
+    assert all(methods.create(f"{tmp_path}/mine.py:{spec}") for spec in given)
+    lm = MethodLM(model("opt"), f"{tmp_path}/mine.py:{name}", batch_size=2)
+    assert len(lm.loglikelihood(likelihoods([("The quick", " brown fox"), ("Question:", " how many eggs")]))) == 2
