@@ -157,19 +157,20 @@ def test_what_is_not_finite_fails_with_task_and_document(monkeypatch: pytest.Mon
 
 def test_methods_beside_each_other_share_their_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = made.model("llama")
-    specs = ["full", HARD, "calm(threshold=0.2)", "layerskip"]
+    specs = ["full", HARD, "calm(threshold=0.2)", "layerskip", "static_prune(skip=b1_b4,where=prompt)"]
     requests = made.likelihoods(made.pairs())
     want = [MethodLM(decoder, s, 5, expected_tokens=6).loglikelihood(requests, disable_tqdm=True) for s in specs]
     lms = [MethodLM(decoder, s, 5, expected_tokens=6) for s in specs]
     lms[0].beside(lms[1:])
     contexts: list[int] = []
     inner = scoring.start
-    monkeypatch.setattr(scoring, "start", lambda *a: (contexts.append(len(a[1])), inner(*a))[1])
+    monkeypatch.setattr(scoring, "start", lambda *a: (contexts.append(len(a[2])), inner(*a))[1])
     for lm, answers in zip(lms, want, strict=True):
         found = lm.loglikelihood(requests, disable_tqdm=True)
         made.close([value for value, _ in found], [value for value, _ in answers])
         assert [greedy for _, greedy in found] == [greedy for _, greedy in answers]
-    assert sum(contexts) == len({tuple(lms[0].encoding.pair(*pair)[0][-96:]) for pair in made.pairs()})
+    # Once, and once more for the method that leaves blocks out of prompts.
+    assert sum(contexts) == 2 * len({tuple(lms[0].encoding.pair(*pair)[0][-96:]) for pair in made.pairs()})
     assert all(lm.work["loglikelihood"].requests == len(requests) for lm in lms)
     # Asked for anything else, each answers by itself.
     made.close(
