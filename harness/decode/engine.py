@@ -141,7 +141,7 @@ class Decoding:
     @torch.inference_mode()
     def prefill(self) -> int:
         """Run the prompts and yield token 0 of every row; returns the tokens yielded over the batch."""
-        with self.decoder.lock:
+        with self.decoder.lock, self.decoder.own_threads(self._ids.shape[0]):
             return self._prefill()
 
     def _prefill(self) -> int:
@@ -162,7 +162,7 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> int:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded over the batch."""
-        with self.decoder.lock:
+        with self.decoder.lock, self.decoder.own_threads(self._ids.shape[0]):
             return self._step()
 
     def _step(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -201,6 +202,10 @@ class Block(ABC):
         """`fill` of several blocks at once, for blocks that can; False: one by one."""
         return False
 
+    def own_threads(self, rows: int) -> AbstractContextManager[None]:
+        """See `Decoder.own_threads`."""
+        return nullcontext()
+
     @abstractmethod
     def refresh(self) -> None:
         """Read the weights again from the transformers module (differentiably, when gradients are enabled)."""
@@ -338,6 +343,10 @@ class Decoder(ABC):
         return (
             f"{family} {g.depth} x {g.width}, {g.heads}/{g.kv_heads}x{g.head_dim}, {g.feed_weights}, {g.head_weights}"
         )
+
+    def own_threads(self, rows: int) -> AbstractContextManager[None]:
+        """What prompts and steps of a generation of so many rows run in, from embedding to choice of tokens: whose threads work."""
+        return self.blocks[0].own_threads(rows)
 
     def run_plan(self, operations: Operations, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
         """Sublayers of blocks in turn over x [B, T, D]; the memory gets the keys and values of those whose attention runs."""
