@@ -41,11 +41,11 @@ def settings(sheet: Sheet, salt: str) -> Iterator[None]:
     muted, ink = colour("muted"), colour("ink")
     chosen: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": salt, "svg.image_inline": True, "image.composite_image": False,
-        "text.parse_math": False, "text.color": ink, "font.family": [TYPEFACE], "font.size": sheet.small,
+        "text.parse_math": False, "text.hinting": "none", "text.color": ink, "font.family": [TYPEFACE], "font.size": sheet.small,
         "figure.facecolor": colour("paper"), "figure.dpi": 72, "figure.labelsize": sheet.size, "savefig.facecolor": "auto",
         "path.simplify": False, "lines.scale_dashes": False, "lines.solid_capstyle": "butt", "lines.linewidth": 1.3,
         "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 2 / 72,
-        "figure.constrained_layout.w_pad": 2 / 72, "figure.constrained_layout.hspace": 0.04,
+        "figure.constrained_layout.w_pad": 3 / 72, "figure.constrained_layout.hspace": 0.04,
         "axes.facecolor": "none", "axes.edgecolor": muted, "axes.linewidth": 0.7, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "axes.titlesize": sheet.small,
         "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 4, "axes.labelsize": sheet.size,
@@ -184,7 +184,8 @@ def lay_out(figure: Figure) -> None:
     """Give panels and what stands around them their places, once: what is written afterwards moves nothing."""
     engine = figure.get_layout_engine()
     if engine is not None and isinstance(engine, ConstrainedLayoutEngine):
-        engine.execute(figure)
+        for _ in range(2):  # ticks know what they need room for only where the panel has its size
+            engine.execute(figure)
         figure.set_layout_engine("none")
 
 
