@@ -9,7 +9,6 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +23,7 @@ from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
 from harness.records.measures import speedup as speedup
 from harness.records.run_record import RunRecord
-from harness.stats import binary, intervals
+from harness.stats import intervals, scores
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -260,6 +259,10 @@ def _against(table: _Cells, full: SpeedCell, cell: SpeedCell, *, is_full: bool) 
 _LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/examples", "/request_ms")
 
 
+UNINFORMATIVE = "uninformative"
+"""Of a task whose full model is at the level of chance: it decides no verdict."""
+
+
 def _quality(table: _Cells, arm: Arm, margin: float) -> tuple[Row, str | None]:
     """The quality columns of an arm over all tasks and its verdict (loses if it loses on one task, keeps if on all)."""
     columns: Row = {}
@@ -270,7 +273,8 @@ def _quality(table: _Cells, arm: Arm, margin: float) -> tuple[Row, str | None]:
             full = _comparable(table.quality.get((table.full["label"], task)), cell)
         found, verdict = _task_columns(task, cell, full, margin) if cell else ({}, "inconclusive")
         columns |= found
-        verdicts.append(verdict)
+        if verdict != UNINFORMATIVE:
+            verdicts.append(verdict)
     if arm is table.full:
         return columns, BASELINE if columns else None
     if "quality" not in table.kinds:
@@ -303,9 +307,13 @@ def _task_columns(task: str, cell: QualityCell, full: QualityCell | None, margin
         if difference is not None:
             columns |= _interval(f"{task}/{name}_diff", difference)
         if name == names[0]:
-            verdict = (
-                "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
-            )
+            standing = (full.get("informative") or {}).get(name) if full else None
+            if standing is not None and not standing["informative"]:
+                verdict = UNINFORMATIVE  # nobody can lose what the full model does not have
+            else:
+                verdict = (
+                    "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
+                )
     columns[f"{task}/layers_per_token"] = _real(cell.get("layers_per_token"))
     columns[f"{task}/examples"] = len(examples)
     columns[f"{task}/request_ms"] = measures.request_ms(cell)
@@ -318,12 +326,8 @@ def _difference(
     """The paired difference, and McNemar's p-value where the scores are right or wrong."""
     if mine is None or theirs is None or mine.shape != theirs.shape:
         return None, None
-    counts = binary.discordant(mine, theirs)
-    if counts is not None:
-        # What a right answer adds to the metric, in its own points: the statistics may be shares, the metric a percentage.
-        points = float(how.combine(np.array([1.0, 1.0]))) * counts.scale
-        return binary.difference(replace(counts, scale=points)), binary.mcnemar(counts)
-    return intervals.paired_difference(mine, theirs, how.combine), None
+    found = scores.Paired(mine, theirs, how.combine)
+    return found.difference, found.p if found.test == scores.MCNEMAR else None
 
 
 def _statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:
