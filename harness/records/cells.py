@@ -156,7 +156,11 @@ class Divergences(TypedDict):
 
 
 class Timed(TypedDict, total=False):
-    """One timed generation: seconds of each decode step (`plan_s`: of its plan), tokens it yielded over all rows."""
+    """One timed generation: seconds of each decode step (`plan_s`: of its plan), tokens it yielded over all rows.
+
+    `machine` is what the machine did meanwhile, `disturbed` why the repeat does not count, `again` the repeat it was measured
+    in place of.
+    """
 
     process: Required[int]
     repeat: Required[int]
@@ -166,6 +170,19 @@ class Timed(TypedDict, total=False):
     plan_s: list[float]
     step_s: list[float]
     step_tokens: list[int]
+    machine: Meanwhile
+    disturbed: str
+    again: int
+
+
+class Meanwhile(TypedDict, total=False):
+    """What the machine did during one repeat; None for what it does not tell."""
+
+    seconds: float
+    foreign_share: float | None
+    steal_share: float | None
+    switches: int | None
+    mhz: float | None
 
 
 class Reading(TypedDict, total=False):
@@ -280,7 +297,9 @@ class SpeedFields(TypedDict, total=False):
     kv_cache_bytes: float | None
     kv_written_bytes: float | None
     step_parts_s: dict[str, float] | None
-    ideal_step_s: float | None
+    predicted_step_s: float | None
+    predicted_full_step_s: float | None
+    ideal_step_s: float | None  # older runs have the two under these names
     ideal_full_step_s: float | None
     finite: bool | None
     repeatable: bool | None

@@ -24,7 +24,7 @@ from harness.measure.setup import load
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
-from harness.records import summary
+from harness.records import clock
 from harness.records.cells import Planned, Prepared, QualityFields
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
@@ -183,7 +183,7 @@ class Trials:
             cell = cells[arm["label"]]
             if cell["status"] != "ok":
                 raise BadInput(f"{arm['label']}: cannot be timed: {cell['error']}")
-            self.timed[place] = summary.speedup(cells[BASELINE], cell)
+            self.timed[place] = clock.speedup(cells[BASELINE], cell)
             self.cost["timed"] += 1
 
     def data(self) -> Json:

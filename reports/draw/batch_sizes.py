@@ -62,7 +62,7 @@ def by_batch(facts: Facts) -> Figure | None:
     for arm in facts.others:
         realised = tuple((b, r) for b in facts.batch_sizes if (r := facts.ratio(arm, b)))
         timed = [(b, facts.speed.get((arm.label, b))) for b in facts.batch_sizes]
-        ideal = tuple((b, v) for b, s in timed if s and (v := s.number("ideal_speedup")) is not None)
+        ideal = tuple((b, v) for b, s in timed if s and (v := s.number("predicted_speedup")) is not None)
         if realised or ideal:
             series.append(Series(plot_name(arm), swatch(arm), realised, ideal))
     batches = tuple(b for b in facts.batch_sizes if any(b == x for s in series for x, _ in (*s.realised, *s.ideal)))

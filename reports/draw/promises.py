@@ -69,7 +69,7 @@ def promises(facts: Facts) -> Figure | None:
                 swatch(arm),
                 arm.target,
                 timed.number("layer_ratio"),
-                timed.number("ideal_speedup"),
+                timed.number("predicted_speedup"),
                 facts.ratio(arm, batch),
             )
             rows += [row] if row.values else []

@@ -62,7 +62,7 @@ def promise_table(facts: Facts, batches: Sequence[int]) -> Table:
         ),
         (
             Column("ideal", group=group, hint="if skipping were free, from the full model's own block and head times"),
-            number_cells([s.number("ideal_speedup") for s in timed], 2),
+            number_cells([s.number("predicted_speedup") for s in timed], 2),
         ),
         (
             Column("realised", group=group, hint="measured, paired with full"),
