@@ -14,9 +14,17 @@ def main() -> None:
     except ImportError as error:
         print(f"depthbench: {error}", file=sys.stderr)
         sys.exit(2)
-    from harness.cli.main import main as run
+    from harness.signals import Stopping
 
-    run()
+    stopping = Stopping()
+    try:
+        with stopping.watching():  # importing takes a while, too
+            from harness.cli.main import main as run
+
+            run(stopping)
+    except KeyboardInterrupt:
+        print("depthbench: interrupted", file=sys.stderr)
+        sys.exit(stopping.status)
 
 
 if __name__ == "__main__":

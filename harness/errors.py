@@ -22,6 +22,10 @@ class BadInput(ValueError):
     """Something the user gave is wrong; the message is one line that names the field or file and what would be right."""
 
 
+class DiskFull(BadInput):
+    """A file could not be written because the disk is full or the quota used up: nothing was wrong with what the user gave."""
+
+
 class CellFailed(RuntimeError):
     """A cell of a run could not be measured; the message is one line that becomes the record of the failure.
 
@@ -39,10 +43,14 @@ class CellFailed(RuntimeError):
         self.reason, self.log, self.arm = reason, list(log), arm
 
 
+_LONGEST_NAME = 100
+"""Characters of a name that are compared with others: comparing takes time that grows with their square."""
+
+
 def near(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """What a name that is not known may have meant; else `otherwise`, or all that are known."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name[:_LONGEST_NAME], known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else otherwise or f"known: {', '.join(known) or 'none'}"
 
 

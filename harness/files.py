@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from harness.errors import BadInput
+from harness.errors import BadInput, DiskFull
 
 
 def unpacked(path: Path, content: bytes) -> bytes:
@@ -33,6 +34,12 @@ def unpacked(path: Path, content: bytes) -> bytes:
 def read_bytes(path: Path) -> bytes:
     """Content of a file, decompressed where its name ends in .gz; raises as `open` and `unpacked`."""
     return unpacked(path, path.read_bytes())
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits; raises as `open`."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parsed(content: bytes) -> Any:
@@ -71,6 +78,30 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def check_writable(path: Path, what: str, *, folder: bool = False) -> None:
+    """Find out before anything is computed whether a file can be written, or files in a folder; what is there stays as it is.
+
+    Raises:
+        BadInput: nothing can be written there, or a folder stands where a file shall be, or the other way round.
+    """
+    if path.is_dir() and not folder:
+        raise BadInput(f"{what} {path}: is a folder; name a file")
+    if folder and path.exists() and not path.is_dir():
+        raise BadInput(f"{what} {path}: is a file; name a folder")
+    parent = path if folder else path.parent
+    missing = [place for place in (parent, *parent.parents) if not place.exists()]
+    with clear_errors(path, what):
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            probe = parent / f".{'probe' if folder else path.name}.tmp"
+            probe.write_bytes(b"1")
+            probe.unlink()
+        finally:
+            for place in missing:
+                with contextlib.suppress(OSError):
+                    place.rmdir()
+
+
 def set_aside(path: Path) -> Path | None:
     """Rename a file to a free `.broken` name; None where the folder does not allow it (it then stays as it is)."""
     names = (path.with_name(f"{path.name}{f'.{i}' if i else ''}.broken") for i in range(1000))
@@ -102,7 +133,8 @@ def clear_errors(path: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, one_line(error))
-        raise BadInput(f"{what} {path}: {advice}") from error
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else BadInput
+        raise kind(f"{what} {path}: {advice}") from error
 
 
 def one_line(error: Exception) -> str:

@@ -13,6 +13,8 @@ from harness.errors import BadInput, near
 
 Json = dict[str, Any]
 
+_TOO_DEEP = "is nested too deeply to be read; a suite or a recipe needs four levels at most"
+
 
 def read(path: Path, what: str) -> Json:
     """The mapping a file holds; JSON where its name ends so, else YAML.
@@ -33,6 +35,8 @@ def read(path: Path, what: str) -> Json:
         raise BadInput(f"{path}: is not UTF-8 text; give a YAML file") from None
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}: line {error.lineno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise BadInput(f"{path}: {_TOO_DEEP}") from None
     except ValueError as error:
         raise BadInput(f"{path}: {error}") from None
     if not isinstance(values, dict):
@@ -46,6 +50,8 @@ def parse(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(_problem(error)) from None
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 class _Loader(yaml.SafeLoader):

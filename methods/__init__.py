@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
 from typing import Any
 
 from harness.errors import BadInput, near
 from harness.method import Method
 from harness.spec import parse_spec
+from harness.validation import short
 
 METHODS: dict[str, str] = {
     "full": "methods.full:Full",
@@ -66,6 +68,8 @@ def create(spec: str, **parameters: Any) -> Method:
 def _typed(name: str, key: str, declared: str, value: Any) -> Any:
     """The value as the field declares it (`int`, `float`, `str`, `... | None`), or BadInput."""
     kinds = {kind.strip() for kind in declared.split("|")}
+    if isinstance(value, (int, float)) and not abs(value) < sys.float_info.max:
+        raise BadInput(f"{name}: {key}={short(value)} is out of range; give a finite number")
     if value is None and "None" in kinds:
         return None
     if isinstance(value, bool) and "bool" not in kinds:
@@ -77,4 +81,4 @@ def _typed(name: str, key: str, declared: str, value: Any) -> Any:
     elif ("str" in kinds and isinstance(value, str)) or ("bool" in kinds and isinstance(value, bool)):
         return value
     right = " or ".join(sorted(kinds - {"None"}))
-    raise BadInput(f"{name}: {key}={value!r} is of the wrong type; give {right}")
+    raise BadInput(f"{name}: {key}={short(value)} is of the wrong type; give {right}")

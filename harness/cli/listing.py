@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.errors import BadInput, near
 
 Rows = list[tuple[str, ...]]
+T = TypeVar("T")
 
 
 def rows(what: str) -> Rows:
@@ -34,12 +36,15 @@ def _methods() -> Rows:
 
 def _models() -> Rows:
     from harness.models.load import ASSETS, FAMILIES, bundled, read_card
+    from harness.models.named import NAMED, size
 
     table: Rows = [("name", "trained for", "data")]
     for name in bundled():
         card = read_card(ASSETS / name)
         table.append((name, str(card.get("trained_for", "")), ", ".join(card.get("data", []))))
-    table.append(("a local folder or hub id", f"architectures: {', '.join(sorted(FAMILIES))}", ""))
+    for name, model in NAMED.items():
+        table.append((name, f"{model.about}; {model.licence}, {size(name)} from the package index", ""))
+    table.append(("a local folder, .gguf file or hub id", f"architectures: {', '.join(sorted(FAMILIES))}", ""))
     return table
 
 
@@ -72,6 +77,14 @@ def _recipes() -> Rows:
 
 _SCORES = 4
 """Scores that fit a line beside the rest."""
+_BEFORE_SCORES = 5
+"""Columns of `summary_rows` before the scores."""
+
+
+def summary_least(head: Sequence[str]) -> list[str]:
+    """Columns of `summary_rows` that a narrow terminal does without: never the arm, its batch, its speed-up, its verdict."""
+    scores = [name for name in head[_BEFORE_SCORES:-1]]
+    return ["ms/token", "layers", *scores[1:][::-1], *scores[:1]]
 
 
 def summary_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
@@ -127,45 +140,91 @@ def checks(results: Iterable[Any]) -> tuple[Rows, list[str]]:
     return table, failed
 
 
-def numbers(name: str, text: str) -> tuple[int, ...]:
-    """Whole numbers separated by commas, or BadInput that names the option."""
+def numbers(name: str, text: str, most: int = 100_000) -> tuple[int, ...]:
+    """Whole numbers of at least 1 separated by commas, or BadInput that names the option."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise BadInput(f"{name}: {text!r} is not a list of whole numbers; write e.g. 1,8,32") from None
+        raise BadInput(f"{name}: {text[:80]!r} is not a list of whole numbers; write e.g. 1,8,32") from None
+    if not all(1 <= number <= most for number in found):
+        raise BadInput(f"{name}: {text[:80]!r} is out of range; give numbers from 1 to {most}")
+    return _once(name, found)
+
+
+def names(name: str, text: str) -> tuple[str, ...]:
+    """Names separated by commas, or BadInput that names the option."""
+    return _once(name, tuple(text.split(",")))
+
+
+def _once(name: str, found: tuple[T, ...]) -> tuple[T, ...]:
+    twice = [each for place, each in enumerate(found) if each in found[:place]]
+    if twice:
+        raise BadInput(f"{name}: {twice[0]!r} is given twice; give it once")
+    return found
+
+
+@contextmanager
+def record(out: Path | None) -> Iterator[Callable[[Any], None]]:
+    """A place for a record, looked at before anything is measured; yields what keeps the record there."""
+    import json
+
+    from harness.files import clear_errors, write_atomically
+    from harness.suites.artefact import check_free
+
+    if out is not None:
+        check_free(out)
+
+    def keep(found: Any) -> None:
+        if out is not None:
+            with clear_errors(out, "out"):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(out, [json.dumps(found, indent=1) + "\n"])
+
+    yield keep
 
 
 def baseline(out: Path | None, **settings: Any) -> tuple[Rows, list[str]]:
     """Measure with `harness.peers.decoding`, keep the record in `out`; the table to print, and lines below it."""
-    import json
-
-    from harness.files import write_atomically
     from harness.peers import decoding as comparison
 
-    if out is not None and out.exists():
-        raise BadInput(f"out: {out} is there already; name another file")
-    record = comparison.measure(comparison.Settings(**settings))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, [json.dumps(record, indent=1) + "\n"])
-    lost = [f"left out or fallen back: {problem}" for problem in record["problems"]]
-    return comparison.table(record), [*filter(None, [comparison.reading_line(record)]), *lost]
+    with record(out) as keep:
+        found = comparison.measure(comparison.Settings(**settings))
+        keep(found)
+    lost = [f"left out or fallen back: {problem}" for problem in found["problems"]]
+    return comparison.table(found), [*filter(None, [comparison.reading_line(found)]), *lost]
 
 
 def scoring_speed(out: Path | None, data: Path | None, **settings: Any) -> Rows:
     """Measure with `harness.peers.scoring`, keep the record in `out`; the table to print."""
-    import json
-
-    from harness.files import write_atomically
     from harness.peers import scoring as comparison
 
-    if out is not None and out.exists():
-        raise BadInput(f"out: {out} is there already; name another file")
-    record = comparison.measure(comparison.Settings(**settings), data)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, [json.dumps(record, indent=1) + "\n"])
-    return comparison.table(record)
+    with record(out) as keep:
+        found = comparison.measure(comparison.Settings(**settings), data)
+        keep(found)
+    return comparison.table(found)
+
+
+def fitting(rows: Sequence[tuple[str, ...]], least: Sequence[str], width: int | None) -> tuple[Rows, list[str]]:
+    """Rows without the columns that a terminal has no room for, and the names of those.
+
+    Args:
+        rows: the first one the header.
+        least: columns one may do without, the least important one first.
+        width: characters of a line, two of them between columns; None: as many as it takes.
+    """
+    kept = list(range(len(rows[0])))
+    dropped: list[str] = []
+
+    def wide() -> int:
+        return sum(max(len(row[place]) for row in rows) + 2 for place in kept) - 2
+
+    for name in least:
+        if width is None or wide() <= width:
+            break
+        if name in rows[0]:
+            kept.remove(rows[0].index(name))
+            dropped.append(name)
+    return [tuple(row[place] for place in kept) for row in rows], dropped
 
 
 def _yes(value: bool) -> str:

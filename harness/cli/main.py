@@ -1,4 +1,7 @@
-"""`depthbench`: one function per verb, no logic. Exit status 0 = done, 1 = a cell or a gate failed, 2 = bad input."""
+"""`depthbench`: one function per verb, no logic.
+
+Exit status 0 = done, 1 = a cell or a gate failed, or output could not be written, 2 = bad input, 130 = Ctrl-C, 143 = SIGTERM.
+"""
 
 from __future__ import annotations
 
@@ -6,52 +9,105 @@ import atexit
 import gc
 import shlex
 import sys
+from collections.abc import Sequence
 
 import typer
 
 # Importing a module registers its verbs, in the order in which `--help` lists them.
 from harness.cli import runs, single, training
 from harness.cli.app import app
-from harness.errors import BadInput, CellFailed
+from harness.cli.streams import standard_streams
+from harness.errors import BadInput, CellFailed, DiskFull
+from harness.signals import Stopping
 
 __all__ = ["app", "main", "runs", "single", "training"]
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    atexit.register(
-        gc.freeze
-    )  # what lives at the end is not searched for cycles, which takes long after a large report
+def main(stopping: Stopping | None = None) -> None:
+    """Entry point of the console script.
+
+    Args:
+        stopping: what watches the signals, where the caller does already.
+    """
+    # What lives at the end is not searched for cycles, which takes long after a large report.
+    atexit.register(gc.freeze)
+    stopping = stopping or Stopping()
+    with standard_streams() as problems, stopping.watching():
+        status = _status(sys.argv[1:], stopping)
+    if problems and status == 0:
+        _say("; ".join(problems))
+        status = 1
+    if status:
+        sys.exit(status)
+
+
+def _status(arguments: Sequence[str], stopping: Stopping) -> int:
+    """Run a verb, and say in one line what was wrong; the exit status."""
     try:
-        app(standalone_mode=False)
-    except BadInput as error:
-        _fail(str(error), 2)
-    except CellFailed as error:
-        _fail(str(error), 1)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
+        _readable(arguments)
+        returned = app(args=list(arguments), standalone_mode=False)
+        if stopping.signal is None:
+            return returned if isinstance(returned, int) else 0
+        raise KeyboardInterrupt  # Typer answers one with a status of its own
     except (typer.Abort, KeyboardInterrupt):
-        _fail(_interrupted(sys.argv[1:]), 130)
+        _say(interrupted(arguments))
+        return stopping.status
+    except DiskFull as error:
+        _say(str(error))
+        return 1
+    except BadInput as error:
+        _say(str(error))
+        return 2
+    except CellFailed as error:
+        _say(str(error))
+        return 1
     except OSError as error:
-        _fail(f"{error.filename or 'file'}: {error.strerror or error}", 2)
+        _say(f"{error.filename or 'file'}: {error.strerror or error}")
+        return 2
     except Exception as error:
         # Typer's own usage errors (a missing argument, an unknown option) derive from a class it does not export.
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):
-            _fail(error.format_message(), 2)
+            _say(error.format_message())
+            return 2
         raise
 
 
-def _interrupted(arguments: list[str]) -> str:
-    """What to say after Ctrl-C: how to go on, where one can."""
-    if arguments[:1] != ["run"]:
+def _readable(arguments: Sequence[str]) -> None:
+    """BadInput for an argument that is not text in the locale's encoding: it could be printed and stored nowhere."""
+    for place, argument in enumerate(arguments, 1):
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = argument[:40].encode("ascii", "backslashreplace").decode()
+            raise BadInput(
+                f"argument {place}, '{shown}', is not text in the encoding of the locale ({sys.getfilesystemencoding()}); "
+                "write it in UTF-8, under a locale such as C.UTF-8"
+            ) from None
+
+
+GOES_ON = {
+    "run": ("--resume", "what was measured is kept"),
+    "train": ("", "saved steps are kept"),
+    "selfcheck": ("", "finished tries are kept"),
+}
+"""Verbs that go on where they stopped: the option that says so, and what is kept."""
+
+
+def interrupted(arguments: Sequence[str]) -> str:
+    """What to say after Ctrl-C or SIGTERM: how to go on, where one can."""
+    verb = next((part for part in arguments if not part.startswith("-")), "")
+    if verb not in GOES_ON:
         return "interrupted"
-    again = shlex.join(["depthbench", *arguments, *([] if "--resume" in arguments else ["--resume"])])
-    return f"interrupted; what was measured is kept, go on with: {again}"
+    option, kept = GOES_ON[verb]
+    more = [option] if option and option not in arguments else []
+    return f"interrupted; {kept}, go on with: {shlex.join(['depthbench', *arguments, *more])}"
 
 
-def _fail(message: str, status: int) -> None:
-    print(f"depthbench: {message}", file=sys.stderr)
-    sys.exit(status)
+def _say(message: str) -> None:
+    line = " ".join(message.split())
+    if len(line) > 1000:  # an input of a megabyte is not printed back whole
+        line = f"{line[:600]} ... {line[-300:]}"
+    print(f"depthbench: {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

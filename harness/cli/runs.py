@@ -4,32 +4,46 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import psutil
 import typer
 
-from harness.cli.app import Data, Device, app, print_table
+from harness.cli.app import (
+    LOOK,
+    MEASURE,
+    METHODS,
+    SUITES,
+    Data,
+    Device,
+    Override,
+    complete,
+    count,
+    finite,
+    print_table,
+    verb,
+)
 from harness.errors import CellFailed
 from harness.machine.doctor import OK, Finding
 
 
-@app.command()
+@verb(MEASURE, "run quick --out results/quick", "run mine.yaml --set repeats=20 --resume", "run quick --plan")
 def run(
-    suite: Annotated[str, typer.Argument(help="Name of a suite (see `depthbench list suites`) or a YAML file.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Run folder; default results/<suite>.")] = None,
-    data: Data = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Override a key, e.g. --set repeats=10 --set 'batch_sizes=[1,8]' --set tasks.0.limit=50."
-        ),
+    suite: Annotated[
+        str,
+        typer.Argument(help="Name of a suite (see `depthbench list suites`) or a YAML file.", autocompletion=SUITES),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder. Without it: results/<suite>.", metavar="DIR")
     ] = None,
+    data: Data = None,
+    set_: Override = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
     ] = False,
     executor: Annotated[
-        str, typer.Option("--executor", help="local, or ray: spread the cells over a Ray cluster.")
+        Literal["local", "ray"],
+        typer.Option("--executor", help="Where the cells are measured: here, or spread over a Ray cluster."),
     ] = "local",
     plan: Annotated[
         bool,
@@ -38,7 +52,11 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Run a suite: quality, speed and memory of every method; writes cells, samples.jsonl, summary.csv and report.html."""
+    """Measure a suite: quality, speed and memory of every method, into a run folder with a report.
+
+    The folder gets cells/ (raw values), samples.jsonl, summary.csv, report.html and report.pdf. A run that was stopped goes
+    on with --resume. Exit status 1 where a cell or a gate failed.
+    """
     from harness import tasks
     from harness.cli import listing
     from harness.records import gates
@@ -55,7 +73,8 @@ def run(
     workers = executors.create(executor)
     done = sweep.run_suite(chosen, folder, data=data, resume=resume, command=command, workers=workers)
     report_path = write_report([done])
-    print_table(listing.summary_rows(done.summary), left=("label", "verdict"))
+    rows = listing.summary_rows(done.summary)
+    print_table(rows, left=("label", "verdict"), least=listing.summary_least(rows[0]))
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
     for line in gates.lines(done.gates):
         typer.echo(line, err=True)
@@ -64,42 +83,62 @@ def run(
         raise CellFailed(f"{done.failed} cells and {stopped} gates failed; see the lines above and {folder}")
 
 
-@app.command()
+@verb(MEASURE, "report results/quick", "report results/quick results/mine --out both.html")
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder, or .html file, to write to; default: the first run folder.")
+        Path | None,
+        typer.Option(
+            "--out", help="Folder, or .html file, to write to. Without it: the first run folder.", metavar="PLACE"
+        ),
     ] = None,
     style: Annotated[
-        str, typer.Option("--style", help="What figures/ is drawn for: page, or paper (a column of a paper).")
+        Literal["page", "paper"],
+        typer.Option("--style", help="What figures/ is drawn for: a page, or a column of a paper."),
     ] = "page",
 ) -> None:
     """Render stored results as HTML and PDF, with figures and tables as files; nothing is measured again."""
+    from harness.files import check_writable
     from reports.write.report import write_report
 
+    if out is None and (folders[0] / "run.json").is_file():  # else it is refused when it is read
+        check_writable(folders[0] / "report.html", "report")
+    if out is not None:
+        page = out.suffix.lower() in (".html", ".htm")
+        check_writable(out, "out", folder=not page or out.is_dir())
     typer.echo(write_report(folders, out, style=style))
 
 
-@app.command()
+@verb(MEASURE, "compare results/before results/after --fail-if 'speedup drop > 5%'")
 def compare(
     before: Annotated[Path, typer.Argument(help="Run folder to compare with.")],
     after: Annotated[Path, typer.Argument(help="Run folder that is judged.")],
     fail_if: Annotated[
         list[str] | None,
-        typer.Option("--fail-if", help='Exit status 1 if it holds, e.g. "speedup drop > 5%" or "bleu drop > 1".'),
+        typer.Option(
+            "--fail-if",
+            help='Exit status 1 if it holds, e.g. "speedup drop > 5%" or "bleu drop > 1". May be repeated.',
+            metavar="RULE",
+        ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option("--threshold", help="Smallest change worth speaking of, in percent.")
+        float,
+        typer.Option(
+            "--threshold", help="Smallest change worth speaking of, in percent.", callback=finite, metavar="PERCENT"
+        ),
     ] = 5.0,
-    ignore: Annotated[list[str] | None, typer.Option("--ignore", help="Condition that may differ, e.g. torch.")] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option("--ignore", help="Condition that may differ, e.g. torch. May be repeated.", metavar="CONDITION"),
+    ] = None,
 ) -> None:
-    """Compare two runs cell by cell: ratio with interval, and what it shows."""
+    """Compare two runs cell by cell: what changed, by how much with its interval, and what that shows."""
     from harness.records import compare as comparing
 
     compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
     if compared.processors:
         typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
-    print_table(comparing.table(compared), left=("label", "what", "verdict"))
+    print_table(comparing.table(compared), left=("label", "where", "what", "verdict"), least=("before", "after"))
     for line in compared.refusals:
         typer.echo(f"not compared: {line}", err=True)
     for line in compared.broken:
@@ -108,13 +147,16 @@ def compare(
         raise CellFailed(f"{len(compared.broken)} findings against --fail-if, see above")
 
 
-@app.command()
+@verb(MEASURE, "trim results/quick to-publish")
 def trim(
     run_folder: Annotated[Path, typer.Argument(help="A finished run.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
     tables_only: Annotated[bool, typer.Option("--tables-only", help="Leave the cells out too.")] = False,
 ) -> None:
-    """Copy a run without data-set texts, naming what was left out with its hash, and render it: what may be sent on."""
+    """Copy a run without data-set texts and render the copy: what may be sent on.
+
+    What was left out is named with its hash.
+    """
     from harness.records.trim import trim as trimmed
     from reports.write.report import write_report
 
@@ -123,28 +165,27 @@ def trim(
         typer.echo(write_report([out]))
 
 
-@app.command("list")
+@verb(LOOK, "list methods", name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, models, suites, tasks or recipes.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="methods, models, suites, tasks or recipes.",
+            autocompletion=complete(lambda: ("methods", "models", "suites", "tasks", "recipes")),
+            metavar="WHAT",
+        ),
+    ],
 ) -> None:
-    """List what there is to choose from."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """List what there is to choose from: methods, models, suites, tasks or recipes."""
     from harness.cli import listing
 
     rows = listing.rows(what)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console(soft_wrap=not sys.stdout.isatty()).print(table, markup=False)
+    print_table(rows, left=rows[0], least=("paper", "data", "source"))
 
 
-@app.command()
+@verb(LOOK, "doctor --out /scratch/results")
 def doctor(
-    out: Annotated[Path, typer.Option("--out", help="Where runs will be written.")] = Path("results"),
+    out: Annotated[Path, typer.Option("--out", help="Where runs will be written.", metavar="DIR")] = Path("results"),
     device: Device = "cpu",
 ) -> None:
     """Say what would spoil a run on this machine now; exit status 1 if something would."""
@@ -171,11 +212,14 @@ def _reading(device: str) -> list[Finding]:
     return [Finding("reading", said, OK), Finding("kernels", native.status(), OK)]
 
 
-@app.command()
+@verb(LOOK, "check 'skipdecode(speedup=2)'", "check mine.py:EveryOther")
 def check(
     method: Annotated[
         str,
-        typer.Argument(help='A method, e.g. "skipdecode(speedup=2)", or a class in a file, e.g. mine.py:EveryOther.'),
+        typer.Argument(
+            help='A method, e.g. "skipdecode(speedup=2)", or a class in a file, e.g. mine.py:EveryOther.',
+            autocompletion=METHODS,
+        ),
     ],
 ) -> None:
     """Check that a method keeps the contract, on tiny models; exit status 1 if it does not."""
@@ -191,19 +235,20 @@ def check(
         raise CellFailed(f"{made} breaks the contract in {len(failed)} checks")
 
 
-@app.command()
+@verb(LOOK, "selfcheck --tries 20")
 def selfcheck(
     suite: Annotated[
-        str, typer.Argument(help="Suite with `full` twice on the same weights, or a YAML file.")
+        str,
+        typer.Argument(help="Suite with `full` twice on the same weights, or a YAML file.", autocompletion=SUITES),
     ] = "selfcheck",
-    out: Annotated[Path, typer.Option("--out", help="Folder for the tries; finished ones are kept.")] = Path(
-        "results/selfcheck"
-    ),
-    tries: Annotated[int, typer.Option("--tries", help="How often.")] = 20,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the tries; finished ones are kept.", metavar="DIR")
+    ] = Path("results/selfcheck"),
+    tries: Annotated[int, count("--tries", max=10_000, help="How many runs are made.", metavar="N")] = 20,
     data: Data = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a key, as in `run`.")] = None,
+    set_: Override = None,
 ) -> None:
-    """Measure the full model against itself: no difference may be detected in 19 of 20 tries."""
+    """Measure the full model against itself: no difference may be found in 19 of 20 tries."""
     from harness.run import selfcheck as checks
     from harness.suites import suite as config
 

@@ -7,16 +7,30 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.app import Data, Device, Dtype, MethodSpec, Model, app, print_table
+from harness.cli.app import (
+    LOOK,
+    MEASURE,
+    METHODS,
+    Data,
+    Device,
+    Dtype,
+    MethodSpec,
+    Model,
+    Record,
+    Threads,
+    count,
+    print_table,
+    verb,
+)
 from harness.records.limits import BASELINE
 
 
-@app.command()
+@verb(LOOK, r"generate 'name[Zizzi]\n' --method 'skipdecode(speedup=2)'")
 def generate(
-    prompt: Annotated[list[str], typer.Argument(help="Prompts; `\\n` stands for a line feed.")],
+    prompt: Annotated[list[str], typer.Argument(help=r"Prompts; `\n` stands for a line feed.")],
     model: Model = "opt-e2e-mini/full",
     method: MethodSpec = BASELINE,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="Tokens per prompt at most.")] = 64,
+    max_new_tokens: Annotated[int, count("--max-new-tokens", help="Tokens per prompt at most.", metavar="N")] = 64,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
@@ -29,16 +43,16 @@ def generate(
         typer.echo(result)
 
 
-@app.command()
+@verb(LOOK, r"score 'name[Zizzi]\n' 'Zizzi is here.' --method 'calm(threshold=0.9)'")
 def score(
-    prompt: Annotated[str, typer.Argument(help="Prompt; `\\n` stands for a line feed.")],
+    prompt: Annotated[str, typer.Argument(help=r"Prompt; `\n` stands for a line feed.")],
     continuation: Annotated[str, typer.Argument(help="Text whose log-likelihood is wanted.")],
     model: Model = "opt-e2e-mini/full",
     method: MethodSpec = BASELINE,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Log-likelihood of a continuation, every token scored as the method would have computed it."""
+    """Print the log-likelihood of a continuation, every token scored as the method would compute it."""
     from harness.cli import texts
 
     typer.echo(
@@ -46,31 +60,34 @@ def score(
     )
 
 
-@app.command()
+@verb(
+    MEASURE, "baseline --batch 1,8 --engines depthbench,transformers", "baseline --model smollm2-135m --out record.json"
+)
 def baseline(
     model: Model = "opt-e2e-mini/full",
-    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, e.g. 1,8,32.")] = "1,8,32",
+    batch: Annotated[str, typer.Option("--batch", help="Batch sizes, e.g. 1,8,32.", metavar="N,N,...")] = "1,8,32",
     engines: Annotated[
-        str, typer.Option("--engines", help="Engines to compare, this one among them.")
+        str, typer.Option("--engines", help="Engines to compare, depthbench among them.", metavar="NAME,NAME,...")
     ] = "depthbench,transformers,transformers-static,ctranslate2",
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Tokens of every prompt.")] = 32,
-    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens generated per row.")] = 64,
-    repeats: Annotated[int, typer.Option("--repeats", help="Turns of every engine.")] = 7,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: one per physical core.")
-    ] = None,
+    prompt_tokens: Annotated[int, count("--prompt-tokens", help="Tokens of every prompt.", metavar="N")] = 32,
+    new_tokens: Annotated[int, count("--new-tokens", min=2, help="Tokens generated per row.", metavar="N")] = 64,
+    repeats: Annotated[int, count("--repeats", help="Turns of every engine.", metavar="N")] = 7,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record, raw seconds included.")] = None,
+    out: Record = None,
 ) -> None:
-    """Compare the full model's speed here with the engines a user could pick instead: same weights, prompts and threads."""
+    """Compare the full model's speed with the engines a user could pick instead.
+
+    Same weights, prompts and threads for all; the engines take turns.
+    """
     from harness.cli import listing
 
     table, below = listing.baseline(
         out,
         model=model,
         batch_sizes=listing.numbers("batch", batch),
-        engines=tuple(engines.split(",")),
+        engines=listing.names("engines", engines),
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeats=repeats,
@@ -83,7 +100,7 @@ def baseline(
         typer.echo(line, err=True)
 
 
-@app.command("lm-eval")
+@verb(MEASURE, "lm-eval --tasks lambada_openai --limit 100 --method calm --with-full", name="lm-eval")
 def lm_eval(
     tasks: Annotated[
         str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")
@@ -98,13 +115,15 @@ def lm_eval(
         str | None, typer.Option("--limit", "-L", help="Documents per task; below 1 a share of them.")
     ] = None,
     num_fewshot: Annotated[
-        int | None, typer.Option("--num-fewshot", "--num_fewshot", "-f", help="Examples in the prompt.")
+        int | None,
+        count("--num-fewshot", "--num_fewshot", "-f", min=0, help="Examples in the prompt.", metavar="N"),
     ] = None,
     batch_size: Annotated[
         str, typer.Option("--batch-size", "--batch_size", "-b", help="Rows at once, or auto.")
     ] = "16",
     max_batch_size: Annotated[
-        int | None, typer.Option("--max-batch-size", "--max_batch_size", min=1, help="What auto starts from.")
+        int | None,
+        count("--max-batch-size", "--max_batch_size", help="What auto starts from.", metavar="N"),
     ] = None,
     apply_chat_template: Annotated[
         bool, typer.Option("--apply-chat-template", "--apply_chat_template", help="Write prompts as chats.")
@@ -141,9 +160,9 @@ def lm_eval(
     ] = "0,1234,1234,1234",
     expected_tokens: Annotated[
         int | None,
-        typer.Option("--expected-tokens", min=1, help="Length schedules plan for; default: the task's median."),
+        count("--expected-tokens", help="Length schedules plan for. Without it: the task's median.", metavar="N"),
     ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
@@ -155,28 +174,38 @@ def lm_eval(
         print_table(part, left=("task", "metric")) if isinstance(part, list) else typer.echo(part)
 
 
-@app.command("scoring-speed")
+@verb(MEASURE, "scoring-speed --sequences 200 --repeats 3", name="scoring-speed")
 def scoring_speed(
     model: Model = "opt-e2e-mini/skipdecode",
     method: Annotated[
         list[str] | None,
-        typer.Option("--method", help="Methods beside full; may be repeated. Default: SkipDecode 2x, 3x, 5x."),
+        typer.Option(
+            "--method",
+            help="Method beside full. May be repeated. Without it: SkipDecode 2x, 3x and 5x.",
+            autocompletion=METHODS,
+            metavar="METHOD",
+        ),
     ] = None,
-    tasks: Annotated[str, typer.Option("--tasks", help="lm-eval tasks to compare with its own backend on.")] = "",
+    tasks: Annotated[
+        str,
+        typer.Option("--tasks", help="lm-eval tasks to compare with its own backend on.", metavar="NAME,NAME,..."),
+    ] = "",
     data: Data = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Documents per task.")] = 200,
-    batch: Annotated[int, typer.Option("--batch", help="Rows scored together.")] = 16,
-    sequences: Annotated[int, typer.Option("--sequences", help="Random sequences for `score`; 0 for none.")] = 1000,
-    tokens: Annotated[int, typer.Option("--tokens", help="Tokens of each sequence.")] = 64,
-    prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", help="Of them, tokens of the prompt.")] = 8,
-    decode_batch: Annotated[int, typer.Option("--decode-batch", help="Rows decoded together, step by step.")] = 1,
-    repeats: Annotated[int, typer.Option("--repeats", help="Turns of every arm.")] = 5,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")] = None,
+    limit: Annotated[int, count("--limit", help="Documents per task.", metavar="N")] = 200,
+    batch: Annotated[int, count("--batch", help="Rows scored together.", metavar="N")] = 16,
+    sequences: Annotated[
+        int, count("--sequences", min=0, help="Random sequences for `score`; 0 for none.", metavar="N")
+    ] = 1000,
+    tokens: Annotated[int, count("--tokens", min=2, help="Tokens of each sequence.", metavar="N")] = 64,
+    prompt_tokens: Annotated[int, count("--prompt-tokens", help="Of them, tokens of the prompt.", metavar="N")] = 8,
+    decode_batch: Annotated[int, count("--decode-batch", help="Rows decoded together, step by step.", metavar="N")] = 1,
+    repeats: Annotated[int, count("--repeats", help="Turns of every arm.", metavar="N")] = 5,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
-    out: Annotated[Path | None, typer.Option("--out", help="JSON file for the record, raw seconds included.")] = None,
+    out: Record = None,
 ) -> None:
-    """Compare scoring: full, methods, step-by-step decoding, and lm-eval's own backend on the same requests."""
+    """Compare the speed of scoring: full, methods, step-by-step decoding, lm-eval's own backend."""
     from harness.cli import listing
 
     settings = dict(model=model, batch_size=batch, sequences=sequences, tokens=tokens, prompt_tokens=prompt_tokens)

@@ -2,33 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from harness.cli.app import Data, Device, Dtype, Model, app, print_table
+from harness.cli.app import (
+    MAKE,
+    METHODS,
+    MODELS,
+    RUNS_ON,
+    TASKS,
+    TIMED,
+    Data,
+    Device,
+    Dtype,
+    Model,
+    Threads,
+    complete,
+    count,
+    finite,
+    print_table,
+    verb,
+)
 from harness.errors import CellFailed
 
 
-@app.command()
+def _recipes() -> Iterable[str]:
+    from harness.train import recipes
+
+    return recipes.names()
+
+
+@verb(
+    MAKE, "train opt-e2e-mini-calm --data data --out calm", "train mine.yaml --out out --set stages.weights.steps=500"
+)
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe (see `depthbench list recipes`) or a YAML file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a recipe (see `depthbench list recipes`) or a YAML file.", autocompletion=complete(_recipes)
+        ),
+    ],
     out: Annotated[
-        Path, typer.Option("--out", help="Folder of the finished checkpoint; <out>.work holds what is resumed.")
+        Path,
+        typer.Option(
+            "--out", help="Folder of the finished checkpoint; <out>.work holds what is resumed.", metavar="DIR"
+        ),
     ],
     data: Data = None,
     device: Device = "cpu",
     model: Annotated[
-        str | None, typer.Option("--model", help="Checkpoint to start from instead of the recipe's.")
+        str | None,
+        typer.Option(
+            "--model",
+            help="Checkpoint to start from instead of the recipe's.",
+            autocompletion=MODELS,
+            metavar="MODEL",
+        ),
     ] = None,
-    task: Annotated[str | None, typer.Option("--task", help="Task to train on instead of the recipe's.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Task to train on instead of the recipe's.", autocompletion=TASKS, metavar="TASK"),
+    ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Override a key, e.g. --set stages.weights.steps=500 --set seed=1."),
+        typer.Option(
+            "--set",
+            help="Override a key, e.g. --set stages.weights.steps=500 --set seed=1. May be repeated.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
 ) -> None:
-    """Train weights for a method; an interrupted training goes on from its last saved step. Several GPUs: torchrun."""
+    """Train weights for a method; a training that was stopped goes on from its last saved step.
+
+    Several GPUs: start it with torchrun.
+    """
     from harness.train import recipes
     from harness.train.train import train as run_recipe
 
@@ -36,50 +86,98 @@ def train(
     run_recipe(chosen, out, data=data, device=device)
 
 
-@app.command()
+Fixed = Annotated[
+    str,
+    typer.Argument(
+        help='Method, parameters that stay fixed included, e.g. "calm(confidence=state)".', autocompletion=METHODS
+    ),
+]
+Tried = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--try",
+        help="Values to try, the most cautious first; repeat for more parameters. Without it: the method's own.",
+        metavar="NAME=VALUE,...",
+    ),
+]
+Limit = Annotated[
+    int | None, count("--limit", help="First so many examples of each split. Without it: all.", metavar="N")
+]
+
+
+@verb(MAKE, "tune skipdecode --target-speedup 3 --data data --out skipdecode-3x.json")
 def tune(
-    method: Annotated[
-        str, typer.Argument(help='Method, parameters that stay fixed included, e.g. "calm(confidence=state)".')
+    method: Fixed,
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="JSON file for the artefact; a suite uses it as {tuned: FILE}.", metavar="FILE"),
     ],
-    out: Annotated[Path, typer.Option("--out", help="JSON file for the artefact; a suite uses it as {tuned: FILE}.")],
     model: Model = "opt-e2e-mini/full",
     task: Annotated[
-        str, typer.Option("--task", help="Task; chosen on its validation split, reported on its test split.")
+        str,
+        typer.Option(
+            "--task",
+            help="Task; chosen on its validation split, reported on its test split.",
+            autocompletion=TASKS,
+            metavar="TASK",
+        ),
     ] = "e2e",
     metric: Annotated[
-        str | None, typer.Option("--metric", help="One of the task's metrics; default its first.")
+        str | None,
+        typer.Option("--metric", help="One of the task's metrics. Without it: its first.", metavar="METRIC"),
     ] = None,
     target_speedup: Annotated[
-        float | None, typer.Option("--target-speedup", help="Best score among settings at least so fast.")
+        float | None,
+        typer.Option(
+            "--target-speedup",
+            min=1,
+            help="Goal: the best score among settings at least so fast.",
+            callback=finite,
+            metavar="RATIO",
+        ),
     ] = None,
     max_loss: Annotated[
         float | None,
-        typer.Option("--max-loss", help="Fastest setting that loses at most so many points of the metric."),
-    ] = None,
-    by: Annotated[
-        str, typer.Option("--by", help="What fast means: time (realised speed-up) or layers (ratio).")
-    ] = "time",
-    tried: Annotated[
-        list[str] | None,
         typer.Option(
-            "--try", help="Values to try, name=value,value,...; repeat for more parameters. Default: the method's."
+            "--max-loss",
+            min=0,
+            help="Goal: the fastest setting that loses at most so many points of the metric.",
+            callback=finite,
+            metavar="POINTS",
         ),
     ] = None,
+    by: Annotated[
+        Literal["time", "layers"],
+        typer.Option("--by", help="What fast means: the realised speed-up, or the ratio of layers."),
+    ] = "time",
+    tried: Tried = None,
     baseline_: Annotated[
-        str | None, typer.Option("--baseline", help="Checkpoint of the full model compared with; default: --model.")
+        str | None,
+        typer.Option(
+            "--baseline",
+            help="Checkpoint of the full model compared with. Without it: --model.",
+            autocompletion=MODELS,
+            metavar="MODEL",
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Batch size of the timing.")] = 1,
-    new_tokens: Annotated[int, typer.Option("--new-tokens", help="Tokens per row when timed.")] = 24,
-    repeats: Annotated[int, typer.Option("--repeats", help="Timed repeats of every setting.")] = 5,
-    limit: Annotated[int | None, typer.Option("--limit", help="First so many examples of each split.")] = None,
+    limit: Limit = None,
     data: Data = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: one per physical core.")
-    ] = None,
+    batch: Annotated[int, count("--batch", help="Batch size of the timing.", rich_help_panel=TIMED, metavar="N")] = 1,
+    new_tokens: Annotated[
+        int, count("--new-tokens", min=2, help="Tokens per row.", rich_help_panel=TIMED, metavar="N")
+    ] = 24,
+    repeats: Annotated[
+        int, count("--repeats", help="Timed repeats of every setting.", rich_help_panel=TIMED, metavar="N")
+    ] = 5,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Choose a method's parameters on validation data and report them on test data, with all that was tried and its cost."""
+    """Choose a method's parameters on validation data and report them on test data.
+
+    The artefact keeps all that was tried and its cost. Give one goal, --target-speedup or --max-loss. Exit status 1 where no
+    setting reaches it.
+    """
     from harness.suites import artefact
     from harness.tune import tune as tuning
     from harness.tune.trials import make_setup
@@ -107,44 +205,57 @@ def tune(
         raise CellFailed(record["finding"])
 
 
-@app.command()
+@verb(MAKE, "calibrate calm --promise textual:0.2 --data data --out calm.json")
 def calibrate(
-    method: Annotated[
-        str, typer.Argument(help='Method, parameters that stay fixed included, e.g. "calm(confidence=state)".')
-    ],
+    method: Fixed,
     out: Annotated[
-        Path, typer.Option("--out", help="JSON file for the artefact; a folder where there are several promises.")
+        Path,
+        typer.Option(
+            "--out", help="JSON file for the artefact; a folder where there are several promises.", metavar="PLACE"
+        ),
     ],
     model: Model = "opt-e2e-mini/calm",
-    task: Annotated[str, typer.Option("--task", help="Task; calibrated on its validation split.")] = "e2e",
-    metric: Annotated[str, typer.Option("--metric", help="Metric the loss is made of.")] = "rougeL",
+    task: Annotated[
+        str,
+        typer.Option("--task", help="Task; calibrated on its validation split.", autocompletion=TASKS, metavar="TASK"),
+    ] = "e2e",
+    metric: Annotated[str, typer.Option("--metric", help="Metric the loss is made of.", metavar="METRIC")] = "rougeL",
     promise: Annotated[
         list[str] | None,
         typer.Option(
-            "--promise", help="textual:DELTA (unlike the full model) or risk:DELTA (worse than it); may be repeated."
+            "--promise",
+            help="textual:DELTA (unlike the full model) or risk:DELTA (worse than it). May be repeated. "
+            "Without it: textual:0.1.",
+            metavar="KIND:DELTA",
         ),
     ] = None,
-    epsilon: Annotated[float, typer.Option("--epsilon", help="A promise may fail with this probability.")] = 0.05,
-    tried: Annotated[
-        list[str] | None,
+    epsilon: Annotated[
+        float,
         typer.Option(
-            "--try", help="Values to try, name=value,value,..., the most cautious first. Default: the method's."
+            "--epsilon", help="A promise may fail with this probability.", callback=finite, metavar="PROBABILITY"
         ),
-    ] = None,
+    ] = 0.05,
+    tried: Tried = None,
     check_splits: Annotated[
         int,
-        typer.Option("--check-splits", help="Check the promise on so many random splits of validation and test data."),
+        count(
+            "--check-splits",
+            min=0,
+            help="Check the promise on so many random splits of validation and test data.",
+            metavar="N",
+        ),
     ] = 0,
-    limit: Annotated[int | None, typer.Option("--limit", help="First so many examples of each split.")] = None,
-    batch: Annotated[int, typer.Option("--batch", help="Rows decoded together.")] = 32,
+    limit: Limit = None,
     data: Data = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", help="CPU threads; default: one per physical core.")
-    ] = None,
+    batch: Annotated[int, count("--batch", help="Rows decoded together.", rich_help_panel=RUNS_ON, metavar="N")] = 32,
+    threads: Threads = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
 ) -> None:
-    """Learn-then-Test calibration: the boldest setting whose expected loss is at most delta with probability 1 - epsilon."""
+    """Choose the boldest setting that keeps a promise: a loss of at most delta, with high probability.
+
+    Learn-then-Test calibration: the expected loss is at most delta with probability 1 - epsilon.
+    """
     from harness.suites import artefact
     from harness.tune import calibrate as calibration
     from harness.tune.trials import make_setup

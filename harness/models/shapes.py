@@ -63,6 +63,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-2-13b": _gated("llama", 5120, 40, 40, 40, 13824, 32000, 4096),
     "llama-3-8b": _gated("llama", 4096, 32, 32, 8, 14336, 128256, 8192, **_LLAMA3),
     "llama-3.2-1b": _gated("llama", 2048, 16, 32, 8, 8192, 128256, 8192, tie_word_embeddings=True, **_LLAMA3),
+    "smollm2-135m": _gated("llama", 576, 30, 9, 3, 1536, 49152, 8192, tie_word_embeddings=True, rope_theta=100000.0),
     "mistral-7b": _gated("mistral", 4096, 32, 32, 8, 14336, 32000, 32768, sliding_window=4096),
     "qwen2.5-0.5b": _gated("qwen2", 896, 24, 14, 2, 4864, 151936, 32768, tie_word_embeddings=True),
     "qwen2.5-7b": _gated("qwen2", 3584, 28, 28, 4, 18944, 152064, 32768),

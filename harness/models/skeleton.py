@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from harness.errors import BadInput
 from harness.models.decoder import Decoder, Geometry
-from harness.models.load import bundled_folder, family
+from harness.models.load import family, gguf_folder, is_gguf, local_folder
 from harness.models.shapes import PREFIX, SHAPES, is_random
 
 
@@ -25,7 +24,10 @@ def config_of(name: str) -> tuple[Any, str]:
     """Return the transformers config of a model, and the shape it was taken from where the model itself is not here."""
     from transformers import AutoConfig
 
-    folder = bundled_folder(name) or (Path(name) if Path(name).is_dir() else None)
+    folder = local_folder(name)
+    if folder is None and is_gguf(name):
+        with gguf_folder(name, torch.float32) as made:
+            return _try(lambda: AutoConfig.from_pretrained(str(made), trust_remote_code=False), name), ""
     if folder is not None:
         return _try(lambda: AutoConfig.from_pretrained(str(folder), trust_remote_code=False), name), ""
     if cached(name, "config.json"):
@@ -83,7 +85,7 @@ def cached(repository: str, file: str) -> bool:
 @cache
 def tokenizer_of(name: str) -> Any:
     """The tokenizer of a model that is here; None where it is not."""
-    folder = bundled_folder(name) or (Path(name) if Path(name).is_dir() else None)
+    folder = local_folder(name)
     if folder is None:
         return None
     from transformers import AutoTokenizer

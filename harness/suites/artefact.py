@@ -14,6 +14,7 @@ from typing import Any
 
 from harness import settings
 from harness.errors import BadInput
+from harness.files import check_writable, clear_errors, write_atomically
 
 VERSION = 1
 KINDS = ("tuning", "calibration")
@@ -25,18 +26,18 @@ Json = dict[str, Any]
 
 def write(path: Path, record: Mapping[str, Any]) -> Path:
     """Write an artefact; BadInput if there is a file already."""
-    from harness.files import write_atomically
-
     check_free(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, [json.dumps({"artefact_version": VERSION, **record}, indent=1) + "\n"])
+    with clear_errors(path, "out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, [json.dumps({"artefact_version": VERSION, **record}, indent=1) + "\n"])
     return path
 
 
 def check_free(path: Path) -> None:
-    """BadInput if there is something at `path` already: an artefact is never written over."""
+    """BadInput if there is something at `path` already, which is never written over, or if nothing can be written there."""
     if path.exists():
         raise BadInput(f"out: {path} is there already; name another file")
+    check_writable(path, "out")
 
 
 def places(out: Path, promises: Sequence[str]) -> list[Path]:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from harness.spec import parse_spec, written
 from harness.suites import artefact
-from harness.validation import Count, Frozen, Text
+from harness.validation import Count, Frozen, Line, Text
 
 LM_EVAL = "lm_eval:"
 """What a task's name begins with where lm-eval defines the task."""
@@ -26,7 +26,7 @@ class MethodEntry(Frozen):
     """
 
     name: Text
-    label: Text | None = None
+    label: Line | None = None
     checkpoint: Text | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     tuned: dict[str, Any] | None = None

@@ -28,11 +28,12 @@ from harness.records.limits import Limits as Limits
 from harness.records.published import Beside
 from harness.spec import parse_spec
 from harness.suites.entries import MethodEntry, TaskEntry
-from harness.validation import Count, Frozen, Text, explain
+from harness.validation import MOST, Count, Frozen, Line, Seed, Text, explain
 
 FOLDER = Path(__file__).resolve().parent
 
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?")
+"""Devices by name; whether they are there is for torch to say."""
 
 
 class Suite(Frozen):
@@ -74,21 +75,21 @@ class Suite(Frozen):
         published: tables of papers that stand beside the results, see `harness.records.published.Beside`.
     """
 
-    name: Text
-    title: str = ""
-    description: str = ""
+    name: Line
+    title: Annotated[str, Field(max_length=1000)] = ""
+    description: Annotated[str, Field(max_length=10_000)] = ""
     model: Text
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     batch_sizes: tuple[Count, ...] = Field(min_length=1)
     tasks: tuple[TaskEntry, ...] = ()
     prompt_tokens: Count | None = None
-    new_tokens: Annotated[int, Field(strict=True, ge=2)] = 48
+    new_tokens: Annotated[int, Field(strict=True, ge=2, le=MOST)] = 48
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Text = "cpu"
     processes: Count = 5
     repeats: Count = 10
     warmup: Count = 1
-    seed: Annotated[int, Field(strict=True, ge=0)] = 0
+    seed: Seed = 0
     threads: Count | None = None
     max_new_tokens: Count | None = None
     quality_batch_size: Count = 16
@@ -96,17 +97,17 @@ class Suite(Frozen):
     expected_tokens: Count | None = None
     memory: Annotated[bool, Field(strict=True)] = True
     energy: Annotated[bool, Field(strict=True)] = True
-    energy_window_s: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 5.0
+    energy_window_s: Annotated[float, Field(ge=1, le=1e5, allow_inf_nan=False)] = 5.0
     quality_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     compact_exits: Annotated[bool, Field(strict=True)] = False
-    time_limit_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0
+    time_limit_s: Annotated[float, Field(gt=0, le=1e8, allow_inf_nan=False)] = 3600.0
     limits: Limits = Limits()
     published: tuple[Beside, ...] = ()
 
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:
-        if not _DEVICE.fullmatch(device):
+        if not DEVICE.fullmatch(device):
             raise ValueError(f"{device!r} is not a device; give cpu, cuda or cuda:N")
         return device
 

@@ -30,6 +30,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 import methods
 from harness import tasks
 from harness.errors import BadInput, near
+from harness.files import check_writable
 from harness.method import Moment, TrainingPlan
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
@@ -101,6 +102,8 @@ def train(
         raise BadInput(f"out: {out} holds a checkpoint already; choose another folder or remove it")
     work = work or out.with_name(out.name + ".work")
     group = PartialState(cpu=device == "cpu")
+    if group.is_main_process:
+        check_writable(out, "out", folder=True)
     batch = recipe.batch_per_device(group.num_processes)
     plan = _plan(recipe)
     if group.num_processes > 1 and device == "cuda":

@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from harness.errors import BadInput
 from harness.peers import decoding
+from tests.gguf_file import tiny_gguf
 
 SMALL = {
     "model": "random:opt-e2e-mini", "batch_sizes": (2,), "prompt_tokens": 6, "new_tokens": 4, "repeats": 3, "threads": 1,
@@ -62,9 +61,9 @@ def test_ctranslate2_gives_the_same_tokens() -> None:
 
 def test_llamacpp_gives_the_same_tokens(tmp_path: Path) -> None:
     """Its own conversion of a GGUF file to single precision, made here of a tiny random model."""
-    gguf = pytest.importorskip("gguf", reason="the extra `llamacpp` is not installed")
+    pytest.importorskip("gguf", reason="the extra `llamacpp` is not installed")
     pytest.importorskip("llama_cpp", reason="the extra `llamacpp` is not installed")
-    file = tiny_gguf(gguf, tmp_path / "tiny.gguf")
+    file = tiny_gguf(tmp_path / "tiny.gguf")
     record = decoding.measure(
         decoding.Settings(**{**SMALL, "model": str(file), "batch_sizes": (1, 3)}, engines=("depthbench", "llamacpp"))  # type: ignore[arg-type]
     )
@@ -76,48 +75,6 @@ def test_llamacpp_reads_gguf_files_alone() -> None:
     pytest.importorskip("llama_cpp", reason="the extra `llamacpp` is not installed")
     record = decoding.measure(decoding.Settings(**SMALL, engines=("depthbench", "llamacpp")))  # type: ignore[arg-type]
     assert record["problems"] == ["llamacpp: llamacpp: reads GGUF files alone; give --model path/to/file.gguf"]
-
-
-def tiny_gguf(gguf: Any, file: Path) -> Path:
-    """A Llama of two blocks with random weights as a GGUF file, with a vocabulary of single letters."""
-    depth, width, heads, kv_heads, feed, vocabulary = 2, 64, 4, 2, 96, 64
-    rng = np.random.default_rng(0)
-    writer = gguf.GGUFWriter(str(file), "llama")
-    for name, value in (
-        *(("block_count", depth), ("context_length", 128), ("embedding_length", width), ("feed_forward_length", feed)),
-        *(("head_count", heads), ("head_count_kv", kv_heads), ("vocab_size", vocabulary)),
-        *(("rope_dimension_count", width // heads), ("rope_freq_base", 10000.0), ("layer_norm_rms_eps", 1e-5)),
-    ):
-        getattr(writer, f"add_{name}")(value)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list([*(chr(33 + i) for i in range(vocabulary - 1)), "!#"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * vocabulary)
-    writer.add_token_merges(["! #"])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-
-    def add(name: str, *shape: int) -> None:
-        scale = 1.0 if len(shape) == 1 else shape[-1] ** -0.5
-        values = rng.standard_normal(shape) * scale if len(shape) > 1 else np.ones(shape)
-        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
-
-    add("token_embd", vocabulary, width)
-    add("output", vocabulary, width)
-    add("output_norm", width)
-    for i in range(depth):
-        kv = width // heads * kv_heads
-        for name, shape in (
-            *(("attn_norm", (width,)), ("ffn_norm", (width,)), ("attn_q", (width, width)), ("attn_k", (kv, width))),
-            *(("attn_v", (kv, width)), ("attn_output", (width, width)), ("ffn_gate", (feed, width))),
-            *(("ffn_up", (feed, width)), ("ffn_down", (width, feed))),
-        ):
-            add(f"blk.{i}.{name}", *shape)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
 
 
 def test_an_engine_that_cannot_run_the_model_is_left_out_with_its_reason(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from harness.machine.monitor import Monitor
 from harness.measure.running import said
 from harness.records.cells import Machine
 from harness.run.executors.base import Arguments, Outcome, T
+from harness.signals import deaf_children
 
 LOG_LINES = 30
 _LOG_BYTES = 16_384
@@ -67,7 +68,8 @@ class LocalExecutor:
         kills = _oom_kills()
         message: tuple[str, Any] | None = None
         with Monitor() as monitor:
-            process.start()
+            with deaf_children():  # the first one starts the server that workers are forked from
+                process.start()
             send.close()
             try:
                 # The sentinel too: a grandchild that inherited the pipe would keep it open after the worker's death.

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness import settings
 from harness.errors import BadInput, near
-from harness.validation import Frozen, explain
+from harness.validation import MOST, Count, Frozen, Line, Seed, Text, explain
 
 FOLDER = Path(__file__).parent
 
@@ -25,18 +25,18 @@ class DataSource(Frozen):
         references: at most so many references of a prompt; None: all.
     """
 
-    task: str
-    split: str = "train"
-    limit: int | None = Field(None, ge=1)
-    references: int | None = Field(None, ge=1)
+    task: Text
+    split: Literal["train", "validation", "test"] = "train"
+    limit: Count | None = None
+    references: Count | None = None
 
 
 class StageSettings(Frozen):
     """One stage of the method's training plan: optimiser steps, peak learning rate, linear warm-up steps; cosine decay."""
 
-    steps: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(0, ge=0)
+    steps: Count
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)
+    warmup_steps: int = Field(0, ge=0, le=MOST, strict=True)
 
 
 class LoraSettings(Frozen):
@@ -48,9 +48,9 @@ class LoraSettings(Frozen):
         targets: names of modules, as peft takes them; None: every linear map except the output projection.
     """
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    targets: tuple[str, ...] | None = Field(None, min_length=1)
+    rank: Count = 16
+    alpha: float = Field(32.0, gt=0, allow_inf_nan=False)
+    targets: tuple[Text, ...] | None = Field(None, min_length=1)
 
 
 class ValidationSettings(Frozen):
@@ -62,7 +62,7 @@ class ValidationSettings(Frozen):
     """
 
     data: tuple[DataSource, ...] = Field(min_length=1)
-    every: int = Field(ge=1)
+    every: Count
 
 
 class Recipe(Frozen):
@@ -91,31 +91,31 @@ class Recipe(Frozen):
         bf16: bfloat16 mixed precision.
     """
 
-    name: str
-    description: str = ""
-    method: str = "full"
-    start: str | None = None
+    name: Line
+    description: str = Field("", max_length=10_000)
+    method: Text = "full"
+    start: Text | None = None
     architecture: dict[str, Any] | None = None
-    vocabulary: int = Field(2048, ge=300)
+    vocabulary: int = Field(2048, ge=300, le=MOST, strict=True)
     data: tuple[DataSource, ...] = Field(min_length=1)
-    stages: dict[str, StageSettings] = Field(min_length=1)
-    expected_tokens: int | None = Field(None, ge=1)
+    stages: dict[Text, StageSettings] = Field(min_length=1)
+    expected_tokens: Count | None = None
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     lora: LoraSettings | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     gradient_checkpointing: bool = False
-    max_tokens: int | None = Field(None, ge=2)
+    max_tokens: int | None = Field(None, ge=2, le=MOST, strict=True)
     validation: ValidationSettings | None = None
-    prompts_per_step: int = Field(24, ge=1)
-    accumulate: int = Field(1, ge=1)
-    references_per_prompt: int = Field(4, ge=1)
-    weight_decay: float = Field(0.1, ge=0)
+    prompts_per_step: Count = 24
+    accumulate: Count = 1
+    references_per_prompt: Count = 4
+    weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
     adam_beta2: float = Field(0.98, gt=0, lt=1)
-    seed: int = 0
+    seed: Seed = 0
     bf16: bool = True
-    save_every: int = Field(200, ge=1)
-    log_every: int = Field(50, ge=1)
+    save_every: Count = 200
+    log_every: Count = 50
 
     @model_validator(mode="after")
     def _one_start(self) -> Recipe:

@@ -1,0 +1,149 @@
+"""GGUF files: read once by transformers, kept in the cache as a folder that loads in seconds.
+
+transformers' reader takes the words of the vocabulary apart one by one, three times over: about half a minute for a vocabulary of
+50,000, in every process. What is kept is what it read: weights in the type asked for, tokenizer, chat template, settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import cache
+from harness.errors import BadInput
+from harness.files import digest
+
+_MANIFEST = "made-of.json"
+Read = Callable[[Path, torch.dtype], tuple[Any, Any]]
+
+
+def check_reader() -> None:
+    """BadInput unless the reader of such files is installed."""
+    if importlib.util.find_spec("gguf") is None:
+        raise BadInput("model: reading GGUF files needs the package gguf; pip install 'depthbench[gguf]'")
+
+
+@contextmanager
+def folder(path: Path, dtype: torch.dtype, read: Read, sha256: str | None = None) -> Iterator[Path]:
+    """The file as a folder of safetensors, tokenizer and settings, made with `read` where the cache has none of this content.
+
+    Where the cache cannot be written, the folder lasts as long as the context.
+
+    Args:
+        path: the file.
+        dtype: of the weights.
+        read: gives the model and the tokenizer of a file.
+        sha256: what the file should be; None: what it is.
+
+    Raises:
+        BadInput: the file is not there or not the one it should be, the package that reads it is missing, or `read` refuses it.
+    """
+    if not path.is_file():
+        raise BadInput(f"model: {path} is not there; give the path of a GGUF file")
+    target = place(sha256 or digest(path), dtype)
+
+    def make(work: Path) -> None:
+        check_reader()
+        if sha256 is not None and digest(path) != sha256:
+            raise BadInput(f"model: {path} is damaged; remove it and run the command again")
+        print(
+            f"{path}: reading it once, into {target.parent} ({_name(dtype)}); later processes load that",
+            file=sys.stderr,
+        )
+        _write(work, path, *read(path, dtype))
+
+    found: Path | None = None
+    try:
+        found = cache.keep(target, _whole, make)
+    except BadInput as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        print(f"{error}; {path} is read anew by every process until then", file=sys.stderr)
+    if found is not None:
+        yield found
+        return
+    with tempfile.TemporaryDirectory(prefix="depthbench-") as work:
+        _write(Path(work), path, *read(path, dtype))
+        yield Path(work)
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Within it transformers shows no progress bars of its own."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def quicker() -> Iterator[None]:
+    """Within it transformers takes a file apart once, not three times, and shows no progress bar off a terminal."""
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    reader, bar = gguf.GGUFReader, reading.tqdm
+    gguf.GGUFReader, reading.tqdm = functools.cache(reader), functools.partial(bar, disable=None)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, reading.tqdm = reader, bar
+
+
+def kept(path: Path, dtype: torch.dtype) -> Path | None:
+    """The folder made of a file, if the cache has it."""
+    if not path.is_file():
+        return None
+    target = place(digest(path), dtype)
+    return target if target.is_dir() and _whole(target) else None
+
+
+def place(sha256: str, dtype: torch.dtype) -> Path:
+    """Where the folder of a file stands: by its content, so that a copy or a new name is the same model."""
+    return cache.folder() / "gguf" / f"{sha256[:24]}-{_name(dtype)}"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write(work: Path, path: Path, source: Any, tokenizer: Any) -> None:
+    # What the file was quantised with says nothing of these weights any more.
+    source.config.__dict__.pop("quantization_config", None)
+    source.hf_quantizer, source.is_quantized = None, False
+    with no_bars():
+        source.save_pretrained(work)
+    tokenizer.save_pretrained(work)
+    files = {file.name: file.stat().st_size for file in work.iterdir()}
+    record = {"file": path.name, "transformers": _version(), "files": files}
+    (work / _MANIFEST).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _whole(found: Path) -> bool:
+    """Whether a folder has every file as it was written, by the reader of this version."""
+    try:
+        record = json.loads((found / _MANIFEST).read_text())
+        sizes = {name: (found / name).stat().st_size for name in record["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(sizes == record["files"] and record["transformers"] == _version())
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    return metadata.version("transformers")
