@@ -90,10 +90,10 @@ def foreign_share(cell: SpeedCell) -> float | None:
 
     Runs without a record of every repeat have one of every process.
     """
-    repeats = [run.get("machine") or {} for run in cell.get("runs") or []]
-    processes = [one.get("cpu") or {} for one in cell.get("machine") or []]
-    each: Sequence[Mapping[str, Any]] = repeats if any(repeats) else processes
-    known = [(f, one.get("steal_share") or 0.0) for one in each if (f := one.get("foreign_share")) is not None]
+    repeats: Sequence[Mapping[str, Any]] = [run.get("machine") or {} for run in cell.get("runs") or []]
+    processes: Sequence[Mapping[str, Any]] = [one.get("cpu") or {} for one in cell.get("machine") or []]
+    told = [one for one in repeats if one.get("foreign_share") is not None] or processes
+    known = [(f, one.get("steal_share") or 0.0) for one in told if (f := one.get("foreign_share")) is not None]
     return statistics.median(foreign + steal for foreign, steal in known) if known else None
 
 
