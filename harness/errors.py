@@ -6,7 +6,7 @@ And `near`, the one hint about a name that is not known.
 import difflib
 from collections.abc import Iterable, Sequence
 
-from typing_extensions import TypedDict  # see harness.records.cells
+from typing_extensions import TypedDict  # that of typing does not reach pydantic before Python 3.12
 
 OUT_OF_MEMORY, KILLED, TIMED_OUT, EXCEPTION, BAD_INPUT, NODE_LOST = (
     "out of memory", "killed", "timed out", "exception", "bad input", "node lost",

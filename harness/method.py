@@ -6,23 +6,50 @@ engine or the runner. It says which sublayers run; the engine runs them, counts 
 Three families, in rising order of freedom:
 
 1. `Schedule`: the plan of a step is known before the step, the same for every row.
-2. `Exit`: rows stop one by one while the blocks go by; the exited state is propagated to the K/V of the blocks above.
-3. `Draft`: drafts tokens under a plan; the engine verifies them with the full model, so the output is the full model's.
+2. `Gate`: rows choose sublayers while the blocks go by. `Exit` is the gate that never reopens: rows stop one by one, and the
+   exited state is propagated to the K/V of the blocks above.
+3. `Draft`: drafts tokens, under a plan or from elsewhere; the engine verifies them with the full model, so the output is the
+   full model's.
+
+What a method learns while it decodes lives in `begin`'s memory, never in the method; what it learns from data before, in its
+parameters, found by `profile`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.plan import LayerPlan, Step
+from harness.profiling import Profile
+from harness.state import GateState
+from harness.training import TrainingPlan, TrainingStage
+
+
+@dataclass(frozen=True)
+class Start:
+    """A generation that begins.
+
+    Attributes:
+        depth: blocks of the model, L.
+        prompts: ids [B, P], left-padded.
+        lengths: tokens of each prompt [B].
+        expected_tokens: as in `Step`.
+        extras: trained tensors beside the model's own weights, by name.
+    """
+
+    depth: int
+    prompts: torch.Tensor
+    lengths: torch.Tensor
+    expected_tokens: int
+    extras: Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,7 +59,7 @@ class Method(ABC):
     Class attributes a method declares:
         name: the registered name, equal to its file's name.
         paper: citation and link.
-        family: `schedule`, `exit` or `draft`.
+        family: `schedule`, `gate`, `exit` or `draft`.
         exact: the greedy tokens equal the full model's.
         needs_training: the published method expects weights trained for it.
         skipped_kv: what happens to the K/V of blocks a position did not run.
@@ -84,6 +111,25 @@ class Method(ABC):
         """The sublayers a decode step may run. A schedule is asked once for each step, before the prompt runs."""
         return LayerPlan.full(depth)
 
+    def prompt_plan(self, depth: int) -> LayerPlan:
+        """The sublayers that run over the prompt.
+
+        A block that neither attends nor fills there gets no room for the prompt in the cache, and cannot attend later.
+        """
+        return LayerPlan.full(depth)
+
+    def begin(self, start: Start) -> Any:
+        """The memory of a generation, given back by every function that is asked while it runs; None: none is needed."""
+        return None
+
+    def profile(self, profile: Profile) -> Method:
+        """The method with the parameters that it learns from data before it runs (`depthbench profile`).
+
+        Raises:
+            BadInput: it learns nothing from data, or its parameters do not fit the model.
+        """
+        raise BadInput(f"{self.name}: learns nothing from data, so there is nothing to profile")
+
     def candidates(self, depth: int) -> Sequence[Method]:
         """What `tune` and `calibrate` try on a model of `depth` blocks: settings from the most cautious down, () if none.
 
@@ -112,25 +158,61 @@ class Schedule(Method):
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """The sublayers of decode step `step.index`; `prompt_length` in tokens (padded width), `depth` = L."""
 
+    @override
     def plan(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `layers`."""
         return self.layers(step, prompt_length, depth)
 
 
 @dataclass(frozen=True)
-class Exit(Method):
-    """Rows stop at a block of their own choosing; they never start again at the same position."""
+class Gate(Method):
+    """Every row chooses its sublayers while the blocks go by.
+
+    Where a decision stands is known beforehand (`gated`), what it is only then (`runs`). A row that skips attention stores its own
+    keys and values of the state that passes, so later positions find it in every block. A sublayer that no row runs is not
+    computed. The prompt runs as `prompt_plan` says.
+    """
+
+    family: ClassVar[str] = "gate"
+    decisions: ClassVar[tuple[str, ...]] = ("runs",)
+    skipped_kv: ClassVar[str] = "each skipped attention stores its own K/V of the state that passes it"
+    reopens: ClassVar[bool] = True
+    """A row that skips a sublayer may run a later one; False: it runs nothing more of the step."""
+
+    @abstractmethod
+    def gated(self, layer: int, sublayer: str, depth: int) -> bool:
+        """Whether rows choose before `attention` or `feed` of block `layer` (0-based) of `depth`; elsewhere all run."""
+
+    @abstractmethod
+    def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
+        """Which rows run a sublayer.
+
+        Args:
+            layer: its block, 0-based.
+            sublayer: `attention` or `feed`.
+            x: the state before it [R, D]. Of a gate that does not reopen, rows that closed earlier hold the state they closed with,
+                and their answer is ignored.
+            state: what a gate may look at; work done through it is charged to the method.
+
+        Returns:
+            bool [R].
+        """
+
+
+@dataclass(frozen=True)
+class Exit(Gate):
+    """Rows stop at a block of their own choosing; they never start again at the same position: the gate that never reopens."""
 
     family: ClassVar[str] = "exit"
     decisions: ClassVar[tuple[str, ...]] = ("should_exit",)
     skipped_kv: ClassVar[str] = "each skipped block projects its own K/V from the propagated exit state"
+    reopens: ClassVar[bool] = False
 
     def tests(self, layer: int, depth: int) -> bool:
         """Whether an exit test follows block `layer` (0-based). The last block needs none."""
         return layer < depth - 1
 
     @abstractmethod
-    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
         """Which rows stop after block `layer`.
 
         Args:
@@ -142,57 +224,69 @@ class Exit(Method):
             bool [R].
         """
 
+    def gated(self, layer: int, sublayer: str, depth: int) -> bool:
+        """See `tests`."""
+        return sublayer == "attention" and layer > 0 and self.tests(layer - 1, depth)
 
-class ExitState:
-    """What an exit test may look at at one step, and the meter of what looking costs.
+    def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
+        """See `should_exit`."""
+        return ~self.should_exit(layer - 1, x, state)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Tokens proposed to follow each row.
 
     Attributes:
-        step: decode step index k, an int, or a tensor [R] when many positions are scored at once.
-        expected_tokens: as in `Step`.
-        previous: hidden state [R, D] before the block that just ran.
-        extras: trained tensors beside the model's own weights, by name.
+        tokens: [B, d], any token of the vocabulary beyond a row's own.
+        lengths: how many of them each row was proposed [B], on the CPU; 0 for none.
     """
 
-    def __init__(
-        self,
-        head: Callable[[torch.Tensor], torch.Tensor],
-        extras: Mapping[str, torch.Tensor],
-        step: int | torch.Tensor,
-        expected_tokens: int,
-    ) -> None:
-        self.step = step
-        self.expected_tokens = expected_tokens
-        self.extras = extras
-        self.previous: torch.Tensor | None = None
-        self.test_heads = self.test_reads = 0
-        self.test_flops = 0
-        self.last_logits: torch.Tensor | None = None
-        self._head = head
+    tokens: torch.Tensor
+    lengths: torch.Tensor
 
-    def advance(self, previous: torch.Tensor) -> None:
-        """Enter the next block: remember its input and forget the logits of the block before."""
-        self.previous = previous
-        self.last_logits = None
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [R, V] of the hidden states [R, D] through the model's own final norm and head; charged per row."""
-        self.test_heads += hidden.shape[0]
-        self.test_reads += 1
-        self.last_logits = self._head(hidden)
-        return self.last_logits
+class Verification(Protocol):
+    """What a draft may learn from a verification: T columns of B rows, the newest token and what was drafted after it.
 
-    def cosine(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Cosine [R] of the hidden states with the input of the block that just ran; charged 6 D FLOPs per row."""
-        if self.previous is None:
-            raise BadInput("exit state: no block ran before this test, so there is nothing to compare with")
-        self.test_flops += 6 * hidden.numel()
-        return torch.nn.functional.cosine_similarity(hidden.float(), self.previous.float(), dim=-1)
+    What is computed through it is charged to the method: it is part of the step, and counted apart from drafting.
+    """
 
-    def probe(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
-        """Sigmoid of the linear probe `name` (`name.weight` [1, D], `name.bias` [1]) at each row [R]; charged 2 D a row."""
-        self.test_flops += 2 * hidden.numel()
-        weight, bias = self.extras[f"{name}.weight"], self.extras[f"{name}.bias"]
-        return torch.sigmoid(torch.nn.functional.linear(hidden, weight, bias).squeeze(-1).float())
+    tokens: torch.Tensor
+    """[B, T] ids of the columns."""
+    logits: torch.Tensor
+    """[B, T, V] of the full model."""
+    chosen: torch.Tensor
+    """[B, T]: the full model's token after each column."""
+    drafted: torch.Tensor
+    """Tokens drafted for each row [B]."""
+    agreed: torch.Tensor
+    """How many of them the full model agreed with [B]; the column of this number is the one the newest token came from."""
+    states: Sequence[torch.Tensor]
+    """[B, T, D] before the first sublayer and after each of the 2 L sublayers, where `keeps_states` asked for them."""
+
+    @property
+    def known(self) -> int:
+        """Tokens that every row has generated at least: how far back `try_plan` can go."""
+        ...
+
+    def try_plan(self, plan: LayerPlan, columns: int) -> torch.Tensor:
+        """Whether the sublayers of `plan` would have drafted each of the last `columns` tokens of a row, bool [B, columns].
+
+        One pass over known tokens: K/V before them is the full model's, their own is the plan's and thrown away.
+        """
+        ...
+
+    def branch(self, layer: int, sublayer: str, x: torch.Tensor, entry: torch.Tensor | None = None) -> torch.Tensor:
+        """A sublayer of block `layer` over K states x [B, K, D], each standing alone in the column of the last draft that agreed.
+
+        `entry` is the block's input, which a feed-forward sublayer beside its attention reads; None: x.
+        """
+        ...
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        """Logits of states [..., D] through the model's final norm and head."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -200,12 +294,15 @@ class Draft(Method):
     """Tokens are drafted cheaply, then verified by the full model in one pass; what it yields is the full model's output.
 
     One step drafts up to `draft_tokens` tokens for every row and yields those that agree with the full model, plus one of the
-    full model's own. Rows accept different numbers, so they progress raggedly. The leading blocks that the draft's plan runs
-    whole are not run again by the verification.
+    full model's own. Rows accept different numbers, so they progress raggedly. The model drafts with some of its own sublayers
+    (`draft_plan`; the leading blocks that it runs whole are not run again by the verification), or the tokens come from elsewhere
+    (`propose`). A class gives one of the two.
+
+    Every function is given what `begin` returned. A draft only decides how fast a generation is, so rows may share a memory.
     """
 
     family: ClassVar[str] = "draft"
-    decisions: ClassVar[tuple[str, ...]] = ("goes_on",)
+    decisions: ClassVar[tuple[str, ...]] = ("propose", "goes_on", "verified")
     exact: ClassVar[bool] = True
     skipped_kv: ClassVar[str] = "verification writes the K/V that drafting left out"
 
@@ -214,97 +311,27 @@ class Draft(Method):
     def draft_tokens(self) -> int:
         """Tokens drafted per step at most, 1 or more."""
 
-    @abstractmethod
-    def draft_plan(self, depth: int) -> LayerPlan:
-        """The sublayers that run for a drafted token; the model's own final norm and head follow."""
+    def propose(self, tokens: torch.Tensor, counts: torch.Tensor, memory: Any) -> Proposal | None:
+        """Drafts that the model does not make; None: it makes them, under `draft_plan`.
 
-    def goes_on(self, logits: torch.Tensor) -> torch.Tensor | None:
+        Args:
+            tokens: generated so far [B, N]; of row b the first `counts[b]` are there.
+            counts: [B].
+            memory: of the generation.
+        """
+        return None
+
+    def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
+        """The sublayers that run for a drafted token of this step; the model's own final norm and head follow."""
+        raise BadInput(f"{self.name}: a draft gives draft_plan() or propose(), this one gives neither")
+
+    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
         """Given the logits [B, V] of the token just drafted, which rows draft another one, bool [B]; None: all do."""
         return None
 
+    def keeps_states(self, memory: Any) -> bool:
+        """Whether `verified` wants the states after every sublayer of this step's verification."""
+        return False
 
-@dataclass(frozen=True)
-class Moment:
-    """Where a training stands: optimiser step `step` (0-based) of `steps`."""
-
-    step: int
-    steps: int
-
-
-class Model(Protocol):
-    """What a loss may know of the model being trained."""
-
-    @property
-    def depth(self) -> int:
-        """Number of blocks, L."""
-        ...
-
-    def head(self, x: torch.Tensor) -> torch.Tensor:
-        """Final norm and output projection: [..., D] to logits [..., V]."""
-        ...
-
-
-class TrainingPass(Protocol):
-    """A differentiable teacher-forced pass with its labels: what `TrainingStage.loss` is given (`harness.train`)."""
-
-    @property
-    def decoder(self) -> Model:
-        """The model being trained."""
-        ...
-
-    @property
-    def extras(self) -> Mapping[str, torch.Tensor]:
-        """Extra tensors being trained, by name."""
-        ...
-
-    @property
-    def moment(self) -> Moment:
-        """Where the training stands."""
-        ...
-
-    def states(self, layer: int | None = None) -> torch.Tensor:
-        """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""
-        ...
-
-    def loss_at(self, layer: int | None = None) -> torch.Tensor:
-        """Mean cross-entropy of the real labels, predicted by the model's own head from the state after block `layer`."""
-        ...
-
-    def final_loss(self) -> torch.Tensor:
-        """Mean cross-entropy after the last block."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrainingStage:
-    """One stage of training: what is learnt and from which loss.
-
-    Attributes:
-        name: stage name, as it appears in a recipe's `steps`.
-        loss: scalar loss of one teacher-forced pass.
-        extras: shapes of extra tensors this stage creates and trains, by name; the model is frozen when there are any.
-        keep_blocks: the loss needs the state after every block, not only the last.
-        dropout: given the moment and the depth L, for each block the probability that a prompt and its continuations leave it
-            out [L]; None: all blocks run.
-    """
-
-    name: str
-    loss: Callable[[TrainingPass], torch.Tensor]
-    extras: Callable[[int], Mapping[str, tuple[int, ...]]] | None = None
-    keep_blocks: bool = False
-    dropout: Callable[[Moment, int], Sequence[float]] | None = None
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """How a method wants weights trained: its stages, and the method each batch is run under.
-
-    Attributes:
-        stages: in order.
-        draw: given the batch's own random generator, the method under which its positions run (None: full depth).
-        configure: the plan for the `options` of a recipe, refused with BadInput where they do not fit; None: it takes none.
-    """
-
-    stages: tuple[TrainingStage, ...]
-    draw: Callable[[random.Random], Method] | None = None
-    configure: Callable[[Mapping[str, Any]], TrainingPlan] | None = None
+    def verified(self, seen: Verification, memory: Any) -> None:
+        """Learn from a verification; asked after every step that does not end the generation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -12,22 +13,51 @@ from harness.errors import BadInput
 
 
 @dataclass(frozen=True)
+class Skip:
+    """What a sublayer that does not run does all the same: the state is multiplied by `scale`, then its keys and values stored.
+
+    Attributes:
+        scale: factor of the state, a number or a tensor that multiplies [B, T, D].
+        fill: the block stores keys and values of the state (attention alone).
+    """
+
+    scale: float | torch.Tensor = 1.0
+    fill: bool = False
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
 class LayerPlan:
     """The sublayers that run at one position; not an exit index, so skipping below and exiting above are one type.
 
     Attributes:
         attention: for each of the L blocks, whether its attention sublayer runs.
         feed: for each of the L blocks, whether its feed-forward sublayer runs.
+        fill: for each of the L blocks, whether it stores the keys and values of the state that passes it though its attention
+            does not run, so that later positions may look there; empty: none does.
+        scale: for each of the 2 L sublayers (attention of block 0, feed of block 0, attention of block 1, ...) the factor that
+            multiplies the state where it does not run; empty: 1, the state passes as it is.
     """
 
     attention: tuple[bool, ...]
     feed: tuple[bool, ...]
+    fill: tuple[bool, ...] = ()
+    scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.attention) != len(self.feed):
-            raise BadInput(
-                f"plan: {len(self.attention)} attention flags but {len(self.feed)} feed flags; give one each"
-            )
+        depth = len(self.attention)
+        if depth != len(self.feed):
+            raise BadInput(f"plan: {depth} attention flags but {len(self.feed)} feed flags; give one each")
+        if self.fill and len(self.fill) != depth:
+            raise BadInput(f"plan: {len(self.fill)} fill flags for {depth} blocks; give one each, or none")
+        if self.scale and len(self.scale) != 2 * depth:
+            raise BadInput(f"plan: {len(self.scale)} scales for {2 * depth} sublayers; give one each, or none")
+        if any(a and f for a, f in zip(self.attention, self.fill, strict=False)):
+            raise BadInput("plan: a block is to attend and to fill; attention stores keys and values itself")
+        if not all(math.isfinite(factor) for factor in self.scale):
+            raise BadInput("plan: a scale is not a finite number")
 
     @staticmethod
     def full(depth: int) -> LayerPlan:
@@ -48,6 +78,29 @@ class LayerPlan:
     def operations(self) -> tuple[tuple[int, bool, bool], ...]:
         """(block, attention runs, feed runs) for the blocks of which anything runs, from the bottom up."""
         return tuple((i, a, f) for i, (a, f) in enumerate(zip(self.attention, self.feed, strict=True)) if a or f)
+
+    @cached_property
+    def calls(self) -> tuple[tuple[int, bool | Skip, bool | Skip], ...]:
+        """`operations`, with what a sublayer that does not run does to the state and the cache (`Skip`)."""
+        if not self.filled and not any(factor != 1 for factor in self.scale):
+            return self.operations
+        found: list[tuple[int, bool | Skip, bool | Skip]] = []
+        scale = self.scale or (1.0,) * (2 * self.depth)
+        for layer in range(self.depth):
+            attends = True if self.attention[layer] else Skip(scale[2 * layer], layer in self.filled)
+            feeds = True if self.feed[layer] else Skip(scale[2 * layer + 1])
+            found.append((layer, attends, feeds))
+        return tuple(call for call in found if call[1:] != (Skip(), Skip()))
+
+    @cached_property
+    def filled(self) -> tuple[int, ...]:
+        """The blocks that store keys and values without attending."""
+        return tuple(i for i, fills in enumerate(self.fill) if fills)
+
+    @cached_property
+    def stores(self) -> tuple[bool, ...]:
+        """For each block, whether it stores the position's keys and values."""
+        return tuple(a or i in self.filled for i, a in enumerate(self.attention))
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -91,6 +144,8 @@ class Pass:
         keys: keys each attention looked at, itself included.
         head_rows: rows and columns for which the vocabulary projection was computed.
         draft: the pass made a draft; False: it verified one.
+        probe: neither: the method learnt from it what to draft next time.
+        embeds: it began with token ids; False: with states.
     """
 
     plan: LayerPlan
@@ -98,6 +153,8 @@ class Pass:
     keys: int
     head_rows: int
     draft: bool
+    probe: bool = False
+    embeds: bool = True
 
 
 @dataclass
@@ -106,21 +163,22 @@ class StepTrace:
 
     Attributes:
         plan: the sublayers computed for the batch column.
-        exits: for each row the number of blocks after which it stopped [B], or None when every row ran the plan.
-        filled: blocks that only wrote K and V from a propagated state, for all rows.
+        ran: bool [B, 2, L], for each row the attention and the feed-forward sublayers that took part in its state, or None when
+            every row ran the plan.
+        filled: blocks that wrote K and V for all rows from a state that passed their attention.
         test_heads: vocabulary projections computed for exit tests, summed over rows.
         test_reads: how often exit tests read the vocabulary projection, each time for all rows they looked at.
         test_flops: other matrix and vector work of exit tests, in FLOPs, summed over rows.
         head_rows: rows for which the final vocabulary projection was computed.
         passes: what a step that drafts and verifies ran, in order; `plan` is then that of the tokens it yielded.
         drafted: tokens drafted for each row [B], in such a step.
-        rows: rows each block of the plan was computed for, where exited rows were left out; None: all rows.
-        fill_rows: rows times blocks of the plan that wrote K and V only, from a propagated state.
+        rows: rows that attention and feed of each block of the plan were computed for, where some were left out; None: all rows.
+        fill_rows: rows times blocks that wrote K and V only, beside rows that attended.
         yielded: tokens each row got from the step [B]; None: one each.
     """
 
     plan: LayerPlan
-    exits: torch.Tensor | None = None
+    ran: torch.Tensor | None = None
     filled: tuple[int, ...] = ()
     test_heads: int = 0
     test_flops: int = 0
@@ -128,7 +186,7 @@ class StepTrace:
     passes: tuple[Pass, ...] = ()
     drafted: torch.Tensor | None = None
     yielded: torch.Tensor | None = None
-    rows: tuple[int, ...] | None = None
+    rows: tuple[tuple[int, int], ...] | None = None
     fill_rows: int = 0
     test_reads: int = 0
 
@@ -143,7 +201,7 @@ class StepTrace:
 class Trace:
     """Which sublayers ran at every position of a generation; built from the engine's own step records.
 
-    Index n of every tensor is the generated token: n = 0 came from prefill (full depth), n >= 1 from decode step n
+    Index n of every tensor is the generated token: n = 0 came from prefill, n >= 1 from decode step n
     (where steps draft and verify, from the step that yielded it).
     Rows that ended (EOS) keep being computed; use the output's `lengths` to leave those positions out.
 
@@ -194,8 +252,7 @@ class Trace:
         records = (self.prefill, *self.steps)
         column = torch.tensor([getattr(step.plan, sublayer) for step in records])  # [N, L]
         flags = column.unsqueeze(0).expand(self.batch_size, -1, -1).clone()
-        blocks = torch.arange(self.depth)
         for n, step in enumerate(records):
-            if step.exits is not None:
-                flags[:, n] &= blocks < step.exits.cpu().unsqueeze(1)
+            if step.ran is not None:
+                flags[:, n] = step.ran[:, 0 if sublayer == "attention" else 1].cpu()
         return flags

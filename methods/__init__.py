@@ -20,6 +20,20 @@ METHODS: dict[str, str] = {
     "random_skip": "methods.random_skip:RandomSkip",
     "unified_skip": "methods.unified_skip:UnifiedSkip",
     "layerskip": "methods.layerskip:LayerSkip",
+    "prompt_lookup": "methods.prompt_lookup:PromptLookup",
+    "static_prune": "methods.static_prune:StaticPrune",
+    "adaskip": "methods.adaskip:AdaSkip",
+    "d3": "methods.d3:D3",
+    "ffn_skip": "methods.ffn_skip:FFNSkip",
+    "ee_exit": "methods.ee_exit:EEExit",
+    "patience": "methods.patience:Patience",
+    "adainfer": "methods.adainfer:AdaInfer",
+    "draft_verify": "methods.draft_verify:DraftVerify",
+    "swift": "methods.swift:Swift",
+    "clasp": "methods.clasp:CLaSp",
+    "knapspec": "methods.knapspec:KnapSpec",
+    "del_exit": "methods.del_exit:DEL",
+    "seed": "methods.seed:Seed",
 }
 
 

@@ -40,7 +40,9 @@ import torch
 from torch.nn import functional as F
 
 from harness.errors import BadInput
-from harness.method import Exit, ExitState, TrainingPass, TrainingPlan, TrainingStage
+from harness.method import Exit
+from harness.state import GateState
+from harness.training import TrainingPass, TrainingPlan, TrainingStage
 
 _PROBE = "calm_probe"
 
@@ -100,7 +102,7 @@ class CALM(Exit):
         first = max(self.first_exit, 2) if self.confidence == "state" else self.first_exit
         return self.threshold < 1.0 and first <= layer + 1 < depth
 
-    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
         """See `Exit.should_exit`."""
         if self.confidence == "softmax":
             logits = state.logits(hidden).float()
@@ -113,7 +115,7 @@ class CALM(Exit):
             confidence = state.probe(_PROBE, hidden)
         return confidence >= self._threshold(state)
 
-    def _threshold(self, state: ExitState) -> float | torch.Tensor:
+    def _threshold(self, state: GateState) -> float | torch.Tensor:
         """The threshold at the state's step or steps (Equation 5 or its variant)."""
         if self.decay == "none":
             return self.threshold

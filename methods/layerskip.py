@@ -35,8 +35,9 @@ from typing import Any, ClassVar
 import torch
 
 from harness.errors import BadInput, near
-from harness.method import Draft, Moment, TrainingPass, TrainingPlan, TrainingStage
+from harness.method import Draft
 from harness.plan import LayerPlan
+from harness.training import Moment, TrainingPass, TrainingPlan, TrainingStage
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class LayerSkip(Draft):
         exits = sorted({max(1, round(depth / share)) for share in (2, 3, 4, 6, 8)} & set(range(1, depth)), reverse=True)
         return [replace(self, exit_layer=e, draft_tokens=d) for e in exits for d in (2, 4, 6, 8)]
 
-    def draft_plan(self, depth: int) -> LayerPlan:
+    def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
         """See `Draft.draft_plan`."""
         return LayerPlan.of(range(self.blocks(depth)), depth)
 

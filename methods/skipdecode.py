@@ -30,8 +30,9 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from harness.method import Method, Schedule, TrainingPlan, TrainingStage
+from harness.method import Method, Schedule
 from harness.plan import LayerPlan, Step
+from harness.training import TrainingPlan, TrainingStage
 
 # (depth, target speed-up) -> (min, max), the settings reported for OPT-1.3B and OPT-6.7B.
 _REPORTED: dict[tuple[int, float], tuple[int, int]] = {

@@ -23,8 +23,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from harness.method import Method, Schedule, TrainingPlan, TrainingStage
+from harness.method import Method, Schedule
 from harness.plan import LayerPlan, Step
+from harness.training import TrainingPlan, TrainingStage
 
 
 @dataclass(frozen=True)

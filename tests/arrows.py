@@ -54,9 +54,10 @@ OTHER_MEANINGS = {
     ("harness.models.load", "full"): "a variant of bundled weights",
     ("harness.tasks.lm_eval.documents", "full"): "a column: the value of the full model",
     ("harness.cli.lm_eval", "full"): "the same column",
+    (None, "seed"): "what random numbers begin with, everywhere but in methods",
     ("reports.draw.style", None): "swatches, the same in every report; a method without one gets the next that is free",
 }
-"""Words that are spelt like a method's name, by module; None: all of them there."""
+"""Words that are spelt like a method's name, by module; None: all of them there, or that word wherever it stands."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,7 @@ def method_names(tree: Tree, names: Iterable[str]) -> list[str]:
             node.value for node in ast.walk(text) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         for name in sorted(spelt & known):
-            if (module, name) not in OTHER_MEANINGS and (module, None) not in OTHER_MEANINGS:
+            if not {(module, name), (module, None), (None, name)} & set(OTHER_MEANINGS):
                 found.append(f"{module} spells {name!r}")
         found += [
             f"{module} imports {each.target}"

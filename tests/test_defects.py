@@ -14,7 +14,7 @@ import pytest
 
 from harness import errors
 from harness.errors import CellFailed
-from harness.records import compare
+from harness.records import cells, compare
 from harness.records.run import load
 from harness.run import sweep
 from tests.fakes import FakeExecutor, suite
@@ -175,8 +175,8 @@ def test_12_a_change_of_attention_between_arms_is_refused_with_its_name(tmp_path
 
 def test_13_results_belong_to_method_and_weights(tmp_path: Path) -> None:
     """Defect 13: a cache whose key held neither method nor model gave one method's answers to another."""
-    one = sweep.cell_id("quality", "SkipDecode 2x", "e2e")
-    assert one != sweep.cell_id("quality", "skipdecode-2x", "e2e"), (
+    one = cells.cell_id("quality", "SkipDecode 2x", "e2e")
+    assert one != cells.cell_id("quality", "skipdecode-2x", "e2e"), (
         "labels that look alike as file names are kept apart"
     )
     sweep.run_suite(suite(), tmp_path, workers=FakeExecutor())

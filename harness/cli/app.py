@@ -92,6 +92,13 @@ def folder(value: Path | None) -> Path | None:
     return value
 
 
+def text_file(value: Path | None) -> Path | None:
+    """Refuse what is no file that can be read."""
+    if value is not None and not value.is_file():
+        raise typer.BadParameter(f"there is no file {str(value)[:200]}; name a text file.")
+    return value
+
+
 MODELS, METHODS, TASKS, SUITES = map(complete, (_models, _methods, _tasks, _suites))
 
 count = partial(typer.Option, min=1, max=MOST)

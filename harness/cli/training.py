@@ -24,6 +24,7 @@ from harness.cli.app import (
     count,
     finite,
     print_table,
+    text_file,
     verb,
 )
 from harness.errors import CellFailed
@@ -203,6 +204,76 @@ def tune(
     typer.echo(f"{tuning.cost_line(record['total_cost'])}\n{out}")
     if record["parameters"] is None:
         raise CellFailed(record["finding"])
+
+
+@verb(MAKE, 'profile "static_prune(order=sleb, count=7)" --data data --out sleb-7.json')
+def profile(
+    method: Annotated[
+        str,
+        typer.Argument(
+            help='Method and what it shall find, e.g. "static_prune(order=sleb, count=7)".', autocompletion=METHODS
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="JSON file for the artefact; a suite uses it as {tuned: FILE}.", metavar="FILE"),
+    ],
+    model: Model = "opt-e2e-mini/full",
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            help="Task whose prompts and first references are the text.",
+            autocompletion=TASKS,
+            metavar="TASK",
+        ),
+    ] = "e2e",
+    split: Annotated[Literal["train", "validation"], typer.Option("--split", help="Split of the task.")] = "validation",
+    text: Annotated[
+        Path | None, typer.Option("--text", help="A text file instead of a task.", metavar="FILE", callback=text_file)
+    ] = None,
+    windows: Annotated[int, count("--windows", help="Examples of the task, or windows of the text.", metavar="N")] = 32,
+    tokens: Annotated[int, count("--tokens", min=2, help="Tokens of each window at most.", metavar="N")] = 256,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            help="For orders by a task's score: one of its metrics. Without it: its first.",
+            metavar="METRIC",
+        ),
+    ] = None,
+    seed: Annotated[int, count("--seed", min=0, help="Of the windows' places in a text.", metavar="N")] = 0,
+    batch: Annotated[int, count("--batch", help="Windows at once.", rich_help_panel=RUNS_ON, metavar="N")] = 8,
+    data: Data = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+) -> None:
+    """Let a training-free method learn from data what it skips.
+
+    The artefact has the data's hash and what the learning cost.
+    """
+    import torch
+
+    import methods
+    from harness.models.load import load_model
+    from harness.suites import artefact
+    from harness.tune.profile import Source
+    from harness.tune.profile import profile as learn
+
+    artefact.check_free(out)
+    chosen = methods.create(method)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    decoder = load_model(model, device=device, dtype=dtype)
+    source = Source(text, task, split, windows, tokens, seed, metric)
+    found, record = learn(chosen, decoder, source, data=data, batch_size=batch)
+    artefact.write(out, record)
+    cost = record["cost"]
+    typer.echo(
+        f"{found}\n{cost['forward_passes']} passes over {record['data']['tokens_each']} tokens each at most, "
+        f"{cost['generated_tokens']} tokens generated, {cost['seconds']:.0f} s\n{out}"
+    )
 
 
 @verb(MAKE, "calibrate calm --promise textual:0.2 --data data --out calm.json")

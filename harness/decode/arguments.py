@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from harness.errors import BadInput
+from harness.method import Method
 from harness.models.decoder import Decoder
+from harness.plan import LayerPlan
 
 
 def check_generation(
@@ -42,3 +46,23 @@ def check_generation(
             f"max_new_tokens: {max_new_tokens} after a prompt of {longest} tokens needs {longest + max_new_tokens - 1} "
             f"positions, the model has {limit}; give at most {limit - longest + 1}"
         )
+
+
+def check_plans(method: Method, depth: int, prompt: LayerPlan, plans: Sequence[LayerPlan]) -> None:
+    """BadInput unless plans are of the model's `depth` blocks and store keys and values only where the prompt left some."""
+    name = getattr(method, "name", type(method).__name__)
+    if prompt.depth != depth:
+        raise BadInput(f"{name}: prompt_plan() is of {prompt.depth} blocks, the model has {depth}")
+    if method.exact and prompt != LayerPlan.full(depth):
+        raise BadInput(f"{name}: prompt_plan() skips sublayers, but an exact method must give the full model's tokens")
+    for k, plan in enumerate(plans, start=1):
+        if plan.depth != depth:
+            raise BadInput(f"{name}: the plan of step {k} is of {plan.depth} blocks, the model has {depth}")
+        layer = next(
+            (i for i, (held, more) in enumerate(zip(prompt.stores, plan.stores, strict=True)) if more > held), None
+        )
+        if layer is not None:
+            raise BadInput(
+                f"{name}: step {k} stores keys and values in block {layer}, which holds none of the prompt; "
+                "let prompt_plan() attend or fill there"
+            )

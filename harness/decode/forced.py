@@ -19,12 +19,14 @@ from functools import cache, partial
 
 import torch
 
+from harness.decode.arguments import check_plans
+from harness.decode.forced_gated import GatedColumns
 from harness.decode.forced_joined import prefixes, run_joined
 from harness.decode.prompt_pass import Forced, Started, Through, around, at_once, ran, start
 from harness.errors import BadInput
-from harness.method import Exit, ExitState, Method
+from harness.method import Gate, Method
 from harness.models.decoder import Columns, Context, Decoder
-from harness.plan import LayerPlan, Step
+from harness.plan import LayerPlan, Skip, Step
 
 
 def force(
@@ -60,12 +62,12 @@ def force(
         BadInput: the method says that it cannot be scored.
     """
     plans = _plans(decoder, method, prompts.shape[1], targets.shape[1], expected_tokens)
-    if owners is None and not keep_blocks and not isinstance(method, Exit):
-        counts = prefixes(plans, decoder.depth)
+    if owners is None and not keep_blocks and not isinstance(method, Gate):
+        counts = prefixes(method.prompt_plan(decoder.depth), plans)
         if counts is not None:
             lengths = prompt_lengths, target_lengths
             return run_joined(decoder, prompts, targets, lengths, plans, counts, dropped, through)
-    started = start(decoder, prompts, prompt_lengths, keep_blocks, dropped=dropped, through=through)
+    started = start(decoder, method, prompts, prompt_lengths, keep_blocks, dropped=dropped, through=through)
     return _proceed(decoder, method, started, targets, owners, plans, expected_tokens, keep_blocks, through)
 
 
@@ -116,9 +118,9 @@ def _proceed(
     x, context = decoder.embed(targets, positions), Context(positions, mask)
     dropped = started.dropped if started.dropped is None or owners is None else started.dropped[owners]
     blocks: list[torch.Tensor] = []
-    if isinstance(method, Exit):
-        assert dropped is None, "layer dropout is for whole plans; an exit gate decides by itself"
-        gated = _Gated(decoder, method, context, x, expected_tokens)
+    if isinstance(method, Gate):
+        assert dropped is None, "layer dropout is for whole plans; a gate decides by itself"
+        gated = GatedColumns(decoder, method, context, x, expected_tokens)
         hidden = decoder.run_blocks(gated.operations(), x, memory, context, around(through, None, gated.after_block))
         layers = gated.layers
     else:
@@ -132,93 +134,68 @@ def _plans(decoder: Decoder, method: Method, width: int, steps: int, expected_to
     """The plan of each of a continuation's steps."""
     if method.cannot_score:
         raise BadInput(f"{method.name}: cannot be scored: {method.cannot_score}")
-    return [method.plan(Step(k, expected_tokens), width, decoder.depth) for k in range(1, steps + 1)]
+    plans = [method.plan(Step(k, expected_tokens), width, decoder.depth) for k in range(1, steps + 1)]
+    check_plans(method, decoder.depth, method.prompt_plan(decoder.depth), plans)
+    return plans
 
 
 def _operations(
     plans: Sequence[LayerPlan], context: Context, every: bool
-) -> Iterator[tuple[int, bool | Columns, bool | Columns]]:
+) -> Iterator[tuple[int, bool | Skip | Columns, bool | Skip | Columns]]:
     """What each block runs: a sublayer on the columns of the steps that run it. Blocks that run nothing only where `every` asks."""
     chosen = cache(partial(_some_columns, context))
+    plain = not any(p.scale for p in plans)
+    ones = (1.0,) * len(plans)
     for layer in range(plans[0].depth):
-        attends, feeds = (chosen(tuple(p.attention[layer] for p in plans)), chosen(tuple(p.feed[layer] for p in plans)))
-        if every or attends or feeds:
+        runs = [tuple(getattr(p, sublayer)[layer] for p in plans) for sublayer in ("attention", "feed")]
+        factors = [
+            ones if plain else tuple(_factor(p, 2 * layer + i, r) for p, r in zip(plans, runs[i], strict=True))
+            for i in (0, 1)
+        ]
+        attends = chosen(runs[0], tuple(p.stores[layer] for p in plans), factors[0])
+        feeds = chosen(runs[1], runs[1], factors[1])
+        if every or attends is not False or feeds is not False:
             yield layer, attends, feeds
 
 
-def _some_columns(context: Context, runs: tuple[bool, ...]) -> bool | Columns:
-    """The columns [T] of a continuation that run a sublayer: all, none, or some under the context that they have."""
-    count = sum(runs)
-    if count in (0, len(runs)):
-        return bool(count)
+def _factor(plan: LayerPlan, sublayer: int, runs: bool) -> float:
+    """What a plan multiplies the state by where its sublayer (of 2 L) does not run."""
+    return 1.0 if runs or not plan.scale else plan.scale[sublayer]
+
+
+def _some_columns(
+    context: Context, runs: tuple[bool, ...], stores: tuple[bool, ...], factors: tuple[float, ...]
+) -> bool | Skip | Columns:
+    """The columns [T] of a continuation that run a sublayer: all, none, or some under the context that they have.
+
+    `stores` are those whose keys and values the sublayer stores, all that run it among them; `factors` scale the others.
+    """
     assert context.mask is not None, "continuations have one"
-    mask = context.mask[:, :, :count, : context.mask.shape[3] - len(runs) + count]
-    if all(runs[:count]):
+    count, total = sum(stores), len(runs)
+    scale = None
+    if any(factor != 1 for factor in factors):
+        scale = torch.tensor(factors, device=context.mask.device).unsqueeze(1)
+    if not any(runs):
+        # What none of these columns looks at need not be stored.
+        return False if scale is None else Skip(scale)
+    if all(runs):
+        return True
+    mask = context.mask[:, :, :count, : context.mask.shape[3] - total + count]
+    if runs == stores and all(runs[:count]):
         return Columns(
             lambda x: x[:, :count].contiguous(),
             lambda new, old: torch.cat((new, old[:, count:]), dim=1),
             Context(context.positions[:, :count], mask),
+            scale,
         )
-    columns = torch.tensor([i for i, run in enumerate(runs) if run], device=mask.device)
+    columns = torch.tensor([i for i, stored in enumerate(stores) if stored], device=mask.device)
+    inside = torch.tensor([run for run, stored in zip(runs, stores, strict=True) if stored], device=mask.device)
     return Columns(
         lambda x: x.index_select(1, columns),
-        lambda new, old: old.index_copy(1, columns, new),
+        lambda new, old: old.index_copy(1, columns[inside], new[:, inside]),
         Context(context.positions[:, columns], mask),
+        scale,
     )
-
-
-class _Gated:
-    """The positions of continuations that still run, block by block, under an exit gate; x [N, T, D] is their first input.
-
-    Attributes:
-        layers: bool [N, T, L], block l ran at the position.
-    """
-
-    def __init__(self, decoder: Decoder, gate: Exit, context: Context, x: torch.Tensor, expected_tokens: int) -> None:
-        n, t, _ = x.shape
-        self._gate, self._depth, self._context, self._entry = gate, decoder.depth, context, x
-        step = torch.arange(1, t + 1, device=x.device).expand(n, t).flatten()
-        self._state = ExitState(decoder.head, decoder.extras, step, expected_tokens)
-        self._running = torch.ones(n * t, dtype=torch.bool, device=x.device)
-        self._layer = 0
-        self.layers = torch.zeros(n, t, decoder.depth, dtype=torch.bool)
-
-    def operations(self) -> Iterator[tuple[int, bool | Columns, bool | Columns]]:
-        """The next block, as long as a position runs."""
-        while self._layer < self._depth:
-            self.layers[:, :, self._layer] = self._running.view(self.layers.shape[:2]).cpu()
-            places = self._running.nonzero().squeeze(1)
-            if not len(places):
-                return
-            if len(places) == len(self._running):
-                yield self._layer, True, True
-            else:
-                yield self._layer, *self._sublayers(places)
-            self._layer += 1
-
-    def _sublayers(self, places: torch.Tensor) -> tuple[Columns, Columns]:
-        """Attention and feed-forward sublayer where only some positions still run.
-
-        Exited positions keep their state; their K and V come from it, which is state propagation: attention takes all. The feed
-        sublayer is a function of each position alone: only those still running compute it.
-        """
-
-        def into(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-            return old.flatten(0, 1).index_copy(0, places, new).view_as(old)
-
-        attends = Columns(lambda x: x, lambda new, old: into(new.flatten(0, 1)[places], old), self._context)
-        feeds = Columns(
-            lambda x: x.flatten(0, 1)[places].unsqueeze(0), lambda new, old: into(new[0], old), self._context
-        )
-        return attends, feeds
-
-    def after_block(self, x: torch.Tensor) -> None:
-        """Test the states [N, T, D] after the block that just ran."""
-        self._state.advance(self._entry.flatten(0, 1))
-        self._entry = x
-        if self._gate.tests(self._layer, self._depth):
-            leaves = self._gate.should_exit(self._layer, x.flatten(0, 1), self._state)
-            self._running = self._running & ~leaves
 
 
 def score(

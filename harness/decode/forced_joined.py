@@ -14,16 +14,23 @@ from harness.models.decoder import Columns, Context, Decoder
 from harness.plan import LayerPlan
 
 
-def prefixes(plans: Sequence[LayerPlan], depth: int) -> list[tuple[int, int]] | None:
-    """For each block the leading steps that run its attention and its feed; None unless all steps that run one are leading."""
+def prefixes(prompt: LayerPlan, plans: Sequence[LayerPlan]) -> list[tuple[int | None, int | None]] | None:
+    """For each block the leading steps that run its attention and its feed after the prompt did; None: neither runs it.
+
+    None for all unless the steps that run a sublayer are the leading ones, and nothing is stored or scaled that does not run.
+    """
+    if any(p.calls != p.operations for p in (prompt, *plans)):
+        return None
     counts = []
-    for layer in range(depth):
+    for layer in range(prompt.depth):
         pair = []
-        for runs in ([p.attention[layer] for p in plans], [p.feed[layer] for p in plans]):
+        for sublayer in ("attention", "feed"):
+            runs = [getattr(p, sublayer)[layer] for p in plans]
             count = sum(runs)
-            if not all(runs[:count]):
+            at_prompt = getattr(prompt, sublayer)[layer]
+            if not all(runs[:count]) or (count and not at_prompt):
                 return None
-            pair.append(count)
+            pair.append(count if at_prompt else None)
         counts.append((pair[0], pair[1]))
     return counts
 
@@ -34,7 +41,7 @@ def run_joined(
     targets: torch.Tensor,
     token_counts: tuple[torch.Tensor | None, torch.Tensor | None],
     plans: Sequence[LayerPlan],
-    counts: Sequence[tuple[int, int]],
+    counts: Sequence[tuple[int | None, int | None]],
     dropped: torch.Tensor | None,
     through: Through,
 ) -> Forced:
@@ -60,8 +67,10 @@ def run_joined(
     positions = columns.clamp_max(decoder.geometry.max_positions - 1).expand(n, total)
 
     @cache
-    def leading(count: int) -> Columns:
+    def leading(count: int | None) -> bool | Columns:
         """The prompt and the first `count` steps, computed as far as any row's end reaches; what counts is each row's own."""
+        if count is None:
+            return False
         reach = total if count >= t else max(b + min(count, a) for b, a in zip(before, after, strict=True))
         counting = None if level or count >= t else (columns[:reach] < (lengths + count).unsqueeze(1)).unsqueeze(2)
 

@@ -19,16 +19,19 @@ class ForcedMemory:
 
         Another object, so that a block may be computed again later (gradient checkpointing) on either side.
         """
-        assert self._positions is not None, "prompts run before their continuations"
         return ContinuedMemory(tuple(self._prompt), self._positions, owners)
 
     def extend(
         self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Memory.extend`; the prompt's keys and values are kept."""
+        self.write(layer, keys, values, positions)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
+        """See `Memory.write`."""
         self._prompt[layer] = keys, values
         self._positions = positions
-        return keys.transpose(1, 2), values.transpose(1, 2)
 
     def key_positions(self, layer: int) -> torch.Tensor:
         """See `Memory.key_positions`; the keys just extended are the ones asked about."""
@@ -42,7 +45,7 @@ class ContinuedMemory:
     def __init__(
         self,
         prompt: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
-        prompt_positions: torch.Tensor,
+        prompt_positions: torch.Tensor | None,
         owners: torch.Tensor | None,
     ) -> None:
         self._prompt, self._prompt_positions, self._owners = prompt, prompt_positions, owners
@@ -60,11 +63,14 @@ class ContinuedMemory:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Memory.extend`."""
         prompt = self._prompt[layer]
-        assert prompt is not None, "prompts run before their continuations"
+        assert prompt is not None and self._prompt_positions is not None, "prompts run before their continuations"
         keys = torch.cat((self._of_rows(prompt[0]), keys), dim=1)
         values = torch.cat((self._of_rows(prompt[1]), values), dim=1)
         self._positions = torch.cat((self._of_rows(self._prompt_positions), positions), dim=1)
         return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
+        """See `Memory.write`: what all columns of a pass store without attending, none of them looks at."""
 
     def key_positions(self, layer: int) -> torch.Tensor:
         """See `Memory.key_positions`; the keys just extended are the ones asked about."""

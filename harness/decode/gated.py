@@ -1,4 +1,4 @@
-"""One decode step whose rows exit one by one: blocks from the bottom up until every row has left, then only K and V."""
+"""One decode step whose rows choose what they run: sublayers from the bottom up, and a question wherever the gate has one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from typing import Protocol
 
 import torch
 
-from harness.method import Exit, ExitState
+from harness.method import Gate
 from harness.models.cache import KVCache, RowsOfCache
 from harness.models.decoder import Context, Decoder
-from harness.plan import LayerPlan, Step, StepTrace
+from harness.plan import LayerPlan, StepTrace
+from harness.state import GateState
 
 
 class Blocks(Protocol):
-    """Who runs whole blocks over one column of every row."""
+    """Who runs sublayers over one column of every row."""
 
-    def block(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """Block `layer` on x [B, 1, D]."""
+    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
+        """Whole blocks `layers` in turn on x [B, 1, D]."""
+        ...
+
+    def attend(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """The attention sublayer of block `layer` on x [B, 1, D]."""
+        ...
+
+    def feed(self, layer: int, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """The feed-forward sublayer of block `layer` on x [B, 1, D]; `entry` is the block's input."""
         ...
 
     def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
@@ -31,9 +40,17 @@ class CalledBlocks:
     def __init__(self, decoder: Decoder, cache: KVCache, context: Context) -> None:
         self._decoder, self._cache, self._context = decoder, cache, context
 
-    def block(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.block`."""
-        return self._decoder.run_plan(((layer, True, True),), x, self._cache, self._context)
+    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
+        """See `Blocks.blocks`."""
+        return self._decoder.run_plan(tuple((layer, True, True) for layer in layers), x, self._cache, self._context)
+
+    def attend(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """See `Blocks.attend`."""
+        return self._decoder.blocks[layer].attend(x, self._cache, self._context)
+
+    def feed(self, layer: int, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `Blocks.feed`."""
+        return self._decoder.blocks[layer].feed(x, entry)
 
     def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
         """See `Blocks.fill`."""
@@ -43,92 +60,229 @@ class CalledBlocks:
 def run_gated(
     decoder: Decoder,
     cache: KVCache,
-    gate: Exit,
+    gate: Gate,
     x: torch.Tensor,
-    step: Step,
+    state: GateState,
     context: Context,
     *,
     compact: bool,
     blocks: Blocks | None = None,
 ) -> tuple[torch.Tensor, StepTrace]:
-    """Run the blocks under an exit gate.
+    """Run a step under a gate.
 
     Args:
         decoder: the model.
-        cache: of the generation; every block gets the keys and values of this position, from the exit state where a row left.
-        gate: decides after each block which rows leave.
+        cache: of the generation; every block gets the keys and values of this position, from the state that passes where a row
+            skips attention.
+        gate: decides which rows run a sublayer.
         x: input of the first block [B, 1, D].
-        step: which step this is.
+        state: what the gate may look at.
         context: of the column.
-        compact: go on with the rows still running alone; False computes all rows along until the last has left.
-        blocks: who runs blocks over all rows; None: they are called.
+        compact: compute a sublayer for the rows that run it alone; False: for all rows, where one runs it.
+        blocks: who runs sublayers over all rows; None: they are called.
 
     Returns:
-        Logits [B, V], each row's from its own exit, and the record of what ran.
+        Logits [B, V], and the record of what ran.
     """
-    blocks = blocks or CalledBlocks(decoder, cache, context)
-    state = ExitState(decoder.head, decoder.extras, step.index, step.expected_tokens)
-    rows, depth = x.shape[0], decoder.depth
-    exits = torch.full((rows,), depth, device=x.device)
-    running = torch.arange(rows, device=x.device)
-    logits: torch.Tensor | None = None
-    computed: list[int] = []
-    fill_rows = 0
-    for layer, block in enumerate(decoder.blocks):
-        if compact and len(running) < rows:
-            inside = x[running]
-            memory = RowsOfCache(cache, running)
-            state.advance(inside[:, 0])
-            part = context.rows(running)
-            y = decoder.run_plan(((layer, True, True),), inside, memory, part)
-            gone = (exits <= layer).nonzero().squeeze(1)
-            block.fill(x[gone], RowsOfCache(cache, gone), context.rows(gone))
-            cache.lengths[layer] += 1
-            fill_rows += len(gone)
-            x = x.index_copy(0, running, y)
+    return _Step(
+        decoder, cache, gate, x, state, context, compact, blocks or CalledBlocks(decoder, cache, context)
+    ).run()
+
+
+class _Step:
+    """A step on its way up; arguments as in `run_gated`."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        cache: KVCache,
+        gate: Gate,
+        x: torch.Tensor,
+        state: GateState,
+        context: Context,
+        compact: bool,
+        blocks: Blocks,
+    ) -> None:
+        self.decoder, self.cache, self.gate, self.x, self.state = decoder, cache, gate, x, state
+        self.context, self.compact, self.blocks = context, compact, blocks
+        self.rows, self.depth = x.shape[0], decoder.depth
+        self.entry = x
+        """Input of the block at hand, or of the one before while its successor is asked about."""
+        self.open: torch.Tensor | None = None
+        """Rows that run what is not asked about, bool [B]; None: all."""
+        self.logits: torch.Tensor | None = None
+        self.head_rows = self.fill_rows = 0
+        self.waiting: list[int] = []
+        """Whole blocks that all rows run and that nobody has needed the result of yet."""
+        self.ran: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
+        """For each block the rows that run attention and feed, bool [B]; None: all."""
+        self.filled: list[int] = []
+
+    def run(self) -> tuple[torch.Tensor, StepTrace]:
+        """See `run_gated`."""
+        gate, depth = self.gate, self.depth
+        for layer in range(depth):
+            asked, feed_asked = gate.gated(layer, "attention", depth), gate.gated(layer, "feed", depth)
+            if not asked and not feed_asked and self.open is None:
+                self.waiting.append(layer)
+                self.ran.append((None, None))
+                continue
+            self._catch_up()
+            attends = self._asked(layer, "attention") if asked else self.open
+            if not gate.reopens and attends is not None and not bool(attends.any()):
+                break
+            x = self.x
+            together = attends is None and not feed_asked
+            if together:
+                self.x = self.blocks.blocks((layer,), x)
+                self.entry = x
+                self.ran.append((None, None))
+                continue
+            if feed_asked or gate.reopens:
+                self._attend(layer, attends)
+                self.entry = x
+                feeds = self._asked(layer, "feed") if feed_asked else None
+                self._feed(layer, feeds, x)
+            else:
+                assert attends is not None
+                self._whole(layer, attends)
+                self.entry, feeds = x, attends
+            self.ran.append((attends, feeds))
+        self._catch_up()
+        return self._finished()
+
+    def _catch_up(self) -> None:
+        """Run the blocks that wait; the last one apart, whose input the next question may be about."""
+        if len(self.waiting) > 1:
+            self.x = self.blocks.blocks(tuple(self.waiting[:-1]), self.x)
+        if self.waiting:
+            self.entry = self.x
+            self.x = self.blocks.blocks((self.waiting[-1],), self.x)
+            self.waiting.clear()
+
+    def _asked(self, layer: int, sublayer: str) -> torch.Tensor | None:
+        """The rows that run a sublayer, bool [B]; None: all."""
+        gate, state, open_ = self.gate, self.state, self.open
+        x, entry = self.x[:, 0], self.entry[:, 0]
+        places = None
+        if self.compact and not gate.reopens and open_ is not None:
+            # Closed rows are not asked.
+            places = open_.nonzero().squeeze(1)
+            x, entry = x[places], entry[places]
+        state.advance(entry)
+        runs = gate.runs(layer, sublayer, x, state)
+        if runs.shape != x.shape[:1] or runs.dtype != torch.bool:
+            raise TypeError(f"runs() gives {runs.dtype} of shape {tuple(runs.shape)}; it must be bool [{x.shape[0]}]")
+        if gate.reopens:
+            return None if bool(runs.all()) else runs
+        closes = ~runs if open_ is None or places is not None else ~runs & open_
+        if not bool(closes.any()):
+            return open_
+        if self.compact:
+            state.scratch = {name: left[~closes] for name, left in state.scratch.items()}
+        found = state.last_logits
+        if places is not None:
+            gone = places[closes]
+            picked = None if found is None else found[closes]
         else:
-            state.advance(x[:, 0])
-            y = blocks.block(layer, x)
-            # A row that exited keeps its state: what it wrote to this block's cache came from that state already.
-            x = y if len(running) == rows else torch.where((exits > layer)[:, None, None], y, x)
-        computed.append(len(running) if compact else rows)
-        if not gate.tests(layer, depth):
-            continue
-        subset = compact and len(running) < rows
-        leaves = gate.should_exit(layer, x[running, 0] if subset else x[:, 0], state)
-        fresh = leaves if subset or len(running) == rows else leaves[running]
-        if not bool(fresh.any()):
-            continue
-        leaving = running[fresh]
-        exits[leaving] = layer + 1
-        if state.last_logits is not None:
-            # The test computed this exit's prediction already; it is not computed twice.
-            if logits is None:
-                logits = state.last_logits.new_zeros(rows, state.last_logits.shape[1])
-            logits[leaving] = state.last_logits[fresh if subset else leaving]
-        running = running[~fresh]
-        if not len(running):
-            break
-    ran = len(computed)
-    filled = tuple(range(ran, depth))
-    blocks.fill(filled, x)
-    head_rows = 0
-    if logits is None:
-        # No row left, or tests that make no prediction: the head over the column as it stands.
-        logits = decoder.head(x[:, 0])
-        head_rows = rows
-    elif len(running):
-        rest = decoder.head(x[running, 0])
-        logits[running] = rest
-        head_rows = len(running)
-    return logits, StepTrace(
-        LayerPlan.of(range(ran), depth),
-        exits if ran < depth or bool((exits < depth).any()) else None,
-        filled,
-        state.test_heads,
-        state.test_flops,
-        head_rows,
-        rows=tuple(computed) if compact else None,
-        fill_rows=fill_rows,
-        test_reads=state.test_reads,
-    )
+            gone = closes.nonzero().squeeze(1)
+            picked = None if found is None else found[gone]
+        if picked is not None:
+            # The test computed this row's prediction already; it is not computed twice.
+            if self.logits is None:
+                self.logits = picked.new_zeros(self.rows, picked.shape[1])
+            self.logits[gone] = picked
+        self.open = (runs if open_ is None else open_).clone()
+        self.open[gone] = False
+        return self.open
+
+    def _whole(self, layer: int, runs: torch.Tensor) -> None:
+        """A block of some rows; the others keep their state and store its keys and values."""
+        x = self.x
+        if self.compact:
+            inside, outside = _split(runs)
+            memory, part = RowsOfCache(self.cache, inside), self.context.rows(inside)
+            y = self.decoder.run_plan(((layer, True, True),), x[inside], memory, part)
+            self._fill_beside(layer, outside)
+            self.x = x.index_copy(0, inside, y)
+        else:
+            # What a closed row stores in this block's cache comes from the state it keeps already.
+            self.x = torch.where(runs[:, None, None], self.blocks.blocks((layer,), x), x)
+
+    def _fill_beside(self, layer: int, rows: torch.Tensor) -> None:
+        """Keys and values of rows beside those that attended; the position is counted now."""
+        memory, part = RowsOfCache(self.cache, rows), self.context.rows(rows)
+        self.decoder.blocks[layer].fill(self.x[rows], memory, part)
+        self.cache.lengths[layer] += 1
+        self.fill_rows += len(rows)
+
+    def _attend(self, layer: int, runs: torch.Tensor | None) -> None:
+        """Attention of some rows; the others store keys and values of the state that passes."""
+        x = self.x
+        if runs is None:
+            self.x = self.blocks.attend(layer, x)
+        elif not bool(runs.any()):
+            self.blocks.fill((layer,), x)
+            self.filled.append(layer)
+        elif self.compact:
+            inside, outside = _split(runs)
+            memory, part = RowsOfCache(self.cache, inside), self.context.rows(inside)
+            y = self.decoder.blocks[layer].attend(x[inside], memory, part)
+            self._fill_beside(layer, outside)
+            self.x = x.index_copy(0, inside, y)
+        else:
+            self.x = torch.where(runs[:, None, None], self.blocks.attend(layer, x), x)
+
+    def _feed(self, layer: int, runs: torch.Tensor | None, entry: torch.Tensor) -> None:
+        x = self.x
+        if runs is None:
+            self.x = self.blocks.feed(layer, x, entry)
+        elif not bool(runs.any()):
+            return
+        elif self.compact:
+            inside, _ = _split(runs)
+            self.x = x.index_copy(0, inside, self.decoder.blocks[layer].feed(x[inside], entry[inside]))
+        else:
+            self.x = torch.where(runs[:, None, None], self.blocks.feed(layer, x, entry), x)
+
+    def _finished(self) -> tuple[torch.Tensor, StepTrace]:
+        """The head for the rows that have no prediction yet, and the record."""
+        computed = len(self.ran)
+        above = tuple(range(computed, self.depth))
+        self.blocks.fill(above, self.x)
+        logits = self.logits
+        if logits is None:
+            # No row left, or tests that make no prediction: the head over the column as it stands.
+            logits = self.decoder.head(self.x[:, 0])
+            self.head_rows = self.rows
+        elif self.open is not None and bool(self.open.any()):
+            rest, _ = _split(self.open)
+            logits[rest] = self.decoder.head(self.x[rest, 0])
+            self.head_rows = len(rest)
+        none = torch.zeros(self.rows, dtype=torch.bool, device=self.x.device)
+        flags = [*self.ran, *((none, none) for _ in above)]
+        counts = [tuple(self.rows if f is None else int(f.sum()) for f in pair) for pair in flags]
+        attention, feed = (tuple(pair[i] > 0 for pair in counts) for i in (0, 1))
+        plan, skipped = LayerPlan(attention, feed), any(f is not None for pair in flags for f in pair)
+        ran = None
+        if skipped:
+            ran = torch.stack(
+                [torch.stack([~none if f is None else f for f in part]) for part in zip(*flags, strict=True)]
+            )
+            ran = ran.permute(2, 0, 1)
+        return logits, StepTrace(
+            plan,
+            ran,
+            (*self.filled, *above),
+            self.state.test_heads,
+            self.state.test_flops,
+            self.head_rows,
+            rows=tuple((counts[i][0], counts[i][1]) for i in plan.blocks) if self.compact else None,
+            fill_rows=self.fill_rows,
+            test_reads=self.state.test_reads,
+        )
+
+
+def _split(runs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of the rows that run, and of those that do not."""
+    return runs.nonzero().squeeze(1), (~runs).nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""What every teacher-forced pass rests on: prompts run at full depth, and what a pass returns."""
+"""What every teacher-forced pass rests on: how prompts are run, and what a pass returns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from harness.decode.forced_memory import ForcedMemory
+from harness.method import Method
 from harness.models.cache import Memory
 from harness.models.decoder import Around, Context, Decoder
 from harness.plan import LayerPlan
@@ -95,15 +96,17 @@ def run_prompt(
     memory: Memory,
     ids: torch.Tensor,
     mask: torch.Tensor | None,
+    plan: LayerPlan,
     around: Around | None = None,
 ) -> torch.Tensor:
-    """All blocks over prompts `ids` [M, P]; K and V go to `memory`. The one place where prompts are computed.
+    """A plan over prompts `ids` [M, P]; K and V go to `memory`. The one place where prompts are computed.
 
     Args:
         decoder: the model.
         memory: of the prompts.
         ids: left-padded where `mask` says so; without a mask right-padded or not at all.
         mask: 1 for real tokens [M, P], None without padding on the left.
+        plan: the sublayers that run.
         around: how blocks are run.
 
     Returns:
@@ -121,14 +124,20 @@ def run_prompt(
         own = torch.eye(width, dtype=torch.bool, device=ids.device)
         context = Context(positions, (causal & seen[:, None, None, :]) | own)
 
-    x, operations = decoder.embed(ids, positions), LayerPlan.full(decoder.depth).operations
+    x = decoder.embed(ids, positions)
     if around is None:
-        return decoder.run_plan(operations, x, memory, context)
-    return decoder.run_blocks(operations, x, memory, context, around)
+        return decoder.run_plan(plan.calls, x, memory, context)
+    if plan.budget == plan.depth:
+        return decoder.run_blocks(plan.calls, x, memory, context, around)
+    # Whoever looks on wants to see every block, those that nothing runs of too.
+    calls = {layer: (attends, feeds) for layer, attends, feeds in plan.calls}
+    every = ((layer, *calls.get(layer, (False, False))) for layer in range(plan.depth))
+    return decoder.run_blocks(every, x, memory, context, around)
 
 
 def start(
     decoder: Decoder,
+    method: Method,
     prompts: torch.Tensor,
     lengths: torch.Tensor | None = None,
     keep_blocks: bool = False,
@@ -136,13 +145,15 @@ def start(
     dropped: torch.Tensor | None = None,
     through: Through = at_once,
 ) -> Started:
-    """Run prompts [M, P] at full depth, right-padded to the tokens `lengths` [M] says (None: no padding); rest as in `force`."""
+    """Run prompts [M, P] as a method runs them, right-padded to `lengths` [M] tokens (None: no padding); rest as in `force`."""
     if lengths is None:
         lengths = torch.full((prompts.shape[0],), prompts.shape[1], device=prompts.device)
     memory = ForcedMemory(decoder.depth)
     blocks: list[torch.Tensor] = []
     keep = (lambda x: blocks.append(at_last(x, lengths))) if keep_blocks else None
-    hidden = run_prompt(decoder, memory, prompts, None, around(through, dropped, keep))
+    hidden = run_prompt(
+        decoder, memory, prompts, None, method.prompt_plan(decoder.depth), around(through, dropped, keep)
+    )
     return Started(memory, hidden, lengths, blocks, dropped)
 
 

@@ -45,11 +45,12 @@ class StaticMemory:
         return [self._lengths, *self._visible]
 
     def start(self, width: int, mask: torch.Tensor | None) -> None:
-        """All blocks hold a prompt of `width` columns, hidden where `mask` [B, P] is False."""
-        self._lengths.fill_(width)
-        for visible in self._visible:
+        """The blocks that hold a prompt hold `width` columns of it, hidden where `mask` [B, P] is False."""
+        self._lengths.copy_(torch.tensor(self._cache.lengths))
+        for visible, held in zip(self._visible, self._cache.lengths, strict=True):
             visible.zero_()
-            visible[..., :width] = True if mask is None else mask[:, None, None, :]
+            if held:
+                visible[..., :width] = True if mask is None else mask[:, None, None, :]
 
     def visible(self) -> torch.Tensor:
         """[B, 1, 1, S]: the keys to look at in the block that stored the newest ones."""
@@ -105,9 +106,9 @@ class StaticSteps:
         self._token = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._position = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._context = _StaticContext(self._position, max(capacities), self._memory)
-        # A block reads one of two buffers and writes the other, so that what it read is still there for rows that have exited.
+        # What a sublayer reads, and the input of its block, are still there when it is done: rows may skip it, tests compare.
         shape = (rows, 1, decoder.geometry.width)
-        self._columns = [torch.zeros(shape, dtype=decoder.dtype, device=device) for _ in range(2)]
+        self._columns = [torch.zeros(shape, dtype=decoder.dtype, device=device) for _ in range(3)]
         self._left = torch.zeros(shape, dtype=decoder.dtype, device=device)
         self._graphs: dict[Any, Function] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
@@ -137,14 +138,14 @@ class StaticSteps:
         """One step of a plan on tokens [B, 1]; returns logits [B, V], overwritten by the next step."""
         self._token.copy_(token)
         logits = self._graph(plan, lambda: self._whole_step(plan))()
-        for layer, attends, _ in plan.operations:
-            self.cache.lengths[layer] += attends
+        for layer, stores in enumerate(plan.stores):
+            self.cache.lengths[layer] += stores
         return logits
 
     def _whole_step(self, plan: LayerPlan) -> torch.Tensor:
         self._context.cache.clear()
         x = self._decoder.embed(self._token, self._position)
-        x = self._decoder.run_plan(plan.operations, x, self._memory, self._context)
+        x = self._decoder.run_plan(plan.calls, x, self._memory, self._context)
         self._position.add_(1)
         return self._decoder.head(x[:, 0])
 
@@ -156,19 +157,45 @@ class StaticSteps:
     def _embed(self) -> torch.Tensor:
         return self._columns[0].copy_(self._decoder.embed(self._token, self._position))
 
-    def block(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """Block `layer` on x [B, 1, D]; its result is overwritten two blocks later."""
-        source = self._columns[layer % 2]
-        if x is not source:
-            source.copy_(x)
-        y = self._graph(("block", layer), lambda: self._block(layer))()
+    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
+        """See `Blocks.blocks`; what a block gave is overwritten two sublayers or blocks later."""
+        for layer in layers:
+            x = self._part(layer, "block", x)
+        return x
+
+    def attend(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+        """See `Blocks.attend`."""
+        return self._part(layer, "attend", x)
+
+    def _part(self, layer: int, part: str, x: torch.Tensor) -> torch.Tensor:
+        source = self._placed(x, 0)
+        y = self._graph((part, layer, source), functools.partial(self._run_part, layer, part == "block", source))()
         self.cache.lengths[layer] += 1
         return y
 
-    def _block(self, layer: int) -> torch.Tensor:
+    def _run_part(self, layer: int, whole: bool, source: int) -> torch.Tensor:
         self._context.cache.clear()
-        x, y = self._columns[layer % 2], self._columns[(layer + 1) % 2]
-        return y.copy_(self._decoder.run_plan(((layer, True, True),), x, self._memory, self._context))
+        x, y = self._columns[source], self._columns[(source + 1) % 3]
+        return y.copy_(self._decoder.run_plan(((layer, True, whole),), x, self._memory, self._context))
+
+    def feed(self, layer: int, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+        """See `Blocks.feed`."""
+        before = self._placed(entry, 1 if x is self._columns[0] else 0)
+        source = before if x is entry else self._placed(x, (before + 1) % 3)
+        key = ("feed", layer, source, before)
+        return self._graph(key, functools.partial(self._run_feed, layer, source, before))()
+
+    def _run_feed(self, layer: int, source: int, before: int) -> torch.Tensor:
+        x, entry = self._columns[source], self._columns[before]
+        y = next(c for i, c in enumerate(self._columns) if i not in (source, before))
+        return y.copy_(self._decoder.blocks[layer].feed(x, entry))
+
+    def _placed(self, x: torch.Tensor, place: int) -> int:
+        """The number of the buffer that holds x, put there where it is in none."""
+        found = next((i for i, column in enumerate(self._columns) if column is x), None)
+        if found is None:
+            self._columns[place].copy_(x)
+        return place if found is None else found
 
     def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
         """Blocks `layers` store the keys and values of x [B, 1, D] and compute nothing else."""

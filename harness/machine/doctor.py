@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from harness.machine import environment, monitor, nvml
+from harness.machine.record import Device
 from harness.machine.system import attempt
 
 OK, CAREFUL, BAD, UNKNOWN = "ok", "careful", "bad", "unknown"
@@ -89,9 +90,10 @@ def examine(out: Path, device: str = "cpu") -> list[Finding]:
         out: where runs will be written.
         device: what will be measured on, `cpu` or `cuda:N`.
     """
-    facts = {**environment.fingerprint(), "busy": monitor.foreign_processes(BUSY_CORES)}
+    found = environment.fingerprint()
+    facts = {**found, "busy": monitor.foreign_processes(BUSY_CORES)}
     wanted = device.startswith("cuda")
-    return [*(rule.judge(facts) for rule in RULES), _disk(out), _temporary(), *_gpus(facts["gpu"], wanted), *_extras()]
+    return [*(rule.judge(facts) for rule in RULES), _disk(out), _temporary(), *_gpus(found["gpu"], wanted), *_extras()]
 
 
 def table(findings: Iterable[Finding]) -> list[tuple[str, ...]]:
@@ -246,7 +248,7 @@ def _temporary() -> Finding:
     return Finding(what, f"{folder}: {free / 1e9:.1f} GB free", OK)
 
 
-def _gpus(gpus: list[dict[str, Any]] | None, wanted: bool) -> list[Finding]:
+def _gpus(gpus: list[Device] | None, wanted: bool) -> list[Finding]:
     if not gpus and wanted:
         return [Finding("GPU", "NVML finds none", BAD, "check the driver (nvidia-smi), or measure on cpu")]
     found = [] if gpus else [Finding("GPU", "none", OK)]

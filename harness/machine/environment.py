@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from harness.machine import nvml
+from harness.machine.record import Environment, Processor
 from harness.machine.system import attempt, text, texts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +36,7 @@ THREAD_VARIABLES = (
 )  # fmt: skip
 
 
-def fingerprint() -> dict[str, Any]:
+def fingerprint() -> Environment:
     """Return what identifies machine and software, as plain JSON values; takes well under a second.
 
     Keys: `commit` and `dirty` of the project's own repository (None outside one), `date` (UTC), `versions`, `os`, `cpu`
@@ -105,7 +106,7 @@ def repository(root: Path) -> tuple[str | None, bool | None]:
     return commit, None if changes is None or commit is None else bool(changes)
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> Processor:
     maximum = attempt(lambda: psutil.cpu_freq())
     return {
         "model": cpu_model(),

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import psutil
 
 from harness.machine import nvml
+from harness.machine.record import Cpu, Gpu, Machine, Process
 from harness.machine.system import attempt, text, texts
 
 INTERVAL_S = 1.0
@@ -77,7 +78,7 @@ class Monitor:
         if (available := attempt(lambda: int(psutil.virtual_memory().available))) is not None:
             self._available.append(available)
 
-    def record(self, worker_cpu_s: float | None) -> dict[str, Any]:
+    def record(self, worker_cpu_s: float | None) -> Machine:
         """What was seen, as JSON values; after the `with` block.
 
         Args:
@@ -101,13 +102,13 @@ class Monitor:
         while not self._stop.wait(self._interval_s):
             self.sample()
 
-    def _cpu(self, worker_cpu_s: float | None) -> dict[str, Any]:
+    def _cpu(self, worker_cpu_s: float | None) -> Cpu:
         spent = {key: _minus(self._after.get(key), self._before.get(key)) for key in self._after}
         capacity, busy, steal = spent.get("capacity_s"), spent.get("busy_s"), spent.get("steal_s")
         foreign = None
         if capacity and busy is not None and worker_cpu_s is not None:
             foreign = round(min(max((busy - worker_cpu_s - self._driver_s) / capacity, 0.0), 1.0), 4)
-        return {
+        found = {
             "busy_share": round(busy / capacity, 4) if capacity and busy is not None else None,
             "foreign_share": foreign,
             "steal_share": round(steal / capacity, 4) if capacity and steal is not None else None,
@@ -116,6 +117,7 @@ class Monitor:
             "thermal_throttled": spent.get("thermal_throttled"),
             "temperature_c": max(self._temperatures, default=None),
         }
+        return cast(Cpu, found)
 
 
 class _Gpu:
@@ -150,11 +152,11 @@ class _Gpu:
         for pid in pids - excused:
             self._foreign.setdefault(pid, _process_name(pid))
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Gpu:
         known = self._reasons
         names = Counter(name for bits in known for bit, name in nvml.THROTTLE_REASONS.items() if bits & bit)
         ends = {f"{key}_{end.__name__}": end(v) if v else None for key, v in self._values.items() for end in (min, max)}
-        return {
+        found = {
             "uuid": self.uuid,
             "name": self.name,
             "samples": len(known),
@@ -165,9 +167,10 @@ class _Gpu:
             if self._foreign is None
             else [{"pid": pid, "name": name} for pid, name in sorted(self._foreign.items())],
         }
+        return cast(Gpu, found)
 
 
-def foreign_processes(busy_share: float = 0.2, window_s: float = 1.0) -> list[dict[str, Any]]:
+def foreign_processes(busy_share: float = 0.2, window_s: float = 1.0) -> list[Process]:
     """Processes outside this one's tree that use at least `busy_share` of a core over `window_s`: pid, name and share."""
     ours = _tree()
     before: dict[int, float] = {}
@@ -179,7 +182,7 @@ def foreign_processes(busy_share: float = 0.2, window_s: float = 1.0) -> list[di
     began = time.monotonic()
     time.sleep(window_s)
     passed = time.monotonic() - began
-    found = []
+    found: list[Process] = []
     for process in running:
         spent = attempt(partial(_spent, process))
         share = (spent - before[process.pid]) / passed if spent is not None else 0.0

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from harness.machine.record import Device
 
 if TYPE_CHECKING:
     import torch
@@ -115,10 +117,10 @@ def devices(library: Any = None) -> Iterator[list[Gpu]]:
         _attempt(library.nvmlShutdown)
 
 
-def facts(library: Any = None) -> list[dict[str, Any]] | None:
+def facts(library: Any = None) -> list[Device] | None:
     """The facts of every device; None where there is none."""
     with devices(library) as found:
-        return [{name: gpu.fact(name) for name in FACTS} for gpu in found] or None
+        return [cast(Device, {name: gpu.fact(name) for name in FACTS}) for gpu in found] or None
 
 
 def gpu(device: torch.device, library: Any = None, uuid: str | None = None) -> Gpu | None:

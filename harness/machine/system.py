@@ -31,3 +31,10 @@ def texts(pattern: str) -> list[str]:
     """Those of all files that match, in order; what cannot be read is left out."""
     paths = attempt(lambda: sorted(ROOT.glob(pattern))) or []
     return [found for path in paths if (found := text(str(path.relative_to(ROOT))))]
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for want of memory: this control group's count and the machine's."""
+    files = ("sys/fs/cgroup/memory.events", "sys/fs/cgroup/memory/memory.oom_control", "proc/vmstat")
+    lines = [line.split() for path in files for line in (text(path) or "").splitlines() if line.strip()]
+    return sum(int(line[1]) for line in lines if line[0] == "oom_kill" and line[1:2] and line[1].isdigit())

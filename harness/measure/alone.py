@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import cast
 
 import methods
 from harness.decode.engine import Output, generate
@@ -20,7 +21,8 @@ from harness.measure.setup import (
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.records.cells import Arm, Conditions, EnergyFields, Expected, MemoryFields, Prepared
+from harness.records.arms import Arm, Expected, Prepared
+from harness.records.fields import Conditions, EnergyFields, MemoryFields
 from harness.suites.suite import Suite
 from harness.tasks.prompts import Batch
 
@@ -39,14 +41,15 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     gc.collect()
     memory.reset_peaks(decoder.device)
     out = _fixed_length(suite, decoder, method, batch, expected)
-    return {
+    found = {
         "conditions": conditions,
         "batch_size": batch_size,
-        "baseline_rss_bytes": loaded,
         "steps": evidence.steps([out]),
+        "baseline_rss_bytes": loaded,
         "weights_bytes": decoder.weight_bytes,
         **memory.read_peaks(decoder.device),
     }
+    return cast(MemoryFields, found)
 
 
 def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, data: Path | None) -> EnergyFields:

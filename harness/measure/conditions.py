@@ -19,7 +19,7 @@ from harness.machine.environment import THREAD_VARIABLES, cpu_model, gpu_driver
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import native
-from harness.records.cells import Conditions, Divergence, Divergences, Seen
+from harness.records.fields import Conditions, Divergence, Divergences, Seen
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.base import Example
 from harness.tasks.metrics import LISTED, first_difference

@@ -17,8 +17,8 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.records.cells import Timed
 from harness.records.clock import place
+from harness.records.fields import Timed
 from harness.stats.paired import STALL
 
 FOREIGN = 0.25

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness.machine.monitor import processor_seconds
 from harness.machine.system import texts
-from harness.records.cells import Meanwhile
+from harness.records.fields import Meanwhile
 
 MIN_S = 0.25
 """Shorter repeats have no shares of the processor's time."""

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from harness.measure.probes import fewer_blocks
-from harness.records.cells import SpeedFields
+from harness.records.fields import SpeedFields
 
 
 def add_predicted(

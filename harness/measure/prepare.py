@@ -23,7 +23,7 @@ from harness.method import Method
 from harness.models import contest
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.records.cells import Arm, Contest, Expected, Planned, Prepared
+from harness.records.arms import Arm, Contest, Expected, Planned, Prepared
 from harness.suites.suite import Suite
 from harness.tasks.prompts import expected_tokens
 

@@ -20,7 +20,8 @@ from harness.measure.setup import (
 )
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.records.cells import Arm, Batch, Divergences, Example, Prepared, QualityFields
+from harness.records.arms import Arm, Prepared
+from harness.records.fields import Batch, Divergences, Example, QualityFields
 from harness.suites.suite import Suite
 from harness.tasks.metrics import agreement_statistics
 from harness.tasks.prompts import pad_left

@@ -14,7 +14,7 @@ from harness.errors import BadInput
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
-from harness.records.cells import Expected, Prepared
+from harness.records.arms import Expected, Prepared
 from harness.suites.entries import TaskEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Example, Task

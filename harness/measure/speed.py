@@ -28,7 +28,8 @@ from harness.measure.setup import begin, load, speed_batch, timed_examples, time
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
-from harness.records.cells import Arm, Prepared, Reading, SpeedShare, Timed
+from harness.records.arms import Arm, Prepared
+from harness.records.fields import Conditions, Reading, SpeedShare, Timed
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.prompts import Batch
 
@@ -46,7 +47,7 @@ def speed(
     examples = timed_examples(suite, base, data)
     tokens = timed_expected(suite, expected)
     batches = [speed_batch(suite, base, examples, batch_size, s) for s in range(suite.prompt_sets)]
-    conditions = {
+    conditions: Conditions = {
         **evidence.conditions(suite, base),
         "batch_size": batch_size,
         "new_tokens": suite.new_tokens,
@@ -202,29 +203,15 @@ class _Bench:
             _fail(failed, error)
             return failed
         counted = layers.count([(o.trace, o.lengths) for o in outputs])
-        size = decoder.dtype.itemsize
-        sums = [flops.count(o.trace, decoder.geometry, size) for o in outputs]
-        tokens = sum(s.tokens for s in sums)
-        return {
+        found = {
             "status": "ok",
             "error": None,
             "depth": decoder.depth,
             "runs": [],
             "breakdown": [],
             "layers_by_position": counted.by_position,
-            "layers_per_token": counted.per_token,
-            "computed_layers_per_token": counted.computed_per_token,
-            "serial_layers_per_token": counted.serial_per_token,
-            "serial_attention_per_token": counted.serial_attention_per_token,
-            "serial_feed_per_token": counted.serial_feed_per_token,
-            "heads_per_token": counted.heads_per_token,
-            "flops_per_token": sum(s.decode for s in sums) / tokens,
-            "exit_test_flops_per_token": sum(s.exit_tests for s in sums) / tokens,
-            "fill_flops_per_token": sum(s.fill for s in sums) / tokens,
-            "head_flops_per_token": sum(s.head for s in sums) / tokens,
-            "prefill_flops": sums[0].prefill,
-            "weight_bytes_per_token": sum(s.weight_bytes for s in sums) / tokens,
-            "kv_bytes_per_token": sum(s.kv_bytes for s in sums) / tokens,
+            **layers.fields(counted),
+            **flops.fields([o.trace for o in outputs], decoder.geometry, decoder.dtype.itemsize),
             "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
             "kv_written_bytes": max(o.kv_written_bytes for o in outputs),
             "tokens_hash": hashlib.sha256(b"".join(o.tokens.cpu().numpy().tobytes() for o in outputs)).hexdigest()[:16],
@@ -237,6 +224,7 @@ class _Bench:
             "tokens": [output.tokens for output in outputs],
             "warm": warm,
         }
+        return cast(_State, found)
 
     def _finite(self, arm: Arm, output: Output) -> bool:
         """Whether the parallel pass over the first row's prompt and tokens gives finite logits throughout."""

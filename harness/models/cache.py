@@ -18,6 +18,10 @@ class Memory(Protocol):
         """Store keys and values [B, T, Hkv, d] at positions [B, T] for block `layer`; return all held, [B, Hkv, S, d] each."""
         ...
 
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
+        """Store keys and values as `extend` does; nobody looks at them now."""
+        ...
+
     def key_positions(self, layer: int) -> torch.Tensor:
         """Positions of the keys block `layer` holds, [B, S]; only where the model was said to need them."""
         ...

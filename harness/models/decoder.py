@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from harness.errors import BadInput
-from harness.models.cache import KVCache, Memory, RowsOfCache
+from harness.models.cache import KVCache, Memory
 from harness.models.kernels import linear
+from harness.plan import Skip
 
-Operations = Sequence[tuple[int, bool, bool]]
-"""Blocks of a plan in turn: which, and whether its attention and its feed-forward sublayer run."""
+Operations = Sequence[tuple[int, bool | Skip, bool | Skip]]
+"""Blocks of a plan in turn: which, and whether its attention and its feed-forward sublayer run (`LayerPlan.calls`)."""
 
 Around = Callable[[int, Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]
 """Runs a block in place of a plain call: its index, what it computes as a function of its input, and the input."""
@@ -104,11 +105,27 @@ class Columns:
         take: their states, from those of the pass [B, T, D].
         put: new states of theirs into those of the pass.
         context: of their attention.
+        scale: what multiplies the states of the pass [B, T, D]: 1 where the sublayer runs; None: nothing.
     """
 
     take: Callable[[torch.Tensor], torch.Tensor]
     put: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     context: Context
+    scale: torch.Tensor | None = None
+
+
+Runs = bool | Skip | Columns
+"""Whether a sublayer runs: on all columns, on some, or on none and what it does all the same."""
+Decided = Callable[[torch.Tensor], "bool | Columns"]
+"""Which columns a feed-forward sublayer runs on, decided when the state [B, T, D] before it is known."""
+
+
+def _scaled(runs: Runs, x: torch.Tensor) -> torch.Tensor:
+    """The state that passes a sublayer."""
+    scale = runs.scale if isinstance(runs, Columns | Skip) else None
+    if isinstance(scale, torch.Tensor):
+        return (x * scale).to(x.dtype)
+    return x if scale is None or scale == 1 else x * scale
 
 
 class Block(ABC):
@@ -140,14 +157,15 @@ class Block(ABC):
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V [B, T, Hkv, d] this block would store for the states x [B, T, D]; nothing else of it is computed."""
 
-    def fill(self, x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
+    def fill(self, x: torch.Tensor, memory: Memory, context: Context) -> None:
         """Store the keys and values of the states x [B, T, D] in `memory`: the block is skipped, later positions will look here."""
         memory.write(self.index, *self.keys_values(x, context), context.positions)
 
     def run(
-        self, attends: bool | Columns, feeds: bool | Columns, memory: Memory, context: Context, x: torch.Tensor
+        self, attends: Runs, feeds: Runs | Decided, memory: Memory, context: Context, x: torch.Tensor
     ) -> torch.Tensor:
-        """The sublayers that run, each on its columns of x [B, T, D]."""
+        """The sublayers that run, each on its columns of x [B, T, D]; what does not run passes x as `Skip` or `Columns` says."""
+        x = _scaled(attends, x)
         y = x
         if isinstance(attends, Columns):
             part = attends.take(x)
@@ -157,9 +175,13 @@ class Block(ABC):
             y = attends.put(new, x)
         elif attends:
             y = self.attend(x, memory, context)
+        elif isinstance(attends, Skip) and attends.fill:
+            self.fill(x, memory, context)
+        if callable(feeds):
+            feeds = feeds(y)
         if isinstance(feeds, Columns):
-            return feeds.put(self.feed(feeds.take(y), feeds.take(x)), y)
-        return self.feed(y, x) if feeds else y
+            return _scaled(feeds, feeds.put(self.feed(feeds.take(y), feeds.take(x)), y))
+        return self.feed(y, x) if feeds else _scaled(feeds, y)
 
     def join(self, blocks: Sequence[Block]) -> None:  # noqa: B027 - a family that chooses block by block needs nothing of it
         """Told once of all blocks of the model, for what is chosen for several of them at a time."""
@@ -302,7 +324,7 @@ class Decoder(ABC):
 
     def run_blocks(
         self,
-        operations: Iterable[tuple[int, bool | Columns, bool | Columns]],
+        operations: Iterable[tuple[int, Runs, Runs | Decided]],
         x: torch.Tensor,
         memory: Memory,
         context: Context,
@@ -326,7 +348,7 @@ class Decoder(ABC):
                 x = around(layer, partial(block.run, attends, feeds, memory, context), x)
         return x
 
-    def fill(self, layers: Sequence[int], x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
+    def fill(self, layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context) -> None:
         """Store the keys and values of x [B, T, D] in blocks that are skipped: later positions will look there."""
         if not layers or self.blocks[layers[0]].fill_blocks(self.blocks, layers, x, memory, context):
             return

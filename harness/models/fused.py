@@ -22,6 +22,7 @@ from harness.models.decoder import Block, Context, Operations
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native
 from harness.models.rotary import Rotary
+from harness.plan import Skip
 
 MAX_COLUMNS = 16
 """Of a row, in one call: a drafted token or several to verify, not a prompt."""
@@ -114,7 +115,7 @@ class FusableBlock(Block):
         found = self._alone(native.FEED, x, None, None, entry)
         return self.feed_in_calls(x, entry) if found is None else found
 
-    def fill(self, x: torch.Tensor, memory: KVCache | RowsOfCache, context: Context) -> None:
+    def fill(self, x: torch.Tensor, memory: Memory, context: Context) -> None:
         """See `Block.fill`."""
         if self._alone(native.FILL, x, memory, context) is None:
             super().fill(x, memory, context)
@@ -129,7 +130,7 @@ class FusableBlock(Block):
         self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
     ) -> bool:
         """See `Block.fill_blocks`: one call of the kernels."""
-        return _run(blocks, tuple((layer, native.FILL) for layer in layers), x, memory, context) is not None
+        return _run(blocks, tuple((layer, native.FILL, 1.0) for layer in layers), x, memory, context) is not None
 
     def _alone(
         self,
@@ -142,7 +143,7 @@ class FusableBlock(Block):
         """One sublayer of this block in the kernels; None where they cannot."""
         if self._stack is None:
             return None
-        return self._stack.run(((self.index, what),), x, memory, context, entry)
+        return self._stack.run(((self.index, what, 1.0),), x, memory, context, entry)
 
 
 class _Stack:
@@ -178,7 +179,7 @@ class _Stack:
     def _ready(self, codes: Codes) -> _Prepared | None:
         """What is the same whenever these blocks run; None where the kernels cannot run all of them."""
         what = self.sublayers()
-        found = [what[layer] for layer, _ in codes]
+        found = [what[layer] for layer, _, _ in codes]
         if any(each is None for each in found):
             return None
         if self._held is None:
@@ -189,10 +190,10 @@ class _Stack:
         whole = self._library.panel_columns
         if any(
             w is not None and d & native.FILL and w.heads * w.head_dim % whole
-            for w, (_, d) in zip(found, codes, strict=True)
+            for w, (_, d, _) in zip(found, codes, strict=True)
         ):
             return None
-        return _Prepared(codes, found, [ctypes.addressof(self._held[layer]) for layer, _ in codes])
+        return _Prepared(codes, found, [ctypes.addressof(self._held[layer]) for layer, _, _ in codes])
 
     def run(
         self,
@@ -253,8 +254,8 @@ class _Stack:
         return out
 
 
-Codes = tuple[tuple[int, int], ...]
-"""Blocks in turn, and what each does: ATTEND, FEED and FILL of `kernels.native` added up."""
+Codes = tuple[tuple[int, int, float], ...]
+"""Blocks in turn, what each does (ATTEND, FEED and FILL of `kernels.native` added up), and the factor of the state before it."""
 _KEYS, _COLUMN, _COUNT, _COSINES = (native.OPERATION.index(name) for name in ("keys", "column", "count", "cosines"))
 
 
@@ -272,8 +273,9 @@ class _Prepared:
 
     def __init__(self, codes: Codes, what: Sequence[Sublayers | None], addresses: Sequence[int]) -> None:
         self.operations = np.zeros((len(codes), len(native.OPERATION)), dtype=np.int64)
-        self.operations[:, 0], self.operations[:, -1] = addresses, [does for _, does in codes]
-        rows = [i for i, (_, does) in enumerate(codes) if does & (native.ATTEND | native.FILL)]
+        self.operations[:, 0], self.operations[:, -2] = addresses, [does for _, does, _ in codes]
+        self.operations.view(np.float64)[:, -1] = [factor for _, _, factor in codes]
+        rows = [i for i, (_, does, _) in enumerate(codes) if does & (native.ATTEND | native.FILL)]
         self.address: int = self.operations.ctypes.data
         self.count = 0
         self.writes = [codes[i][0] for i in rows]
@@ -291,7 +293,7 @@ def _run(
     blocks: Sequence[Block], codes: Codes, x: torch.Tensor, memory: Memory, context: Context
 ) -> torch.Tensor | None:
     watched = False
-    for layer, _ in codes:
+    for layer, _, _ in codes:
         block = blocks[layer]
         if not isinstance(block, FusableBlock):
             return None
@@ -306,7 +308,7 @@ def _run(
     spent = np.zeros((len(codes), 3)) if watched else None
     out = stack.run(codes, x, memory, context, None, spent)
     if out is not None and spent is not None:
-        for (layer, does), seconds in zip(codes, spent.tolist(), strict=True):
+        for (layer, does, _), seconds in zip(codes, spent.tolist(), strict=True):
             watch = blocks[layer].watch  # type: ignore[attr-defined]
             for code, part, spent_s in zip((native.ATTEND, native.FEED, native.FILL), PARTS, seconds, strict=True):
                 if watch is not None and does & code:
@@ -320,8 +322,23 @@ _SUBLAYERS = frozenset(("attend", "feed", "fill"))
 
 @functools.lru_cache(maxsize=4096)
 def _codes(operations: Operations) -> Codes:
-    """A plan's operations as the kernels take them."""
-    return tuple((layer, native.ATTEND * attends + native.FEED * feeds) for layer, attends, feeds in operations)
+    """A plan's calls as the kernels take them. Keys and values are stored before a block feeds: an operation of its own."""
+    codes: list[tuple[int, int, float]] = []
+    factor = 1.0
+    for layer, attends, feeds in operations:
+        if isinstance(attends, Skip):
+            factor *= float(attends.scale)
+            if attends.fill:
+                codes.append((layer, native.FILL, factor))
+                factor = 1.0
+        does = native.ATTEND * bool(attends) + native.FEED * bool(feeds)
+        if does:
+            codes.append((layer, does, factor))
+            factor = 1.0
+        factor *= float(feeds.scale) if isinstance(feeds, Skip) else 1.0
+    if factor != 1:
+        codes.append((operations[-1][0], 0, factor))
+    return tuple(codes)
 
 
 def _described(what: Sublayers) -> native.Sublayers:

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 import methods
 from harness.decode.engine import Decoding
@@ -69,8 +70,8 @@ class Peer(ABC):
 class Own(Peer):
     """This engine, full model."""
 
+    @override
     def generate(self, ids: torch.Tensor, new_tokens: int) -> torch.Tensor:
-        """See `Peer.generate`."""
         full = methods.create(BASELINE)
         return continuation(self.decoder, full, ids, max_new_tokens=new_tokens, stop_at_eos=False).tokens
 
@@ -80,8 +81,9 @@ class Own(Peer):
         read = asdict(reading.measure()) if self.decoder.device.type == "cpu" else None
         return {"contest": {**asdict(found), "said": str(found)}, "lost": found.lost, "reading": read}
 
+    @override
     def profile(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> dict[str, Any]:
-        """See `Peer.profile`: seconds of each step's parts, and what ran the maps."""
+        """Seconds of each step's parts, and what ran the maps."""
         ids = torch.tensor(prompts, device=self.decoder.device)
         found, _ = breakdown.measure(
             lambda decoder, full, greedy: Decoding(
@@ -98,8 +100,8 @@ class Transformers(Peer):
 
     cache: str | None = None
 
+    @override
     def generate(self, ids: torch.Tensor, new_tokens: int) -> torch.Tensor:
-        """See `Peer.generate`."""
         more = {} if self.cache is None else {"cache_implementation": self.cache}
         out = self.decoder.source.generate(
             ids,

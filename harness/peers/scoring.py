@@ -115,10 +115,10 @@ def measure(settings: Settings, data: Path | None = None) -> Json:
 
 def executed_share(method: Method, depth: int, prompt: int, tokens: int, expected: int) -> float | None:
     """Block runs of a sequence over those of the full model; None where they depend on the input."""
-    if method.family == "exit":
+    if method.family in ("gate", "exit"):
         return None
     steps = [method.plan(Step(k, expected), prompt, depth).budget for k in range(1, tokens - prompt + 1)]
-    return (prompt * depth + sum(steps)) / (tokens * depth)
+    return (prompt * method.prompt_plan(depth).budget + sum(steps)) / (tokens * depth)
 
 
 def _score_rows(settings: Settings, decoder: Decoder, chosen: Mapping[str, Method]) -> list[Json]:

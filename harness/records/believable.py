@@ -11,13 +11,13 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.records import clock, measures
-from harness.records.cells import SpeedCell
-from harness.records.clock import Clock
+from harness.records import measures
+from harness.records.clock import Clock, speedup
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 
 if TYPE_CHECKING:
+    from harness.records.cells import SpeedCell
     from harness.records.run import Run
 
 MARGIN = 1.1
@@ -153,9 +153,9 @@ def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
     for cell in alike:
         if base is None or cell is base or cell.get("conditions_hash") != base.get("conditions_hash"):
             continue
-        speedup = clock.speedup(base, cell)
-        if speedup is not None and speedup.known:
-            found.append((str(cell["arm"]["label"]), speedup))
+        against = speedup(base, cell)
+        if against is not None and against.known:
+            found.append((str(cell["arm"]["label"]), against))
     return found
 
 

@@ -12,12 +12,15 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.records.cells import SpeedFields, Timed
 from harness.stats import intervals, paired
 from harness.stats.intervals import Interval
+
+if TYPE_CHECKING:  # the table of quantities is made with this, and cells are checked by it
+    from harness.records.fields import SpeedFields, Timed
 
 Place = tuple[int, int]
 """Process and repeat; a repeat measured again goes by the number of the first."""
@@ -37,8 +40,11 @@ class Clock:
 
     @staticmethod
     def of(cell: SpeedFields) -> Clock:
-        """The runs of a cell that have times."""
-        return Clock(tuple(run for run in cell.get("runs") or () if _seconds(run)), cell.get("batch_size") or 1)
+        """The runs of a cell that have times, without those of processes that were measured again later."""
+        return Clock(
+            tuple(run for run in cell.get("runs") or () if _seconds(run) and not run.get("superseded")),
+            cell.get("batch_size") or 1,
+        )
 
     @cached_property
     def quiet(self) -> tuple[Timed, ...]:

@@ -15,16 +15,17 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from harness.errors import BadInput, near
 from harness.records import believable, readings, summary
-from harness.records.cells import Cell, Conditions, QualityCell, SpeedCell, place
+from harness.records.cells import Cell, QualityCell, SpeedCell, place
 from harness.records.clock import Clock
 from harness.records.compare_rules import SPEEDUP, TPOT, Change, Refusal, broken, grouped, rule
 from harness.records.differences import differences, said
+from harness.records.fields import Conditions
 from harness.records.run import Run, load
 from harness.records.usability import UNUSABLE
 from harness.stats import intervals
@@ -194,7 +195,8 @@ def _held(cell: Cell, run: Run) -> Conditions:
         "transformers": versions.get("transformers"),
         "seed": suite.get("seed"),
     }
-    return {**{key: value for key, value in older.items() if value is not None}, **(cell.get("conditions") or {})}
+    known = cast(Conditions, {key: value for key, value in older.items() if value is not None})
+    return {**known, **(cell.get("conditions") or {})}
 
 
 def _key(cell: Cell) -> tuple[Any, ...]:

@@ -23,7 +23,9 @@ from typing import Any
 from harness.errors import BadInput, CellFailed
 from harness.files import clear_errors, one_line, parsed, set_aside, unpacked, write_atomically
 from harness.records import cells as typed
-from harness.records.cells import Cell, RunRecord
+from harness.records.cells import Cell
+from harness.records.run_record import RunRecord
+from harness.records.run_record import read_run as read_stored_run
 
 SCHEMA_VERSION = 1
 
@@ -217,7 +219,7 @@ def read_run(folder: Path) -> tuple[RunRecord, str]:
     if why := _unknown_version({"schema_version": None, **run}):
         raise BadInput(f"{path}: {why}; use the version that wrote it, or run again into another folder")
     try:
-        return typed.read_run(run), hashlib.sha256(content).hexdigest()
+        return read_stored_run(run), hashlib.sha256(content).hexdigest()
     except ValueError as error:
         raise BadInput(f"{path}: {error}; it is no run.json of this version") from None
 

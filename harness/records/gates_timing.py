@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from harness.machine.record import Gpu
 from harness.records import believable
-from harness.records.cells import EnergyCell, Gpu, MemoryCell, SpeedCell
+from harness.records.cells import EnergyCell, MemoryCell, SpeedCell
 from harness.records.gate import FAILED, NOT_APPLICABLE, NOT_MEASURED, PASSED, Facts, Finding, Gate, cells_of, counted
 from harness.records.limits import BASELINE
 from harness.records.usability import UNUSABLE, WIDE, foreign_share

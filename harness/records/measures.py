@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.records.cells import EnergyCell, Example, MemoryCell, QualityCell, SpeedCell, SpeedFields
+if TYPE_CHECKING:  # the table of quantities is made with these, and cells are checked by it
+    from harness.records.cells import QualityCell, SpeedCell
+    from harness.records.fields import Example, SpeedFields
 
 Row = dict[str, Any]
 
@@ -46,8 +48,8 @@ def sublayers_per_token(cell: SpeedFields) -> float | None:
 
 
 def batch_tax(cell: SpeedCell) -> float | None:
-    """Blocks the batch computed per token over those its rows needed on average: 1 without batching; exits only."""
-    if cell["arm"].get("family") != "exit":
+    """Blocks the batch computed per token over those its rows needed on average: 1 without batching; gates and exits only."""
+    if cell["arm"].get("family") not in ("gate", "exit"):
         return None
     return ratio(cell.get("computed_layers_per_token"), cell.get("layers_per_token"))
 
@@ -70,27 +72,17 @@ def breakdown(cell: SpeedFields) -> Row:
     return row
 
 
-def memory(cell: MemoryCell | None) -> Row:
-    """Peak memory and what it is of (the allocator's peak on a GPU, the resident set elsewhere), and what else was read."""
-    found: Mapping[str, object] = cell or {}
-    row: Row = {
-        "reserved_memory_mb": ratio(found.get("cuda_reserved_bytes"), 1e6),
-        "nvml_process_mb": ratio(found.get("nvml_process_bytes"), 1e6),
-        "nvml_device_mb": ratio(found.get("nvml_device_bytes"), 1e6),
-    }
+def peak(cell: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    """Peak memory in 10^6 bytes and what it is of: the allocator's peak on a GPU, the resident set elsewhere."""
     for key, kind in (("cuda_peak_allocated_bytes", "CUDA allocated"), ("peak_rss_bytes", "resident set")):
-        if (value := ratio(found.get(key), 1e6)) is not None:
-            return row | {"peak_memory_mb": value, "peak_memory_kind": kind}
-    return row
+        if (value := ratio(cell.get(key), 1e6)) is not None:
+            return value, kind
+    return None, None
 
 
-ENERGY = ("energy_j_per_token", "energy_above_idle_j_per_token", "cpu_energy_j_per_token", "idle_w")
-
-
-def energy(cell: EnergyCell | None) -> Row:
-    """Energy per token, the idle machine's power apart."""
-    found: Mapping[str, object] = cell or {}
-    return {key: real(found.get(key)) for key in ENERGY}
+def read_rate(cell: SpeedCell) -> float | None:
+    """10^9 bytes per second that the cores read from memory, in the process where they read fastest."""
+    return max((one["memory_gb_per_s"] for one in cell.get("reading") or []), default=None)
 
 
 def request_ms(cell: QualityCell) -> float | None:

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, ValidationError, model_validator
 
 from harness import settings
 from harness.errors import BadInput, near
 from harness.machine.environment import ROOT
+from harness.records.run_record import PaperHead, PublishedPart, RunRecord
 from harness.validation import Frozen, Text
 
 FOLDER = ROOT / "results" / "published"
@@ -161,9 +162,9 @@ class Paper(Frozen):
         """Names of the tables."""
         return tuple(dict.fromkeys(row.table for row in self.rows))
 
-    def head(self) -> Json:
+    def head(self) -> PaperHead:
         """The bibliographic head as JSON values."""
-        return self.model_dump(mode="json", exclude={"rows"})
+        return cast(PaperHead, self.model_dump(mode="json", exclude={"rows"}))
 
 
 _SHARED = (
@@ -301,7 +302,7 @@ def read(path: Path) -> Paper:
         raise BadInput(f"{path}: {where + ': ' if where else ''}{message}") from None
 
 
-def select(beside: Sequence[Beside]) -> list[Json]:
+def select(beside: Sequence[Beside]) -> list[PublishedPart]:
     """Return what a suite puts beside its results, as JSON values for run.json: head, entry and rows of each paper.
 
     Raises:
@@ -335,7 +336,7 @@ def _chosen(place: int, entry: Beside) -> list[Json]:
     return [row.model_dump(mode="json") for row in rows]
 
 
-def rows(run: Mapping[str, Any]) -> list[tuple[str, Row]]:
+def rows(run: RunRecord) -> list[tuple[str, Row]]:
     """Return the published rows that a run.json carries, each with the bibkey of its paper."""
     return [
         (found["paper"]["bibkey"], Row.model_validate(row))
@@ -344,7 +345,7 @@ def rows(run: Mapping[str, Any]) -> list[tuple[str, Row]]:
     ]
 
 
-def pairs(run: Mapping[str, Any]) -> list[Pair]:
+def pairs(run: RunRecord) -> list[Pair]:
     """Return which published row stands beside which arm and column of summary.csv, in the order of the papers' tables.
 
     A row whose batch size is stated belongs beside our cell of that size, see `Row.batch_size`; else any may stand there.

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from harness.records import folder as stored
 from harness.records import gates, summary, usability
-from harness.records.cells import Arm, Cell, EnergyCell, MemoryCell, QualityCell, RunRecord, SpeedCell, Suite
+from harness.records.arms import Arm
+from harness.records.cells import Cell, EnergyCell, MemoryCell, QualityCell, SpeedCell
 from harness.records.limits import BASELINE
+from harness.records.run_record import RunRecord, SuiteRecord
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -38,7 +40,7 @@ class Run:
     folder: Path | None = None
 
     @cached_property
-    def suite(self) -> Suite:
+    def suite(self) -> SuiteRecord:
         """The suite as resolved; empty where the run does not say."""
         return self.record.get("suite") or {}
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.records import measures, readings
-from harness.records.cells import Arm, Example, QualityCell, SpeedCell
+from harness.records.arms import Arm
+from harness.records.cells import QualityCell, SpeedCell
+from harness.records.fields import Example
 from harness.records.measures import real as _real
 from harness.stats import binary, intervals
 

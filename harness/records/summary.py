@@ -8,25 +8,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.records import believable, clock, measures
-from harness.records.cells import (
-    Arm,
-    Kind,
-    QualityCell,
-    RunRecord,
-    SpeedCell,
-    by_place,
-    place,
-)
+from harness.records import believable, clock, measures, quantities
+from harness.records.arms import Arm
+from harness.records.cells import Kind, MemoryCell, SpeedCell, by_place, place
 from harness.records.folder import RunStore
 from harness.records.measures import ratio as _ratio
 from harness.records.measures import real as _real
+from harness.records.run_record import RunRecord
 from harness.records.scores import BASELINE, LATE, comparable, interval_columns, quality
 from harness.records.usability import UNUSABLE, WIDE, Judged
 from harness.stats import intervals
@@ -39,29 +33,23 @@ if TYPE_CHECKING:
 QUALITY_MARGIN = 1.0
 """Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
 
-COLUMNS = (
-    "method", "params", "label", "checkpoint", "batch_size", "status", "ttft_ms", "tpot_ms", "tpot_p99_ms",
-    "tokens_per_s", "speedup", "speedup_low", "speedup_high", "predicted_speedup", "efficiency",
-    "layers_per_token", "layer_ratio", "gflops_per_token", "flops_ratio", "weight_mb_per_token", "peak_memory_mb",
-    "kv_cache_mb", "energy_j_per_token",
-)  # fmt: skip
-EXTRA_COLUMNS = (
-    "quality_verdict", "verdict", "trained", "family", "computed_layers_per_token", "sublayers_per_token", "batch_tax",
-    "usable", "reason", "dispersion",
-    "exact", "paired_repeats", "speedup_geomean", "speedup_geomean_low", "speedup_geomean_high", "peak_memory_kind",
-    "reserved_memory_mb", "nvml_process_mb", "nvml_device_mb", "kv_written_mb", "energy_above_idle_j_per_token",
-    "cpu_energy_j_per_token", "idle_w", "weight_gb_per_s", "read_gb_per_s", "byte_limit", "explanation",
-    *(f"{part}_ms" for part in measures.PARTS),
-    "notes",
-)  # fmt: skip
-WORDS = {
-    "method", "params", "label", "checkpoint", "status", "quality_verdict", "verdict", "trained", "family", "usable", "reason",
-    "explanation", "exact", "peak_memory_kind", "notes",
-}  # fmt: skip
-"""Columns that hold words; all others hold numbers."""
+_ARM = ("method", "params", "label", "checkpoint", "batch_size", "status")
+_JUDGED = ("quality_verdict", "verdict", "trained", "family")
+_LAST = ("notes",)
+
+
+def columns(scores: Iterable[str] = ()) -> tuple[str, ...]:
+    """The columns of summary.csv in their order; `scores` are those of the tasks."""
+    first, late = (quantities.columns(late=late) for late in (False, True))
+    return (*_ARM, *first, *scores, *_JUDGED, *late, *_LAST)
+
+
+def words() -> set[str]:
+    """Columns that hold words; all others hold numbers."""
+    return {*_ARM, *_JUDGED, *_LAST, *(each.name for each in quantities.TABLE if each.words)} - {"batch_size"}
+
 
 Row = dict[str, Any]
-_C = TypeVar("_C", SpeedCell, QualityCell)
 
 
 def quality_margin(run: RunRecord) -> float:
@@ -88,12 +76,12 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
     margin = quality_margin(run.record) if margin is None else margin
     rows: list[Row] = []
     for arm in table.arms:
-        columns, verdict = quality(arm, table.full, table.quality, table.tasks, margin, scored="quality" in table.kinds)
-        own = columns | {"quality_verdict": verdict}
+        scored, verdict = quality(arm, table.full, table.quality, table.tasks, margin, scored="quality" in table.kinds)
+        own = scored | {"quality_verdict": verdict}
         rows += [_row(table, arm, batch) | own for batch in table.batch_sizes]
     scores = list(dict.fromkeys(key for row in rows for key in row if "/" in key))  # task/metric
     scores.sort(key=lambda key: key.endswith(LATE))
-    return [{key: row.get(key) for key in (*COLUMNS, *scores, *EXTRA_COLUMNS)} for row in rows]
+    return [{key: row.get(key) for key in columns(scores)} for row in rows]
 
 
 def write_summary(store: RunStore, run: Run) -> Path:
@@ -105,10 +93,10 @@ def frame(rows: Sequence[Row]) -> DataFrame:
     """Rows as a pandas table: numbers are float64, batch sizes int64, the rest text; what is missing is NaN."""
     import pandas  # here: it takes longer to load than all that reads a run
 
-    table = pandas.DataFrame(rows, columns=list(rows[0]) if rows else [*COLUMNS, *EXTRA_COLUMNS])
-    words = [name for name in table if name in WORDS]
-    numbers = [name for name in table if name not in WORDS]
-    table[words] = table[words].astype(object).where(table[words].notna(), math.nan)
+    table = pandas.DataFrame(rows, columns=list(rows[0]) if rows else list(columns()))
+    text = [name for name in table if name in words()]
+    numbers = [name for name in table if name not in text]
+    table[text] = table[text].astype(object).where(table[text].notna(), math.nan)
     return table.astype(dict.fromkeys(numbers, "float64")).astype({"batch_size": "int64"})
 
 
@@ -116,7 +104,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     """Return rows as CSV text: numbers with six significant digits, None empty, lines ended by a line feed."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    header = list(rows[0]) if rows else [*COLUMNS, *EXTRA_COLUMNS]
+    header = list(rows[0]) if rows else list(columns())
     writer.writerow(header)
     writer.writerows([_text(row[key]) for key in header] for row in rows)
     return out.getvalue()
@@ -166,8 +154,8 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
         "family": arm.get("family"),
         "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
         "verdict": BASELINE if arm is table.full else "inconclusive",
-        **measures.memory(table.memory.get(at)),
-        **measures.energy(table.energy.get(at)),
+        **_memory(table.memory.get(at)),
+        **quantities.values("energy", table.energy.get(at)),
     }
     if cell and not measures.fixed_length(cell):
         notes = "; ".join(filter(None, (notes, "timed to a natural end, which is no speed")))
@@ -197,26 +185,21 @@ def _speed(cell: SpeedCell) -> Row:
     ttft = [value for run in found.counted if (value := _real(run.get("ttft_s"))) is not None]
     # Time per token of each step; a step that yields several tokens per row (drafts) counts as its share.
     per_token = [s * batch / n for s, n in zip(seconds, tokens, strict=True) if n] if complete else []
-    layers = _real(cell.get("layers_per_token"))
     return {
+        **quantities.values("speed", cell),
         "ttft_ms": _times_1000(float(np.median(ttft)) if ttft else None),
         "tpot_ms": _times_1000(_ratio(total_s, total / batch)),
         "tpot_p99_ms": _times_1000(intervals.percentile(per_token, 99)),
         "tokens_per_s": _ratio(total, total_s),
-        "dispersion": found.dispersion,
-        "predicted_speedup": measures.predicted_speedup(cell),
-        "layers_per_token": layers,
-        "sublayers_per_token": measures.sublayers_per_token(cell),
-        "layer_ratio": _ratio(cell.get("depth"), layers),
-        "gflops_per_token": _ratio(cell.get("flops_per_token"), 1e9),
-        "weight_mb_per_token": _ratio(cell.get("weight_bytes_per_token"), 1e6),
-        "kv_cache_mb": _ratio(cell.get("kv_cache_bytes"), 1e6),
-        "kv_written_mb": _ratio(cell.get("kv_written_bytes"), 1e6),
-        "computed_layers_per_token": _real(cell.get("computed_layers_per_token")),
-        "batch_tax": measures.batch_tax(cell),
-        "weight_gb_per_s": believable.weight_rate(cell),
-        "read_gb_per_s": max((r["memory_gb_per_s"] for r in cell.get("reading") or []), default=None),
         **measures.breakdown(cell),
+    }
+
+
+def _memory(cell: MemoryCell | None) -> Row:
+    """Peak memory, what it is of, and what else was read."""
+    return {
+        **quantities.values("memory", cell),
+        "peak_memory_kind": None if cell is None else measures.peak(cell)[1],
     }
 
 

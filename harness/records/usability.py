@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.records import believable
+from harness.records import believable, quantities
 from harness.records.cells import SpeedCell
 from harness.records.clock import Beside, Clock
 from harness.records.limits import Limits
@@ -127,9 +127,12 @@ def _judged(
     if not speedup.known:
         one = f"one repeat says nothing about how far it can be trusted; {intervals.MIN_PAIRS} do"
         return Judged(Usability(UNUSABLE, one))
-    spread = max((d for d in (beside.full.dispersion, beside.method.dispersion) if d is not None), default=0.0)
-    if spread > limits.dispersion:
-        return Judged(Usability(UNUSABLE, f"the middle half of its repeats spans {100 * spread:.0f} % of their median"))
+    for each in quantities.limited():
+        limit = getattr(limits, each.limit) if isinstance(each.limit, str) else each.limit
+        worst = max((value for of in (full, cell) if (value := each.value(of)) is not None), default=None)
+        if worst is not None and limit is not None and worst > limit:
+            said = each.above or f"its {each.name} is {{:.3g}}, more than {limit:g}"
+            return Judged(Usability(UNUSABLE, said.format(worst)))
     if speedup.high > TOO_WIDE * speedup.low:
         ends = f"[{speedup.low:.2f}, {speedup.high:.2f}]"
         return Judged(Usability(UNUSABLE, f"its interval spans a factor of {speedup.high / speedup.low:.1f}, {ends}"))

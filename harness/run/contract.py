@@ -108,8 +108,10 @@ def trace_equals_hooks(decoder: Decoder, method: Method) -> None:
     with _counted_calls(decoder) as calls:
         decoding = Decoding(decoder, method, ids, mask, max_new_tokens=NEW, stop_at_eos=False)
         decoding.prefill()
-        whole = {(kind, layer): ids.shape[1] for kind in ("attend", "feed") for layer in range(decoder.depth)}
-        assert calls == whole, "the prompt does not run every block once"
+        prompt = decoding.trace.prefill.plan
+        kinds = (("attend", prompt.attention), ("feed", prompt.feed), ("fill", prompt.fill))
+        planned = {(kind, i): ids.shape[1] for kind, flags in kinds for i, runs in enumerate(flags) if runs}
+        assert calls == planned, "the prompt does not run every sublayer of its plan once, and no other"
         calls.clear()
         while not decoding.done:
             decoding.step()
@@ -217,7 +219,9 @@ def load(spec: str) -> Method:
         raise BadInput(f"method: {error}") from None
     cls = getattr(_module(path), name, None)
     if not (isinstance(cls, type) and issubclass(cls, Method)):
-        raise BadInput(f"method: {path} has no class {name!r} that derives Schedule, Exit or Draft of harness.method")
+        raise BadInput(
+            f"method: {path} has no class {name!r} that derives Schedule, Gate, Exit or Draft of harness.method"
+        )
     try:
         made: Method = cls(**parameters)
     except TypeError as error:

@@ -10,14 +10,16 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
 from harness.errors import BadInput, one_line
 from harness.measure.probes import flops
-from harness.method import Draft, Exit, ExitState, Method
+from harness.method import Draft, Gate, Method, Start
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Pass, Step, StepTrace, Trace
+from harness.state import GateState
 
 EXACT, ABOUT, AT_MOST = "", "~", "<="
 
@@ -38,13 +40,14 @@ def generation(method: Method, decoder: Decoder, rows: int, width: int, new: int
         BadInput: the method's own code fails.
     """
     g, depth = decoder.geometry, decoder.depth
+    prompt = method.prompt_plan(depth)
     plans = [method.plan(Step(k, expected), width, depth) for k in range(1, new)]
     bound = EXACT if method.family == "schedule" else AT_MOST
     spare = 0
     if isinstance(method, Draft):
         spare = method.draft_tokens + 1
         steps = [_rejected(method, depth, rows, width + k) for k in range(new - 1)]
-    elif isinstance(method, Exit):
+    elif isinstance(method, Gate):
         tested = _tests(method, decoder.depth, g.width, g.vocabulary, rows, expected)
         if tested is None:
             return Generation(None, 2 * rows * g.kv_heads * g.head_dim * depth * (width + new - 1), ABOUT)
@@ -53,27 +56,37 @@ def generation(method: Method, decoder: Decoder, rows: int, width: int, new: int
             for p in plans
         ]
     else:
-        steps = [StepTrace(p, head_rows=rows) for p in plans]
-    trace = Trace(rows, depth, width, StepTrace(LayerPlan.full(depth), head_rows=rows), steps)
+        steps = [StepTrace(p, filled=p.filled, head_rows=rows) for p in plans]
+    trace = Trace(rows, depth, width, StepTrace(prompt, filled=prompt.filled, head_rows=rows), steps)
     counted = flops.count(trace, g, 1)
-    # As the engine allocates: a schedule's blocks hold the positions that ran their attention, others hold all.
+    # As the engine allocates: a schedule's blocks hold the positions that stored keys and values, others hold all.
     known = method.family == "schedule"
-    held = [width + (sum(p.attention[layer] for p in plans) if known else new - 1 + spare) for layer in range(depth)]
+    later = [sum(p.stores[layer] for p in plans) if known else new - 1 + spare for layer in range(depth)]
+    held = [width * stored + more for stored, more in zip(prompt.stores, later, strict=True)]
     return Generation(counted.prefill + counted.decode, 2 * rows * g.kv_heads * g.head_dim * sum(held), bound)
 
 
 def _rejected(method: Draft, depth: int, rows: int, keys: int) -> StepTrace:
     """A step in which the model accepts nothing of the draft."""
     drafts = method.draft_tokens
-    draft = method.draft_plan(depth)
-    passes = [Pass(draft, 1, keys + i + 1, rows, True) for i in range(drafts)]
+    memory = _begun(method, depth, rows, keys)
+    passes = []
+    if method.propose(torch.zeros(rows, 1, dtype=torch.long), torch.ones(rows, dtype=torch.long), memory) is None:
+        draft = method.draft_plan(depth, memory)
+        passes = [Pass(draft, 1, keys + i + 1, rows, True) for i in range(drafts)]
     passes.append(Pass(LayerPlan.full(depth), drafts + 1, keys + drafts + 1, rows * (drafts + 1), False))
     return StepTrace(LayerPlan.full(depth), passes=tuple(passes), yielded=torch.ones(rows, dtype=torch.long))
 
 
+def _begun(method: Method, depth: int, rows: int, width: int) -> Any:
+    """The memory of a generation whose prompts are of one token, repeated."""
+    prompts = torch.zeros(rows, width, dtype=torch.long)
+    return method.begin(Start(depth, prompts, torch.full((rows,), width), width, AnyTensor(1)))
+
+
 @cache
 def _tests(
-    method: Exit, depth: int, width: int, vocabulary: int, rows: int, expected: int
+    method: Gate, depth: int, width: int, vocabulary: int, rows: int, expected: int
 ) -> tuple[int, int, int] | None:
     """Heads, reads of the head and other FLOPs of all exit tests of a step that no row leaves; None: the test needs numbers."""
     # Where there are no numbers a test that needs them raises; so does one that is wrong, but that fails on zeros too.
@@ -84,24 +97,25 @@ def _tests(
     except BadInput:
         raise
     except Exception as error:  # whatever a method's own code raises
-        raise BadInput(f"{method.name}: its exit test fails: {one_line(error)}") from error
+        raise BadInput(f"{method.name}: its {method.family} test fails: {one_line(error)}") from error
     return None
 
 
 def _counted(
-    method: Exit, depth: int, width: int, vocabulary: int, rows: int, expected: int, device: str
+    method: Gate, depth: int, width: int, vocabulary: int, rows: int, expected: int, device: str
 ) -> tuple[int, int, int]:
     """What `_tests` counts, on tensors without numbers (`meta`) or of zeros."""
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
         return hidden.new_zeros(hidden.shape[0], vocabulary)
 
-    state = ExitState(head, AnyTensor(width, device), 1, expected)
+    state = GateState(head, AnyTensor(width, device), 1, expected)
     hidden = torch.zeros(rows, width, device=device)
     for layer in range(depth):
-        state.advance(hidden)
-        if method.tests(layer, depth):
-            method.should_exit(layer, hidden, state)
+        for sublayer in ("attention", "feed"):
+            if method.gated(layer, sublayer, depth):
+                state.advance(hidden)
+                method.runs(layer, sublayer, hidden, state)
     return state.test_heads, state.test_reads, state.test_flops
 
 

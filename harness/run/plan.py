@@ -25,9 +25,9 @@ from harness.models.load import DTYPES, local_folder
 from harness.models.shapes import is_random
 from harness.models.skeleton import cached, config_of, joined_bytes, on_meta, tokenizer_of
 from harness.records import published
+from harness.records.cells import cell_id
 from harness.records.limits import BASELINE
 from harness.run.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
-from harness.run.sweep import cell_id
 from harness.suites.entries import TaskEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Task

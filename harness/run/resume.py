@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BadInput
-from harness.records.cells import Arm, RunRecord
+from harness.records.arms import Arm
 from harness.records.differences import differences
 from harness.records.folder import LOCK, RunStore
+from harness.records.run_record import RunRecord
 from harness.suites.suite import Suite
 
 

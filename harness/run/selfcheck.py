@@ -14,8 +14,8 @@ from typing import Any
 
 from harness.errors import BadInput
 from harness.files import write_atomically
-from harness.records.cells import RunRecord
 from harness.records.run import Run
+from harness.records.run_record import RunRecord
 from harness.run.sweep import run_suite
 from harness.stats import intervals
 from harness.suites.suite import BASELINE, Suite

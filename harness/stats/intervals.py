@@ -36,7 +36,7 @@ WIDE = 1.2
 VERDICT = 0.99
 """The interval of a speed ratio that must exclude 1 before a difference is spoken of; shown is that of 95 %."""
 
-_BLOCK = 4_000_000  # resampling counts held at once, 32 MB
+BLOCK = 4_000_000  # resampling counts held at once, 32 MB
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _values(content: bytes, shape: tuple[int, int], combine: Combine, samples: i
 
 def _resamples(n: int, samples: int, seed: int) -> Iterator[Array]:
     """How often each of n examples is drawn in each resample, in blocks [rows, n]; times the statistics, their sums."""
-    rows = max(1, min(samples, _BLOCK // n))
+    rows = max(1, min(samples, BLOCK // n))
     for block, start in enumerate(range(0, samples, rows)):
         yield _counts(n, min(rows, samples - start), seed, block)
 

@@ -1,4 +1,4 @@
-"""What tuning and calibration leave behind: parameters, the hash of the data they came from, the trace, its cost. Torch-free.
+"""What tuning, calibration and profiles leave behind: parameters, hash of the data they came from, the trace, the cost. Torch-free.
 
 An artefact is one JSON file. A suite uses it by `{tuned: file.json}` in place of a method's name and parameters; what it stands
 for (data, goal, cost, digest of the file) is then kept with the arm.
@@ -17,7 +17,7 @@ from harness.errors import BadInput
 from harness.files import check_writable, clear_errors, write_atomically
 
 VERSION = 1
-KINDS = ("tuning", "calibration")
+KINDS = ("tuning", "calibration", "profile")
 _KEPT = ("kind", "goal", "data", "cost", "date")
 """Keys of an artefact that stay with an arm of a suite."""
 
@@ -57,9 +57,9 @@ def read(path: str | Path) -> Json:
     try:
         record = settings.read(path, "an artefact is a JSON object")
     except BadInput as error:
-        raise BadInput(f"tuned: {error}; make it with `depthbench tune`") from None
+        raise BadInput(f"tuned: {error}; make it with `depthbench tune` or `profile`") from None
     if record.get("kind") not in KINDS or "parameters" not in record:
-        raise BadInput(f"tuned: {path} is not an artefact of `depthbench tune` or `depthbench calibrate`")
+        raise BadInput(f"tuned: {path} is not an artefact of `depthbench tune`, `calibrate` or `profile`")
     if record.get("artefact_version") != VERSION:
         raise BadInput(
             f"tuned: {path} has version {record.get('artefact_version')!r}, this program reads {VERSION}; make it again"

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -26,6 +26,7 @@ from harness.errors import BadInput, near
 from harness.records.limits import BASELINE as BASELINE
 from harness.records.limits import Limits as Limits
 from harness.records.published import Beside
+from harness.records.run_record import SuiteRecord
 from harness.spec import parse_spec
 from harness.suites.entries import MethodEntry, TaskEntry
 from harness.validation import MOST, Count, Frozen, Line, Seed, Text, explain
@@ -170,12 +171,12 @@ class Suite(Frozen):
             key: value for key, value in self.plain().items() if key not in ("time_limit_s", "limits", "quality_margin")
         }
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> SuiteRecord:
         """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""
         values = self.model_dump(mode="json")
         values["methods"] = [entry.plain() for entry in self.methods]
         values["tasks"] = [entry.plain() for entry in self.tasks]
-        return values
+        return cast(SuiteRecord, values)
 
 
 def suite_names() -> tuple[str, ...]:

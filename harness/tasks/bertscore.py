@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from harness.tasks.metrics import Metric, share
 
@@ -41,30 +42,32 @@ class BertScore(Metric):
         "mean over examples"
     )
 
+    @override
     def unavailable(self) -> str | None:
-        """See `Metric.unavailable`."""
         try:
             metadata.version("bert-score")
         except metadata.PackageNotFoundError:
             return "the library bert-score is not installed; pip install 'depthbench[bertscore]'"
         try:
-            _scorer()
+            load_scorer()
         except Exception as error:  # hub, cache and model loading fail in many ways; all mean that there is no encoder
             why = " ".join(str(error).split())[:160]
             return f"its encoder {MODEL} cannot be loaded ({type(error).__name__}: {why})"
         return None
 
+    @override
     def signature(self) -> str:
-        """See `Metric.signature`; the library's own code of model, layer, version and rescaling."""
-        return f"{self.description}; {_scorer().hash}"
+        """The library's own code of model, layer, version and rescaling."""
+        return f"{self.description}; {load_scorer().hash}"
 
+    @override
     def example(self, output: str, example: Example) -> list[float]:
-        """See `Metric.example`."""
         return self.examples([output], [example])[0]
 
+    @override
     def examples(self, outputs: Sequence[str], examples: Sequence[Example]) -> list[list[float]]:
-        """See `Metric.examples`; all texts go through the encoder together. An empty output scores as the library says, 0 raw."""
-        scorer = _scorer()
+        """All texts go through the encoder together. An empty output scores as the library says, 0 raw."""
+        scorer = load_scorer()
         baseline = float(scorer.baseline_vals[2])
         values = [(0.0 - baseline) / (1.0 - baseline)] * len(outputs)
         full = [i for i, output in enumerate(outputs) if output.strip()]
@@ -75,14 +78,15 @@ class BertScore(Metric):
                 values[i] = value
         return [[100.0 * value, 1.0] for value in values]
 
+    @override
     @staticmethod
     def combine(totals: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """See `Metric.combine`."""
         return share(totals)
 
 
 @cache
-def _scorer() -> Any:
+def load_scorer() -> Any:
+    """The library's scorer, loaded once in a process."""
     # The library prints and draws a progress bar; a worker has nothing to say there.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with contextlib.redirect_stdout(io.StringIO()):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import override
 
 from harness.errors import BadInput
 
@@ -72,19 +73,20 @@ class Bleu(Metric):
     better = "higher"
     description = "corpus BLEU-4, sacrebleu, lower case, tokenizer 13a, exponential smoothing, all references"
 
+    @override
     def example(self, output: str, example: Example) -> list[float]:
-        """See `Metric.example`."""
         found = _bleu().corpus_score([output], [[text] for text in example.references])
         # sacrebleu reports the closest reference length of the one sentence as `ref_len`.
         return [*map(float, found.counts), *map(float, found.totals), float(found.sys_len), float(found.ref_len)]
 
+    @override
     def signature(self) -> str:
-        """See `Metric.signature`."""
         return f"{self.description}; sacrebleu {metadata.version('sacrebleu')}"
 
+    @override
     @staticmethod
     def combine(totals: Array) -> Array:
-        """See `Metric.combine`; the formula of sacrebleu's `compute_bleu` with its default smoothing."""
+        """The formula of sacrebleu's `compute_bleu` with its default smoothing."""
         totals = np.asarray(totals, dtype=np.float64)
         correct, total = totals[..., :_ORDERS], totals[..., _ORDERS : 2 * _ORDERS]
         length, reference = totals[..., 8], totals[..., 9]
@@ -105,18 +107,18 @@ class _Rouge(Metric):
     unit = "points"
     better = "higher"
 
+    @override
     def example(self, output: str, example: Example) -> list[float]:
-        """See `Metric.example`."""
         scorer = _rouge(self.name)
         return [100.0 * max(scorer.score(text, output)[self.name].fmeasure for text in example.references), 1.0]
 
+    @override
     def signature(self) -> str:
-        """See `Metric.signature`."""
         return f"{self.description}; rouge-score {metadata.version('rouge-score')}"
 
+    @override
     @staticmethod
     def combine(totals: Array) -> Array:
-        """See `Metric.combine`."""
         return share(totals)
 
 
@@ -162,14 +164,14 @@ class SlotErrorRate(Metric):
     def __init__(self, states: Callable[[str, str, str], bool]) -> None:
         self._states = states
 
+    @override
     def example(self, output: str, example: Example) -> list[float]:
-        """See `Metric.example`."""
         wrong = sum(not self._states(slot, value, output) for slot, value in example.slots)
         return [float(wrong), float(len(example.slots))]
 
+    @override
     @staticmethod
     def combine(totals: Array) -> Array:
-        """See `Metric.combine`."""
         return 100.0 * share(totals)
 
 
@@ -186,9 +188,9 @@ class Agreement(Metric):
         """Never: agreement compares token ids of two arms, not a text with references."""
         raise BadInput("metric agreement: computed from the tokens of two methods, not from one text")
 
+    @override
     @staticmethod
     def combine(totals: Array) -> Array:
-        """See `Metric.combine`."""
         return 100.0 * share(totals)
 
 

@@ -15,11 +15,12 @@ from torch.utils.checkpoint import checkpoint
 import methods
 from harness.decode.forced import force
 from harness.decode.prompt_pass import Through, at_once
-from harness.method import Method, Moment, TrainingPlan, TrainingStage
+from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.records.limits import BASELINE
 from harness.train.training_pass import LabelledPass
+from harness.training import Moment, TrainingPlan, TrainingStage
 
 _GPU_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -59,7 +60,7 @@ class ForcedModel(nn.Module):
             self.extras.update(
                 {name.replace(".", "__"): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
             )
-        self._decoder, self._plan, self._stage = decoder, plan, stage
+        self._decoder, self._plan, self.stage = decoder, plan, stage
         self._expected_tokens, self._seed = expected_tokens, seed
         self._full = methods.create(BASELINE)
         self.register_state_dict_post_hook(_drop_unsaved)  # type: ignore[no-untyped-call]
@@ -92,7 +93,7 @@ class ForcedModel(nn.Module):
         if self._plan.draw is not None:
             method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"))
         generator = torch.Generator().manual_seed((int(draw) << 16) ^ (self.moment.step << 1) ^ self._seed)
-        grad = torch.is_grad_enabled() and self._stage.extras is None
+        grad = torch.is_grad_enabled() and self.stage.extras is None
         # A frozen model needs no gradients through it: the loss reads its states and trains only the extras.
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
@@ -109,19 +110,19 @@ class ForcedModel(nn.Module):
                 None if len(owners) == len(prompts) else owners,
                 expected_tokens=self._expected_tokens,
                 target_lengths=real.sum(1) - 1,
-                keep_blocks=self._stage.keep_blocks,
-                dropped=self._dropped(prompts, generator),
+                keep_blocks=self.stage.keep_blocks,
+                dropped=self.dropped(prompts, generator),
                 through=through,
             )
         extras = self.named_extras()
         passed = LabelledPass(self._decoder, forced, owners, labels, real, extras, self.moment, through)
-        return {"loss": self._stage.loss(passed)}
+        return {"loss": self.stage.loss(passed)}
 
-    def _dropped(self, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
+    def dropped(self, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
         """Blocks left out for each prompt [M, L], drawn anew for every batch and step; None where nothing is."""
-        if self._stage.dropout is None or not self.training:
+        if self.stage.dropout is None or not self.training:
             return None
-        rates = torch.tensor(self._stage.dropout(self.moment, self._decoder.depth))
+        rates = torch.tensor(self.stage.dropout(self.moment, self._decoder.depth))
         return (torch.rand(prompts.shape[0], len(rates), generator=generator) < rates).to(prompts.device)
 
 

@@ -27,17 +27,16 @@ from accelerate import PartialState
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-import methods
 from harness import tasks
-from harness.errors import BadInput, near
+from harness.errors import BadInput
 from harness.files import check_writable
-from harness.method import Moment, TrainingPlan
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress
 from harness.train.batches import Pair, Pairs, collate
 from harness.train.recipes import Recipe, StageSettings
 from harness.train.stage_model import ForcedModel
+from harness.training import Moment
 
 __all__ = ["ForcedModel", "Pair", "Pairs", "collate", "save", "train"]
 
@@ -105,7 +104,7 @@ def train(
     if group.is_main_process:
         check_writable(out, "out", folder=True)
     batch = recipe.batch_per_device(group.num_processes)
-    plan = _plan(recipe)
+    plan = recipe.plan
     if group.num_processes > 1 and device == "cuda":
         device = str(group.device)
     began = group.is_main_process and progress.claim(work, recipe.model_dump(mode="json"))
@@ -144,21 +143,6 @@ def train(
     group.wait_for_everyone()
     group.print(out, flush=True)
     return out
-
-
-def _plan(recipe: Recipe) -> TrainingPlan:
-    """The training plan of the recipe's method, its options taken up and its stages known."""
-    method = methods.create(recipe.method)
-    plan = method.training_plan()
-    if recipe.options:
-        if plan.configure is None:
-            raise BadInput(f"recipe {recipe.name}: options: {method.name} takes none; leave them out")
-        plan = plan.configure(recipe.options)
-    unknown = set(recipe.stages) - {stage.name for stage in plan.stages}
-    if unknown:
-        name, known = sorted(unknown)[0], [stage.name for stage in plan.stages]
-        raise BadInput(f"recipe {recipe.name}: stages.{name} is not a stage of {method.name}; {near(name, known)}")
-    return plan
 
 
 def _prepare(

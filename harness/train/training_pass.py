@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from harness.decode.prompt_pass import Forced, Through, at_once
-from harness.method import Moment
 from harness.models.decoder import Decoder
+from harness.training import Moment
 
 
 @dataclass

@@ -25,9 +25,12 @@ from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.records import clock
-from harness.records.cells import Planned, Prepared, QualityFields
+from harness.records.arms import Planned, Prepared
+from harness.records.fields import QualityFields
 from harness.records.limits import BASELINE
+from harness.spec import parse_spec
 from harness.stats.intervals import Interval
+from harness.suites.entries import MethodEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Example, Task, data_hash
 from harness.tasks.metrics import Metric
@@ -106,11 +109,13 @@ class Trials:
     def __init__(self, setup: Setup, settings: Sequence[Method], split: str, limit: int | None = None) -> None:
         self.setup, self.settings, self.split = setup, list(settings), split
         self.examples: list[Example] = setup.loaded_task.examples(split, limit)
-        entries = [{"name": BASELINE, "label": BASELINE, "checkpoint": setup.baseline}]
         self.names = names_of(self.settings)
-        entries += [
-            {"name": str(m), "label": name, "checkpoint": setup.model}
-            for m, name in zip(self.settings, self.names, strict=True)
+        entries = [
+            MethodEntry(name=BASELINE, label=BASELINE, checkpoint=setup.baseline),
+            *(
+                MethodEntry(name=m.name, parameters=parameters_of(m), label=name, checkpoint=setup.model)
+                for m, name in zip(self.settings, self.names, strict=True)
+            ),
         ]
         self._suite = Suite.model_validate(
             {
@@ -284,8 +289,6 @@ def settings_of(
 
 
 def _grid(method: Method, tried: Sequence[str]) -> Iterator[Method]:
-    from harness.spec import parse_spec
-
     names, values = [], []
     for text in tried:
         name, equals, listed = text.partition("=")

@@ -23,7 +23,7 @@ import numpy as np
 
 from harness.errors import BadInput, near
 from harness.machine import environment
-from harness.records.cells import QualityFields
+from harness.records.fields import QualityFields
 from harness.stats import intervals as stats
 from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
 

@@ -228,7 +228,7 @@ def tax(facts: Facts) -> Figure | None:
             if timed and mean is not None and computed is not None and timed.raw("depth"):
                 found.append((batch, mean, computed))
                 depth = max(depth, int(timed.raw("depth") or 0))
-        if arm.family == "exit" and len(found) > 1 and any(c > m + 0.05 for _, m, c in found):
+        if arm.family in ("gate", "exit") and len(found) > 1 and any(c > m + 0.05 for _, m, c in found):
             rows.append(Taxed(plot_name(arm), swatch(arm), tuple(found)))
     if not rows:
         return None

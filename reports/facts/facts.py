@@ -6,21 +6,22 @@ Everything here is numbers and plain words; how it looks is decided elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from harness.records import readings
-from harness.records.cells import Cell, Example, MemoryCell, QualityCell, SpeedCell, Timed, place
+from harness.records.cells import Cell, EnergyCell, MemoryCell, QualityCell, SpeedCell, place
 from harness.records.differences import differences, said
+from harness.records.fields import Example, Timed
 from harness.records.measures import statistics_of
 from harness.records.run import Run
 from harness.records.summary import QUALITY_MARGIN, quality_margin
 from harness.stats import intervals
 from harness.stats.intervals import Interval
+from reports.facts.metrics import MetricInfo, metric_info
 from reports.text import label, real
 
 
@@ -106,23 +107,13 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class MetricInfo:
-    """How a metric is named and read."""
-
-    name: str
-    title: str
-    unit: str
-    better: str
-    combine: Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
 class Facts:
     """All facts of one run.
 
     Attributes:
         speed: by (arm label, batch size); only cells that succeeded under the baseline's conditions.
         memory: by (arm label, batch size).
+        energy: by (arm label, batch size).
         quality: by (arm label, task, metric).
         examples: by (arm label, task): the scored examples by id.
         refused: sentences naming the cells left out because their conditions differ, and how.
@@ -135,6 +126,7 @@ class Facts:
     tasks: dict[str, tuple[MetricInfo, ...]]
     speed: dict[tuple[str, int], Speed]
     memory: dict[tuple[str, int], MemoryCell]
+    energy: dict[tuple[str, int], EnergyCell]
     quality: dict[tuple[str, str, str], Quality]
     examples: dict[tuple[str, str], dict[str, Example]]
     scored: dict[tuple[str, str], QualityCell]
@@ -168,6 +160,13 @@ class Facts:
         """The timed cells that are shown."""
         return [timed.cell for timed in self.speed.values()]
 
+    def cell(self, kind: str, arm: Arm, batch: int) -> SpeedCell | MemoryCell | EnergyCell | None:
+        """The cell of a kind that is shown of an arm at a batch size."""
+        timed, at = self.speed.get((arm.label, batch)), (arm.label, batch)
+        if kind == "speed":
+            return None if timed is None else timed.cell
+        return self.memory.get(at) if kind == "memory" else self.energy.get(at)
+
     def scored_number(self, arm: Arm, task: str, key: str) -> float | None:
         """A number of the scored cell of an arm; None where there is none."""
         cell = self.scored.get((arm.label, task))
@@ -186,6 +185,7 @@ def gather(data: Run) -> Facts:
     rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.summary}
     speed: dict[tuple[str, int], Speed] = {}
     memory: dict[tuple[str, int], MemoryCell] = {}
+    energy: dict[tuple[str, int], EnergyCell] = {}
     scored: dict[tuple[str, str], QualityCell] = {}
     for cell in ok:
         if cell["kind"] == "quality":
@@ -197,6 +197,8 @@ def gather(data: Run) -> Facts:
                 speed[key] = _speed(cell, rows.get(key, {}), arms)
             elif cell["kind"] == "memory":
                 memory[key] = cell
+            else:
+                energy[key] = cell
     examples = {key: {e["id"]: e for e in cell["examples"]} for key, cell in scored.items()}
     tasks = _tasks(data, scored)
     batches = {c.get("batch_size") for c in data.cells if c["kind"] in ("speed", "memory")}
@@ -207,6 +209,7 @@ def gather(data: Run) -> Facts:
         tasks=tasks,
         speed=speed,
         memory=memory,
+        energy=energy,
         quality=_quality(
             arms, tasks, examples, {str(row.get("label")): row for row in data.summary}, quality_margin(data.record)
         ),
@@ -277,7 +280,7 @@ def _tasks(data: Run, scored: Mapping[tuple[str, str], QualityCell]) -> dict[str
     names = [t for t in order if t in present] + sorted(present.difference(order))
     found = {}
     for task in names:
-        metrics = [_metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task)]
+        metrics = [metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task)]
         if known := tuple(m for m in metrics if m is not None):  # a task without a metric has nothing to be judged by
             found[task] = known
     return found
@@ -288,21 +291,6 @@ def _metric_names(cells: Iterable[QualityCell]) -> list[str]:
     for cell in cells:
         names.update(dict.fromkeys(str(k) for k in (cell["examples"][0].get("stats") or {})))
     return [n for n in names if n != "agreement"] + [n for n in names if n == "agreement"]
-
-
-def metric_title(name: str) -> str:
-    """How a metric is called in words."""
-    how = readings.reading(name)
-    return how.title if how and how.title else label(name).replace("_", " ")
-
-
-def _metric_info(name: str) -> MetricInfo | None:
-    """How to read and name a metric; None for one this version does not know."""
-    how = readings.reading(name)
-    if how is None:
-        return None
-    unit = {"percent": "%"}.get(how.unit, how.unit)
-    return MetricInfo(name, metric_title(name), unit, how.better, how.combine)
 
 
 def statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from harness.records.cells import Arm, Cell, QualityCell, RunRecord, SpeedCell, place
+from harness.records import measures
+from harness.records.arms import Arm
+from harness.records.cells import Cell, QualityCell, SpeedCell, place
 from harness.records.differences import differences, said
 from harness.records.limits import BASELINE
 from harness.records.run import Run
+from harness.records.run_record import RunRecord, SuiteRecord
 from reports.text import label
+
+T = TypeVar("T")
 
 # What belongs to one cell and not to the way all of them were measured.
 _OF_ONE_CELL = {
@@ -116,10 +121,11 @@ def _joined(runs: Sequence[Run]) -> Run:
     arms: dict[str, Arm] = {}
     for arm in (arm for run in runs for arm in run.record.get("arms") or []):
         arms.setdefault(arm["label"], arm)
-    suite = dict(runs[0].suite)
-    for listing in ("batch_sizes", "tasks"):
-        items = [v for run in runs for v in run.suite.get(listing) or []]
-        suite[listing] = [v for i, v in enumerate(items) if v not in items[:i]]
+    suite: SuiteRecord = {
+        **runs[0].suite,
+        "batch_sizes": _each_once(size for run in runs for size in run.suite.get("batch_sizes") or []),
+        "tasks": _each_once(task for run in runs for task in run.suite.get("tasks") or []),
+    }
     record: RunRecord = {**first, "arms": list(arms.values()), "suite": suite}
     if not all(run.record.get("finished") for run in runs):
         record["finished"] = None
@@ -128,6 +134,11 @@ def _joined(runs: Sequence[Run]) -> Run:
     return Run(
         record, found, tuple(problems), checksums, sources=tuple(source for run in runs for source in run.sources)
     )
+
+
+def _each_once(items: Iterable[T]) -> list[T]:
+    listed = list(items)
+    return [item for i, item in enumerate(listed) if item not in listed[:i]]
 
 
 def _shifted(cell: SpeedCell, offset: int) -> tuple[SpeedCell, int]:
@@ -148,7 +159,7 @@ def _both(before: Cell, cell: Cell, problems: list[str]) -> Cell:
     if before["kind"] == "speed" and cell["kind"] == "speed":
         return {**before, "runs": [*(before.get("runs") or []), *(cell.get("runs") or [])]}
     if before["kind"] == "memory" and cell["kind"] == "memory":
-        return max(before, cell, key=lambda c: (c.get("cuda_peak_allocated_bytes") or 0, c.get("peak_rss_bytes") or 0))
+        return max(before, cell, key=lambda c: measures.peak(c)[0] or 0.0)
     if before["kind"] == "quality" and cell["kind"] == "quality" and _outputs(before) != _outputs(cell):
         name = label(cell["arm"]["label"])
         problems.append(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.stats import intervals
-from reports.facts.facts import Arm, Facts, MetricInfo
+from reports.facts.facts import Arm, Facts
+from reports.facts.metrics import MetricInfo
 from reports.text import counted, fixed, label, listed, signed, span
 
 KEEPS, LOSES = "keeps quality", "loses quality"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from reports.facts.facts import Facts, metric_title
+from reports.facts.facts import Facts
+from reports.facts.metrics import metric_title
 from reports.text import fixed, label, listed, real, signed, span
 
 _LAYERS = "layers_per_token"

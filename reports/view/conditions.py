@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.records import cells as stored
+from harness.records.cells import Cell as StoredCell
+from harness.records.run_record import RunRecord
 from reports.facts.facts import Arm, Facts
 from reports.text import BYTES, MISSING, clean, counted, fixed, label, listed, real, scaled
 from reports.view.parts import Cell, Column, Definitions, Table, table
@@ -69,7 +70,7 @@ def _weights(facts: Facts) -> Pairs:
     return ((("depth", f"{depth} blocks"),) if depth else ()) + checkpoints
 
 
-def _chosen(run: stored.RunRecord) -> Pairs:
+def _chosen(run: RunRecord) -> Pairs:
     """Arms whose parameters `depthbench tune` or `calibrate` chose: for what goal, on what data, at what cost, in which file."""
     entries = (run.get("suite") or {}).get("methods") or []
     return tuple(
@@ -82,7 +83,7 @@ def _chosen(run: stored.RunRecord) -> Pairs:
     )
 
 
-def _conditions(cells: Sequence[stored.Cell]) -> Pairs:
+def _conditions(cells: Sequence[StoredCell]) -> Pairs:
     return tuple(
         (pretty(key), "; ".join(value_text(key, v) for v in _ordered(found))) for key, found in shared(cells).items()
     )
@@ -92,7 +93,7 @@ def _ordered(found: list[Any]) -> list[Any]:
     return sorted(found) if all(real(v) is not None for v in found) else found
 
 
-def _run(run: stored.RunRecord, env: Mapping[str, Any]) -> Pairs:
+def _run(run: RunRecord, env: Mapping[str, Any]) -> Pairs:
     dirty = {True: "yes: the working tree had uncommitted changes", False: "no"}.get(env.get("dirty"), "not recorded")  # type: ignore[arg-type]
     pairs = [
         ("suite", label(run.get("name") or MISSING)),

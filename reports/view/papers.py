@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Mapping
-from typing import Any
-
-from reports.facts.facts import Facts, metric_title
+from harness.records import published
+from harness.records.published import Pair, Row
+from harness.records.run_record import PaperHead
+from reports.facts.facts import Facts
+from reports.facts.metrics import metric_title
 from reports.text import clean, counted, decimals_for, fixed, label, listed, real, signed, span
 from reports.view import claims
 from reports.view.cells import EMPTY, word_cell
@@ -16,14 +15,14 @@ from reports.view.parts import Block, Cell, Column, Prose, Table, table
 
 def blocks(facts: Facts) -> tuple[Block, ...]:
     """One table per paper that the run carries, each after a sentence; a sentence alone where it carries none."""
-    carried = [p for p in facts.data.record.get("published") or [] if isinstance(p, Mapping)]
-    if not carried or importlib.util.find_spec("harness.records.published") is None:
+    carried = facts.data.record.get("published") or []
+    if not carried:
         return (Prose(("The suite names no paper to stand beside.",)),)
-    pairs = importlib.import_module("harness.records.published").pairs(facts.data.record)
+    pairs = published.pairs(facts.data.record)
     found: list[Block] = []
     for part in carried:
-        paper = part.get("paper") or {}
-        key = str(paper.get("bibkey"))
+        paper = part["paper"]
+        key = paper["bibkey"]
         own = [p for p in pairs if p.bibkey == key]
         found.append(Prose(_about(paper, own, [p for p in own if p.comparable == "yes"])))
         if own:
@@ -33,7 +32,7 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
     return tuple(found)
 
 
-def _about(paper: Mapping[str, Any], pairs: list[Any], comparable: list[Any]) -> tuple[str, ...]:
+def _about(paper: PaperHead, pairs: list[Pair], comparable: list[Pair]) -> tuple[str, ...]:
     authors = [str(a) for a in paper.get("authors") or ["authors not named"]]
     who = f"{authors[0]} et al." if len(authors) > 2 else listed(authors)
     head = f"{who} ({paper.get('year')}), “{paper.get('title')}”, {paper.get('venue')}, {paper.get('url')}."
@@ -45,7 +44,7 @@ def _about(paper: Mapping[str, Any], pairs: list[Any], comparable: list[Any]) ->
     return tuple(filter(None, (clean(head), said, notes)))
 
 
-def _table(facts: Facts, key: str, paper: Mapping[str, Any], pairs: list[Any]) -> Table:
+def _table(facts: Facts, key: str, paper: PaperHead, pairs: list[Pair]) -> Table:
     """Paper | ours | difference | comparable?, one row per published number and batch size of ours."""
     rows = []
     for pair in pairs:
@@ -80,19 +79,19 @@ def _table(facts: Facts, key: str, paper: Mapping[str, Any], pairs: list[Any]) -
     return table(f"paper-{label(key, 40)}", f"{label(key)} and this run", columns, note, wrap=True)
 
 
-def _verdict(pair: Any, reasons: list[str]) -> str:
-    return f"{pair.comparable} [{reasons.index(str(pair.reason)) + 1}]" if pair.reason else str(pair.comparable)
+def _verdict(pair: Pair, reasons: list[str]) -> str:
+    return f"{pair.comparable} [{reasons.index(str(pair.reason)) + 1}]" if pair.reason else pair.comparable
 
 
-def _where(row: Any) -> str:
+def _where(row: Row) -> str:
     return ", ".join(filter(None, (label(row.model), label(row.task), label(row.setting))))
 
 
-def _unit(row: Any) -> str:
+def _unit(row: Row) -> str:
     return label(f"{row.unit}: {row.divides_by}" if row.divides_by else row.unit, 120)
 
 
-def _ours(facts: Facts, pair: Any) -> list[tuple[int | None, float | None, float | None, float | None]]:
+def _ours(facts: Facts, pair: Pair) -> list[tuple[int | None, float | None, float | None, float | None]]:
     """Our value with its interval, for each batch size it belongs beside; one without a batch size for a task's metric."""
     found = []
     for row in facts.data.summary:

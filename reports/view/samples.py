@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.records.cells import Example
-from reports.facts.facts import Arm, Facts, MetricInfo, statistics
+from harness.records.fields import Example
+from reports.facts.facts import Arm, Facts, statistics
+from reports.facts.metrics import MetricInfo
 from reports.text import MISSING, clean, fixed, label
 from reports.view.answer import LOSES, quality_verdict
 from reports.view.cells import swatch

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Literal
 
+from harness.records import quantities
+from harness.records.quantities import OPERATIONS, Quantity, named
 from harness.stats import intervals
 from reports.facts.facts import Arm, Facts, Speed
 from reports.text import BYTES, FLOPS, listed, real, scaled
@@ -42,34 +45,29 @@ def promise_table(facts: Facts, batches: Sequence[int]) -> Table:
         blocks, depth = s.raw("computed_layers_per_token"), s.raw("depth")
         return depth / blocks if blocks and depth else None
 
-    group = "Speed-up, × full"
+    def shown(name: str) -> tuple[Column, list[Cell]]:
+        quantity = named(name)
+        return _column(quantity), number_cells([s.number(name) for s in timed], quantity.decimals)
+
+    realised = named("speedup")
     columns += [
         (
-            Column("target", group=group, hint="what the method was asked for"),
+            Column("target", group=realised.group, hint="what the method was asked for"),
             number_cells([arm.target for arm, _ in pairs], 1),
         ),
-        (
-            Column("layer ratio", group=group, hint="depth over blocks executed per token"),
-            number_cells([s.number("layer_ratio") for s in timed], 2),
-        ),
+        shown("layer_ratio"),
         (
             Column(
                 "as computed",
-                group=group,
+                group=realised.group,
                 hint="depth over blocks the whole batch had to compute; the gap is the batch tax",
             ),
             number_cells([computed(s) for s in timed], 2),
         ),
-        (
-            Column("ideal", group=group, hint="if skipping were free, from the full model's own block and head times"),
-            number_cells([s.number("predicted_speedup") for s in timed], 2),
-        ),
-        (
-            Column("realised", group=group, hint="measured, paired with full"),
-            [interval_cell(s.interval, 2, tone=tone_of(s.verdict)) for s in timed],
-        ),
-        (Column("Efficiency", "realised / ideal"), number_cells([s.number("efficiency") for s in timed], 2)),
-        (Column("Layers per token", "blocks"), number_cells([s.raw("layers_per_token") for s in timed], 1)),
+        shown("predicted_speedup"),
+        (_column(realised), [interval_cell(s.interval, 2, tone=tone_of(s.verdict)) for s in timed]),
+        shown("efficiency"),
+        shown("layers_per_token"),
     ]
     note = (
         "Ideal: what the full model's block and head times, measured in the same process, predict if skipping cost "
@@ -109,18 +107,7 @@ def latency_table(facts: Facts, batches: Sequence[int]) -> Table:
     """Time to first token, time per output token, percentiles of the time between steps with their n."""
     pairs, starts, columns = grid(facts, batches, lambda arm, batch: (arm.label, batch) in facts.speed)
     timed = [facts.speed[arm.label, batch] for arm, batch in pairs]
-    rate = [s.number("tokens_per_s") for s in timed]
-    columns += [
-        (
-            Column("TTFT", "ms", hint="time to first token, median of the repeats"),
-            number_cells([s.number("ttft_ms") for s in timed], 2),
-        ),
-        (
-            Column("TPOT", "ms", hint="time per output token after the first"),
-            number_cells([s.number("tpot_ms") for s in timed], 3),
-        ),
-        (Column("Throughput", "tokens/s"), number_cells(rate, 0)),
-    ]
+    columns += measured(facts, pairs, "times")
     for q in (50, 90, 99):
         quantiles = [intervals.percentile(s.step_s, q) for s in timed]
         columns.append((Column(f"p{q}", "ms", group="Time between steps"), number_cells(quantiles, 3, 1e-3)))
@@ -134,34 +121,47 @@ def latency_table(facts: Facts, batches: Sequence[int]) -> Table:
     return table(*_of("times", "Times", facts, batches), columns, note, starts)
 
 
-_OPERATIONS = {
-    "all": "flops_per_token",
-    "exit tests": "exit_test_flops_per_token",
-    "K/V fill": "fill_flops_per_token",
-    "head": "head_flops_per_token",
-}
-_PEAKS = {
-    "peak resident": "peak_rss_bytes",
-    "before loading": "baseline_rss_bytes",
-    "weights": "weights_bytes",
-    "CUDA peak allocated": "cuda_peak_allocated_bytes",
-    "CUDA reserved": "cuda_reserved_bytes",
-    "NVML process": "nvml_process_bytes",
-    "NVML device": "nvml_device_bytes",
-}
+def measured(
+    facts: Facts, pairs: Sequence[tuple[Arm, int]], where: Literal["times", "operations"]
+) -> list[tuple[Column, list[Cell]]]:
+    """A column for each quantity that this table shows, those of one group side by side."""
+    shown = [each for each in quantities.TABLE if each.table == where]
+    groups = list(dict.fromkeys(each.group for each in shown))
+    columns: list[tuple[Column, list[Cell]]] = []
+    operations: tuple[float, str] | None = None
+    for quantity in sorted(shown, key=lambda each: groups.index(each.group)):
+        found, column, divisor = [value(facts, quantity, *at) for at in pairs], _column(quantity), 1.0
+        if quantity.unit == OPERATIONS:
+            # One unit for all, so that the parts can be compared with the whole; a part that is nothing anywhere is left out.
+            operations = operations or scaled(found, FLOPS)
+            divisor, unit = operations
+            column = replace(column, unit=unit)
+            if not any(found):
+                continue
+        elif quantity.unit == quantities.BYTES:
+            divisor, unit = scaled(found, BYTES)
+            column = replace(column, unit=unit)
+        columns.append((column, number_cells(found, quantity.decimals, divisor)))
+    return columns
 
 
-_ENERGY = (
-    ("per token", "J", "energy_j_per_token"),
-    ("above idle", "J per token", "energy_above_idle_j_per_token"),
-    ("of the processor", "J per token", "cpu_energy_j_per_token"),
-    ("idle", "W", "idle_w"),
-)
+def _column(quantity: Quantity) -> Column:
+    return Column(quantity.title, quantity.unit, group=quantity.group, hint=quantity.hint)
 
 
-def energy(facts: Facts, arm: Arm, batch: int, key: str = "energy_j_per_token") -> float | None:
-    """A number of the pass that measured energy, as summary.csv gives it; None where it could not be read."""
-    return real(facts.rows.get((arm.label, batch), {}).get(key))
+def value(facts: Facts, quantity: Quantity, arm: Arm, batch: int) -> float | None:
+    """A quantity as a table shows it: bytes and operations as stored, others as in summary.csv."""
+    cell = facts.cell(quantity.kind, arm, batch)
+    if cell is None:
+        return None
+    if quantity.name and quantity.unit not in (OPERATIONS, quantities.BYTES):
+        return real(facts.rows.get((arm.label, batch), {}).get(quantity.name))
+    return quantity.stored(cell)
+
+
+def energy(facts: Facts, arm: Arm, batch: int) -> float | None:
+    """Energy per token; None where it could not be read."""
+    return value(facts, named("energy_j_per_token"), arm, batch)
 
 
 def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
@@ -169,39 +169,7 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
     pairs, starts, columns = grid(
         facts, batches, lambda arm, batch: (arm.label, batch) in facts.speed or (arm.label, batch) in facts.memory
     )
-    timed = [facts.speed.get((arm.label, batch)) for arm, batch in pairs]
-    memory = [facts.memory.get((arm.label, batch)) for arm, batch in pairs]
-
-    def of_cell(key: str) -> list[float | None]:
-        return [s.raw(key) if s else None for s in timed]
-
-    def column(title: str, found: list[Any], units: tuple[tuple[float, str], ...], group: str, hint: str = "") -> None:
-        divisor, unit = scaled(found, units)
-        columns.append((Column(title, unit, group=group, hint=hint), number_cells(found, None, divisor)))
-
-    operations = "Operations per decoded token"
-    total = of_cell("flops_per_token")
-    divisor, unit = scaled(total, FLOPS)  # one unit for all, so that the parts can be compared with the whole
-    for title, key in _OPERATIONS.items():
-        found = of_cell(key)
-        if any(found):
-            hint = "exit tests and K/V fill included" if title == "all" else ""
-            columns.append((Column(title, unit, group=operations, hint=hint), number_cells(found, 2, divisor)))
-    ratios = [s.number("flops_ratio") if s else None for s in timed]
-    columns.append((Column("full/arm", "×", group=operations), number_cells(ratios, 2)))
-    traffic = "Weights and cache"
-    column("weights read per token", of_cell("weight_bytes_per_token"), BYTES, traffic)
-    column("K/V cache held", of_cell("kv_cache_bytes"), BYTES, traffic)
-    column("K/V written", of_cell("kv_written_bytes"), BYTES, traffic)
-    peaks = "Memory, in a process of its own"
-    for title, key in _PEAKS.items():
-        found = [real(m.get(key)) if m else None for m in memory]
-        if any(value is not None for value in found):
-            column(title, found, BYTES, peaks)
-    for title, unit, key in _ENERGY:
-        columns.append(
-            (Column(title, unit, group="Energy"), number_cells([energy(facts, a, b, key) for a, b in pairs]))
-        )
+    columns += measured(facts, pairs, "operations")
     return table(
         *_of("operations", "Operations, weights and memory", facts, batches), columns, speed_setting(facts), starts
     )

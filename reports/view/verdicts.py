@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.stats import intervals
-from reports.facts.facts import Arm, Facts, MetricInfo, Quality, Speed
+from reports.facts.facts import Arm, Facts, Quality, Speed
+from reports.facts.metrics import MetricInfo
 from reports.text import fixed, label, listed
 from reports.view.answer import KEEPS, LOSES, quality_verdict
 from reports.view.cells import EMPTY, interval_cell, name_cell, number_cells, tone_of

@@ -104,7 +104,7 @@ def _batch(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
         words = "One batch size was timed, so there is no speed-up against batch size to show, and no batch tax."
         return (Prose((words,)),)
     blocks = (*drawn.pop(ByBatch), *_some(choice.crossover_table(facts)), *drawn.pop(Rates), *drawn.pop(Tax))
-    if any(arm.family == "exit" for arm in facts.others):
+    if any(arm.family in ("gate", "exit") for arm in facts.others):
         return blocks
     return (*blocks, Prose(("No arm exits row by row, so there is no batch tax.",)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -40,10 +40,10 @@ class Holed(Draft):
     sure: float = 0.0
     first: int = 0
 
-    def draft_plan(self, depth: int) -> LayerPlan:
+    def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
         return LayerPlan.of(range(self.first, depth, 2), depth)
 
-    def goes_on(self, logits: torch.Tensor) -> torch.Tensor | None:
+    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
         return logits.softmax(-1).amax(-1) > self.sure if self.sure else None
 
 

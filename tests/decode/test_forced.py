@@ -125,7 +125,7 @@ def test_prompts_are_continued_any_number_of_times() -> None:
     prompts, targets = batch()
     dropped = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]).bool()
     with torch.inference_mode():
-        started = start(decoder, prompts, LENGTHS, dropped=dropped)
+        started = start(decoder, methods.create("full"), prompts, LENGTHS, dropped=dropped)
         owners = torch.tensor([2, 0, 0])
         first, second = (
             proceed(decoder, PREFIXES[1], started, targets, owners, expected_tokens=6).target_hidden for _ in range(2)

@@ -14,7 +14,7 @@ from harness.measure import disturbed, speed
 from harness.measure.meanwhile import Before
 from harness.measure.prepare import prepare
 from harness.measure.probes import fewer_blocks
-from harness.records.cells import Timed
+from harness.records.fields import Timed
 from tests.test_defects_measuring import tiny
 
 WARM = [{0: [1.0]}, {0: [0.5]}]

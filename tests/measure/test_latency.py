@@ -15,10 +15,11 @@ from harness.decode.engine import Decoding, generate
 from harness.decode.sampling import Sampling
 from harness.measure import predicted
 from harness.measure.probes import breakdown, fewer_blocks, latency
-from harness.method import ExitState, Method
+from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
-from harness.records.cells import SpeedFields
+from harness.records.fields import SpeedFields
+from harness.state import GateState
 from methods.calm import CALM
 from methods.fixed_exit import FixedExit
 from tests.conftest import ragged_prompts
@@ -268,7 +269,7 @@ class Helpful(CALM):
     def tests(self, layer: int, depth: int) -> bool:
         return layer == self.first_block()
 
-    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
         return self.certain(hidden)
 
 

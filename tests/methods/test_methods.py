@@ -7,8 +7,9 @@ import torch
 
 import methods
 from harness.errors import BadInput
-from harness.method import ExitState, Schedule
+from harness.method import Schedule
 from harness.plan import LayerPlan, Step
+from harness.state import GateState
 from methods.calm import CALM
 from methods.skipdecode import SkipDecode
 
@@ -45,8 +46,8 @@ def test_skipdecode_runs_the_bottom_and_the_top() -> None:
     assert SkipDecode(min_layers=4, max_layers=4, warmup=0).layers(Step(1, 10), 5, 24).blocks == (20, 21, 22, 23)
 
 
-def state(step: int, expected: int = 10) -> ExitState:
-    return ExitState(lambda hidden: hidden, {}, step, expected)
+def state(step: int, expected: int = 10) -> GateState:
+    return GateState(lambda hidden: hidden, {}, step, expected)
 
 
 def test_calm_softmax_is_the_gap_of_the_two_largest_probabilities() -> None:
@@ -64,7 +65,7 @@ def test_calm_threshold_decays_as_the_variant_says(decay: str, step: int, want: 
     """Equation 5 at tau = 4, N = 10, worked by hand: exp(-4 * 5 / 10) = 0.1353353."""
     method = CALM(threshold=0.5, decay=decay)
     assert method._threshold(state(step)) == pytest.approx(want, abs=1e-6)
-    many = ExitState(lambda hidden: hidden, {}, torch.tensor([step, step]), 10)
+    many = GateState(lambda hidden: hidden, {}, torch.tensor([step, step]), 10)
     assert torch.as_tensor(method._threshold(many)).flatten()[0].item() == pytest.approx(want, abs=1e-6)
 
 

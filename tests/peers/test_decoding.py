@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from harness.cli import main as cli
 from harness.errors import BadInput
 from harness.peers import decoding
 from tests.gguf_file import tiny_gguf
@@ -77,17 +77,33 @@ def test_llamacpp_reads_gguf_files_alone() -> None:
     assert record["problems"] == ["llamacpp: llamacpp: reads GGUF files alone; give --model path/to/file.gguf"]
 
 
-def test_an_engine_that_cannot_run_the_model_is_left_out_with_its_reason(tmp_path: Path) -> None:
+def test_an_engine_that_cannot_run_the_model_is_left_out_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "record.json"
     command = [
-        *(sys.executable, "-m", "harness.cli", "baseline", "--model", "random:opt-e2e-mini", "--dtype", "bfloat16"),
-        *("--engines", "depthbench,ctranslate2", "--batch", "1", "--new-tokens", "2", "--repeats", "1"),
-        *("--prompt-tokens", "4", "--threads", "1", "--out", str(out)),
+        *("baseline", "--model", "random:opt-e2e-mini", "--dtype", "bfloat16", "--engines", "depthbench,ctranslate2"),
+        *(
+            "--batch",
+            "1",
+            "--new-tokens",
+            "2",
+            "--repeats",
+            "1",
+            "--prompt-tokens",
+            "4",
+            "--threads",
+            "1",
+            "--out",
+            str(out),
+        ),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "left out or fallen back: ctranslate2" in done.stderr
-    assert "GB/s from memory" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["depthbench", *command])
+    cli.main()
+    said = capsys.readouterr().err
+    assert "left out or fallen back: ctranslate2" in said
+    assert "GB/s from memory" in said
     assert [row["engine"] for row in json.loads(out.read_text())["rows"]] == ["depthbench"]
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 2 and "is there already" in again.stderr
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and "is there already" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def _noisy(cell: dict[str, Any]) -> None:
         ("timed outputs equal scored outputs", "speed--draft", _set("outputs.0.tokens.0", [5, 6, 9, 8]),
          "e0 parts at token 2, margin 1"),
         ("timed outputs equal scored outputs", "speed--draft", _set("repeatable", False), "other tokens than its warm-up"),
-        ("timed cells are usable", "speed--draft", lambda cell: _noisy(cell), "spans 97 % of their median"),
+        ("timed cells are usable", "speed--draft", lambda cell: _noisy(cell), "spans 97% of their median"),
     ],
 )  # fmt: skip
 def test_one_defect_fails_one_gate(good: Run, name: str, cell: str, change: Change, says: str) -> None:

@@ -195,9 +195,9 @@ def write_run(
         "suite": {
             "name": name,
             "model": "opt-e2e-mini",
-            "methods": [r["spec"] for r in records],
+            "methods": [{"name": r["spec"]} for r in records],
             "batch_sizes": list(batch_sizes),
-            "tasks": list(tasks),
+            "tasks": [{"name": task} for task in tasks],
             "prompt_tokens": None,
             "new_tokens": new_tokens,
             "dtype": dtype,

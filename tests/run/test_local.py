@@ -15,8 +15,8 @@ import pytest
 
 from harness import errors
 from harness.errors import BadInput, CellFailed
+from harness.machine import system
 from harness.run import executors
-from harness.run.executors import local
 from harness.run.executors.local import LocalExecutor
 from tests import workers as worker
 
@@ -64,7 +64,7 @@ def test_a_kill_by_the_systems_memory_killer_is_out_of_memory(
     workers: LocalExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = iter((4, 5))
-    monkeypatch.setattr(local, "_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(system, "oom_kills", lambda: next(counts))
     assert failed(workers, worker.kill_itself, "x").reason == errors.OUT_OF_MEMORY
 
 

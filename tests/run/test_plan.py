@@ -15,13 +15,13 @@ from harness.cli import main as cli
 from harness.decode.engine import generate
 from harness.errors import BadInput
 from harness.measure.probes import flops
-from harness.method import ExitState
 from harness.models import skeleton
 from harness.models.shapes import SHAPES
 from harness.records.folder import RunStore
 from harness.run import costs, plan
 from harness.run.costs import ABOUT, AT_MOST, EXACT
 from harness.run.sweep import run_suite
+from harness.state import GateState
 from harness.suites.suite import Suite, load_suite, suite_names
 from methods.calm import CALM
 from tests.conftest import MODELS, VOCABULARY, tiny_opt
@@ -59,7 +59,7 @@ class Odd(CALM):
 
     test: Any = None
 
-    def should_exit(self, layer: int, hidden: torch.Tensor, state: ExitState) -> torch.Tensor:
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
         made: torch.Tensor = self.test(hidden)
         return made
 

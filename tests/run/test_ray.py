@@ -18,7 +18,7 @@ from harness.suites.suite import load_suite
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
-from harness.run.executors.ray import RayExecutor, _needs  # noqa: E402
+from harness.run.executors.ray import RayExecutor, needs  # noqa: E402
 from tests import workers as worker  # noqa: E402
 from tests.fakes import suite as fake_suite  # noqa: E402
 
@@ -48,10 +48,10 @@ def test_without_a_cluster_it_says_how_to_start_one(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_job_reserves_the_slot_and_the_gpu_of_its_suite() -> None:
-    assert _needs((fake_suite(),))["num_gpus"] == 0
-    needs = _needs((fake_suite(device="cuda:1"), 3))
-    assert needs["num_gpus"] == 2 and needs["resources"] == {"timing_slot": 1}
-    assert needs["max_retries"] == 0 and needs["max_calls"] == 1
+    assert needs((fake_suite(),))["num_gpus"] == 0
+    wanted = needs((fake_suite(device="cuda:1"), 3))
+    assert wanted["num_gpus"] == 2 and wanted["resources"] == {"timing_slot": 1}
+    assert wanted["max_retries"] == 0 and wanted["max_calls"] == 1
 
 
 @pytest.mark.slow

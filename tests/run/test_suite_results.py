@@ -77,7 +77,7 @@ def test_a_quality_cell_names_its_metrics_and_what_was_cut(
     def fails() -> Any:
         raise OSError("no hub")
 
-    monkeypatch.setattr(bertscore, "_scorer", fails)
+    monkeypatch.setattr(bertscore, "load_scorer", fails)
     suite = suite_for(str(checkpoint), tmp_path)
     arm = {"label": "Full model", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}
     prepared = prepare(suite, [arm], data)

@@ -19,7 +19,7 @@ from harness.errors import BadInput, CellFailed
 from harness.machine import environment
 from harness.records.run import load
 from harness.run import resume as resuming
-from harness.run import sweep
+from harness.run import shares, sweep
 from harness.run.executors import local
 from tests.fakes import FakeExecutor, suite
 
@@ -44,7 +44,7 @@ def test_all_cells_once_and_small_batches_first(tmp_path: Path) -> None:
     assert run(tmp_path, fake) == 0
     assert len(cells(tmp_path)) == CELLS
     assert fake.batches("full") == [1, 1, 2, 2, 4, 4] and fake.closed
-    assert not (tmp_path / sweep.PARTS).exists()
+    assert not (tmp_path / shares.PARTS).exists()
     assert not any(gate.stops for gate in load(tmp_path).gates)
 
 
@@ -157,13 +157,13 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 def test_cells_joined_in_part_are_joined_again(tmp_path: Path) -> None:
     """Killed between two cells of a batch: all of them must hold repeats of the same processes, or pairs would be false."""
     assert run(tmp_path, FakeExecutor()) == 0
-    shares = {p: FakeExecutor()._speed(None, load(tmp_path).record["arms"], 2, p) for p in (0, 1)}  # type: ignore[arg-type]
-    for share in shares.values():
+    measured = {p: FakeExecutor()._speed(None, load(tmp_path).record["arms"], 2, p) for p in (0, 1)}  # type: ignore[arg-type]
+    for share in measured.values():
         for label, found in share.items():
             share[label] = {**found, "machine": {}, "runs": [{**r, "ttft_s": 9.0} for r in found["runs"]]}
-    (tmp_path / sweep.PARTS).mkdir()
-    for p, share in shares.items():
-        (tmp_path / sweep.PARTS / f"speed-b2-p{p}.json").write_text(json.dumps(share))
+    (tmp_path / shares.PARTS).mkdir()
+    for p, share in measured.items():
+        (tmp_path / shares.PARTS / f"speed-b2-p{p}.json").write_text(json.dumps(share))
     assert run(tmp_path, FakeExecutor(), resume=True) == 0
     for label in ("full", "Skip", "Draft"):
         assert {r["ttft_s"] for r in cells(tmp_path)["speed", label, 2]["runs"]} == {9.0}

@@ -89,7 +89,7 @@ def test_resampling_in_blocks_is_a_bootstrap_too(monkeypatch):
     """Large tasks are resampled block by block; the spread must be that of one block."""
     data = np.stack([np.random.default_rng(5).binomial(10, 0.6, 200), np.full(200, 10)], 1)
     whole = bootstrap_metric(data, share)
-    monkeypatch.setattr(stats, "_BLOCK", 200 * 30)
+    monkeypatch.setattr(stats, "BLOCK", 200 * 30)
     blocks = bootstrap_metric(data, share)
     assert blocks.value == whole.value
     assert blocks.high - blocks.low == pytest.approx(whole.high - whole.low, rel=0.15)

@@ -47,7 +47,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_best_reference_identity_and_empty_outputs(scorer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bertscore, "_scorer", lambda: scorer)
+    monkeypatch.setattr(bertscore, "load_scorer", lambda: scorer)
     metric = BertScore()
     examples = [
         Example("0", "p", ("a dog ran fast", "the cat sat")),
@@ -82,7 +82,7 @@ def test_an_encoder_that_cannot_be_had_is_a_reason_too(monkeypatch: pytest.Monke
         raise OSError("no such model\nanywhere")
 
     monkeypatch.setattr(bertscore.metadata, "version", lambda name: "0.3.13")
-    monkeypatch.setattr(bertscore, "_scorer", fails)
+    monkeypatch.setattr(bertscore, "load_scorer", fails)
     reason = BertScore().unavailable()
     assert reason == "its encoder roberta-large cannot be loaded (OSError: no such model anywhere)"
 

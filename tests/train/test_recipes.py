@@ -13,7 +13,6 @@ import methods
 from harness import tasks
 from harness.decode.engine import generate
 from harness.errors import BadInput
-from harness.method import Moment
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import recipes
@@ -21,6 +20,7 @@ from harness.train.batches import Pair, collate
 from harness.train.recipes import LoraSettings
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
+from harness.training import Moment
 from tests.conftest import FAMILY_SETTINGS, tiny
 
 PAIRS = [Pair([5, 6, 7, 8], [[9, 10, 1], [11, 12, 13, 14, 1]]), Pair([15, 16], [[17, 1]])]
@@ -141,10 +141,10 @@ def test_layer_dropout_leaves_whole_blocks_out() -> None:
     want = forced(decoder, "full")(**collate(PAIRS, pad=0))["loss"]
     torch.testing.assert_close(model.eval()(**collate(PAIRS, pad=0))["loss"], want)
     model.train()
-    object.__setattr__(model._stage, "dropout", lambda moment, depth: [0.0, 0.0, 1.0])
+    object.__setattr__(model.stage, "dropout", lambda moment, depth: [0.0, 0.0, 1.0])
     got = model(**collate(PAIRS, pad=0))["loss"]
     shorter = forced(decoder, "calm")
-    exits = shorter._stage
+    exits = shorter.stage
     object.__setattr__(exits, "loss", lambda passed: passed.loss_at(1))
     torch.testing.assert_close(got, shorter(**collate(PAIRS, pad=0))["loss"])
 
@@ -157,7 +157,7 @@ def test_dropout_is_drawn_by_batch_and_step() -> None:
     for step in range(400):
         model.moment = Moment(step, 400)
         generators = [torch.Generator().manual_seed(step) for _ in range(2)]
-        first, again = (model._dropped(batch["prompts"], g) for g in generators)
+        first, again = (model.dropped(batch["prompts"], g) for g in generators)
         assert first is not None and again is not None and torch.equal(first, again)
         drawn.append(first.float())
     rates = torch.cat(drawn).mean(0)
@@ -259,8 +259,6 @@ def test_bad_settings_are_refused(start: str, tmp_path: Path) -> None:
 
 
 def test_every_recipe_names_a_plan_that_takes_it() -> None:
-    from harness.train.train import _plan
-
     assert {f"{kind}-{method}" for kind in ("finetune", "lora") for method in METHODS} <= set(recipes.names())
     for name in recipes.names():
-        assert _plan(recipes.load_recipe(name)).stages
+        assert recipes.load_recipe(name).plan.stages

@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 
 from harness.machine import nvml
 from harness.measure.probes.latency import Clock, synchronise
-from harness.records.cells import EnergyFields
+from harness.records.fields import Count, EnergyFields
 
 RAPL = Path("/sys/class/powercap")
 
@@ -110,7 +110,7 @@ def measure(
             sampled.append(watts)
     wait()
     end, active_s = [meter.read() for meter in meters], clock() - began
-    readings = [
+    readings: list[Count] = [
         {
             "name": meter.name,
             "scope": meter.scope,
@@ -123,7 +123,7 @@ def measure(
     active, idle = _total(readings, own, "active_j"), _total(readings, own, "idle_j")
     processor = _total(readings, "cpu", "active_j")
     idle_w = None if idle is None else idle / idle_s
-    return {
+    found = {
         "window_s": active_s,
         "idle_window_s": idle_s,
         "generations": generations,
@@ -138,12 +138,14 @@ def measure(
         "mean_power_w": None if active is None else active / active_s,
         "sampled_power_w": sum(sampled) / len(sampled) if sampled else None,
     }
+    return cast(EnergyFields, found)
 
 
-def _total(readings: Sequence[dict[str, Any]], scope: str, key: str) -> float | None:
+def _total(readings: Sequence[Count], scope: str, key: Literal["idle_j", "active_j"]) -> float | None:
     """Sum over the counters of a scope; None if there is none, or one of them did not tell."""
     values = [reading[key] for reading in readings if reading["scope"] == scope]
-    return sum(values) if values and all(value is not None for value in values) else None
+    known = [value for value in values if value is not None]
+    return sum(known) if values and len(known) == len(values) else None
 
 
 def _text(path: Path) -> str | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from harness.method import Schedule
 from harness.plan import LayerPlan, Step
 
@@ -27,8 +29,8 @@ class FirstBlocks(Schedule):
 
     count: int = 1
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         return LayerPlan.of(range(self.count), depth)
 
 

@@ -7,10 +7,12 @@ attention backend, which the tests compare with. Work computed for rows that had
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.models.decoder import Geometry
 from harness.plan import Trace
+from harness.records.quantities import Measured
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class FlopCount:
         prefill: the prompts, padding included, and the first token's head.
         blocks: sublayers of the decode steps.
         head: final vocabulary projections of the decode steps.
-        exit_tests: everything exit tests computed.
+        exit_tests: everything that tests computed, and what a draft computed to draft better next time.
         fill: K and V written for blocks that did not run.
         tokens: tokens the decode steps yielded (every row, ended ones too: the batch stays aligned).
         weight_bytes: bytes of weights the decode steps read, once per matrix and step.
@@ -43,6 +45,21 @@ class FlopCount:
         return self.blocks + self.head + self.exit_tests + self.fill
 
 
+def fields(traces: Sequence[Trace], geometry: Geometry, element_bytes: int) -> Measured:
+    """What a speed cell holds of finished generations, one for each prompt set: per decoded token, over all of them."""
+    sums = [count(trace, geometry, element_bytes) for trace in traces]
+    tokens = sum(each.tokens for each in sums)
+    return {
+        "flops_per_token": sum(each.decode for each in sums) / tokens,
+        "exit_test_flops_per_token": sum(each.exit_tests for each in sums) / tokens,
+        "fill_flops_per_token": sum(each.fill for each in sums) / tokens,
+        "head_flops_per_token": sum(each.head for each in sums) / tokens,
+        "prefill_flops": sums[0].prefill,
+        "weight_bytes_per_token": sum(each.weight_bytes for each in sums) / tokens,
+        "kv_bytes_per_token": sum(each.kv_bytes for each in sums) / tokens,
+    }
+
+
 def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
     """Count a finished generation.
 
@@ -54,36 +71,42 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
     g, rows, width = geometry, trace.batch_size, trace.prompt_width
     per_key = 4 * g.heads * g.head_dim
     held = 2 * g.kv_heads * g.head_dim
-    prefill = rows * (
-        g.depth * (width * 2 * (g.attention_weights + g.feed_weights) + width * width * per_key)
-        + width * 2 * g.embed_weights
-        + 2 * g.head_weights
-    )
+    prompt = trace.prefill.plan
+    attending, feeding, filling = sum(prompt.attention), sum(prompt.feed), len(prompt.filled)
+    products = attending * g.attention_weights + feeding * g.feed_weights + filling * g.kv_weights + g.embed_weights
+    prefill = rows * (width * 2 * products + attending * width * width * per_key + 2 * g.head_weights)
     blocks = head = tests = fill = weights = looked = 0.0
-    keys = [width] * g.depth
+    keys = [width * stored for stored in prompt.stores]
     for step in trace.steps:
         for part in step.passes:
             columns = rows * part.columns
             ran = part.plan.operations
-            products = sum(g.attention_weights * a + g.feed_weights * f for _, a, f in ran) + g.embed_weights
+            products = sum(g.attention_weights * a + g.feed_weights * f for _, a, f in ran)
+            products += g.embed_weights * part.embeds
             attending = sum(a for _, a, _ in ran)
-            blocks += columns * (2 * products + attending * per_key * part.keys)
+            in_blocks, in_heads = (
+                columns * (2 * products + attending * per_key * part.keys),
+                part.head_rows * 2 * g.head_weights,
+            )
+            if part.probe:
+                tests += in_blocks + in_heads
+            else:
+                blocks, head = blocks + in_blocks, head + in_heads
             looked += rows * attending * held * part.keys
-            head += part.head_rows * 2 * g.head_weights
             weights += products + len(ran) * g.block_vectors + g.head_weights * (part.head_rows > 0)
         if step.passes:
             continue
         blocks += rows * 2 * g.embed_weights
         weights += g.embed_weights
         for place, (layer, attends, feeds) in enumerate(step.plan.operations):
-            running = rows if step.rows is None else step.rows[place]
+            attend_rows, feed_rows = (rows, rows) if step.rows is None else step.rows[place]
             if attends:
                 keys[layer] += 1
-                blocks += running * (2 * g.attention_weights + per_key * keys[layer])
-                looked += running * held * keys[layer]
+                blocks += attend_rows * (2 * g.attention_weights + per_key * keys[layer])
+                looked += attend_rows * held * keys[layer]
                 weights += g.attention_weights
             if feeds:
-                blocks += running * 2 * g.feed_weights
+                blocks += feed_rows * 2 * g.feed_weights
                 weights += g.feed_weights
             weights += g.block_vectors
         for layer in step.filled:

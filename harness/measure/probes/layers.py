@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.plan import Trace
+from harness.records.quantities import Measured
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class LayerCount:
         per_token: blocks per decode token, mean over rows that had not ended.
         computed_per_token: blocks the batch computed per step (the last row decides), mean over steps.
         rows: (row, step) pairs counted.
-        serial_per_token: block runs one after the other per token: a verification of several columns counts once.
+        serial_per_token: block runs one after the other per token: a verification of several columns counts once, and what a
+            draft computes to draft better next time does not (as exit tests do not).
         serial_attention_per_token: the same for attention sublayers alone.
         serial_feed_per_token: the same for feed-forward sublayers alone.
         heads_per_token: vocabulary projections one after the other per token, those of exit tests left out.
@@ -32,6 +34,18 @@ class LayerCount:
     serial_attention_per_token: float | None
     serial_feed_per_token: float | None
     heads_per_token: float | None
+
+
+def fields(counted: LayerCount) -> Measured:
+    """What a speed cell holds of a count."""
+    return {
+        "layers_per_token": counted.per_token,
+        "computed_layers_per_token": counted.computed_per_token,
+        "serial_layers_per_token": counted.serial_per_token,
+        "serial_attention_per_token": counted.serial_attention_per_token,
+        "serial_feed_per_token": counted.serial_feed_per_token,
+        "heads_per_token": counted.heads_per_token,
+    }
 
 
 def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
@@ -86,10 +100,11 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
             batch += sum(ran)
             tokens += got
             columns += got / len(step.yielded)
-            serial += sum(part.plan.budget for part in step.passes)
-            attention += sum(sum(part.plan.attention) for part in step.passes)
-            feed += sum(sum(part.plan.feed) for part in step.passes)
-            heads += sum(part.head_rows > 0 for part in step.passes)
+            passes = [part for part in step.passes if not part.probe]
+            serial += sum(part.plan.budget for part in passes)
+            attention += sum(sum(part.plan.attention) for part in passes)
+            feed += sum(sum(part.plan.feed) for part in passes)
+            heads += sum(part.head_rows > 0 for part in passes)
     longest = max(trace.layers.shape[1] for trace, _ in traces) - 1
     shares = [[1.0] * depth for _ in range(longest)]
     if not tokens:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from harness.machine import nvml
-from harness.records.cells import MemoryFields
+from harness.records.quantities import Measured
 
 _STATUS = Path("/proc/self/status")
 
@@ -32,14 +32,14 @@ def reset_peaks(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def read_peaks(device: torch.device) -> MemoryFields:
+def read_peaks(device: torch.device) -> Measured:
     """Peaks since `reset_peaks`, in bytes.
 
     What each says: `cuda_peak_allocated_bytes` what tensors needed at once, `cuda_reserved_bytes` what the allocator held for
     them, `nvml_process_bytes` what the process occupies (CUDA's own context included), `nvml_device_bytes` all that is
     occupied on the device: the one that decides whether another process fits.
     """
-    peaks: MemoryFields = {
+    peaks: Measured = {
         "peak_rss_bytes": resident_bytes("VmHWM"),
         "cuda_peak_allocated_bytes": None,
         "cuda_reserved_bytes": None,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, TypeVarTuple
 
-from harness.records.cells import Machine
+from harness.machine.record import Machine
 
 Arguments = TypeVarTuple("Arguments")
 T = TypeVar("T")

@@ -21,13 +21,15 @@ from collections.abc import Callable
 from multiprocessing import connection as channels
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+from typing_extensions import override
 
 from harness.errors import EXCEPTION, KILLED, OUT_OF_MEMORY, TIMED_OUT, BadInput, CellFailed, one_line, reason_of
+from harness.machine import system
 from harness.machine.monitor import Monitor
 from harness.measure.running import said
-from harness.records.cells import Machine
-from harness.run.executors.base import Arguments, Outcome, T
+from harness.run.executors.base import Arguments, Executor, Outcome, T
 from harness.signals import deaf_children
 
 LOG_LINES = 30
@@ -35,7 +37,7 @@ _LOG_BYTES = 16_384
 _PRELOADED = ("torch", "transformers.modeling_utils")
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """One process at a time on this machine: two would disturb each other's times."""
 
     slots = 1
@@ -43,10 +45,10 @@ class LocalExecutor:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
 
+    @override
     def call(
         self, function: Callable[[*Arguments], T], *arguments: *Arguments, limit_s: float | None = None
     ) -> Outcome[T]:
-        """See `harness.run.executors.base.Executor`."""
         # What workers are forked from has these loaded, and what the first job's module imports.
         self._context.set_forkserver_preload([*_PRELOADED, function.__module__])
         descriptor, name = tempfile.mkstemp(prefix="depthbench-", suffix=".log")
@@ -65,7 +67,7 @@ class LocalExecutor:
     ) -> Outcome[T]:
         receive, send = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(send, str(log), function, arguments), daemon=True)
-        kills = _oom_kills()
+        kills = system.oom_kills()
         message: tuple[str, Any] | None = None
         with Monitor() as monitor:
             with deaf_children():  # the first one starts the server that workers are forked from
@@ -86,14 +88,14 @@ class LocalExecutor:
                 process.join()
         if message is None:
             tail, arm = read_tail(log)
-            raise _died(process.exitcode or 0, not ready, limit_s, _oom_kills() > kills, tail, arm)
+            raise _died(process.exitcode or 0, not ready, limit_s, system.oom_kills() > kills, tail, arm)
         kind, value = message
         if kind == "bad":
             raise BadInput(value)
         if kind == "failed":
             tail, arm = read_tail(log)
             raise CellFailed(value["error"], value["reason"], tail, arm)
-        return Outcome(value["result"], cast(Machine, monitor.record(value["cpu_s"])))
+        return Outcome(value["result"], monitor.record(value["cpu_s"]))
 
 
 def read_tail(log: Path) -> tuple[list[str], str | None]:
@@ -131,17 +133,6 @@ def _show_stacks(pid: int | None) -> None:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGUSR1)
         threading.Event().wait(0.5)
-
-
-def _oom_kills() -> int:
-    """How many processes the kernel has killed for want of memory: this control group's count and the machine's."""
-    total = 0
-    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat"):
-        with contextlib.suppress(OSError, ValueError):
-            for line in Path(path).read_text().splitlines():
-                if line.startswith("oom_kill "):
-                    total += int(line.split()[1])
-    return total
 
 
 def _work(connection: Connection, log: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from harness.errors import EXCEPTION, NODE_LOST, BadInput, CellFailed
 from harness.machine import environment
 from harness.records.differences import differences, said
-from harness.run.executors.base import Arguments, Outcome, T
+from harness.run.executors.base import Arguments, Executor, Outcome, T
 from harness.run.executors.local import LocalExecutor
 
 SLOT = "timing_slot"
@@ -29,7 +31,7 @@ ATTEMPTS = 3
 _LOOK_S = 2.0
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """As many jobs at once as the cluster has nodes with a timing slot.
 
     Args:
@@ -64,12 +66,13 @@ class RayExecutor:
             self.close()
             raise
 
+    @override
     def call(
         self, function: Callable[[*Arguments], T], *arguments: *Arguments, limit_s: float | None = None
     ) -> Outcome[T]:
-        """See `harness.run.executors.base.Executor`; a job whose node is lost is started again, ATTEMPTS times in all."""
+        """A job whose node is lost is started again, ATTEMPTS times in all."""
         here = {name: os.environ.get(name) for name in environment.THREAD_VARIABLES if name != "CUDA_VISIBLE_DEVICES"}
-        task = self._ray.remote(**_needs(arguments))(_job)
+        task = self._ray.remote(**needs(arguments))(_job)
         why = ""
         for attempt in range(1, ATTEMPTS + 1):
             reference = task.remote(os.getcwd(), here, function, limit_s, *map(self._shared, arguments))
@@ -148,7 +151,7 @@ class RayExecutor:
         return len(nodes)
 
 
-def _needs(arguments: tuple[Any, ...]) -> dict[str, Any]:
+def needs(arguments: tuple[Any, ...]) -> dict[str, Any]:
     """What a task reserves: its node's slot, and the GPU that the suite names. It is never started again by Ray itself."""
     device = str(getattr(arguments[0] if arguments else None, "device", "cpu"))
     kind, _, number = device.partition(":")

@@ -171,7 +171,7 @@ class _Run:
     def shared(self, groups: Sequence[Sequence[_Row]], batch_size: int) -> None:
         """Contexts that several rows continue: each computed once, then its rows, `batch_size` of them at a time."""
         prompts, lengths = self._padded([group[0].context for group in groups])
-        started = start(self.decoder, prompts, lengths)
+        started = start(self.decoder, self.method, prompts, lengths)
         self.computed += sum(len(group[0].context) for group in groups)
         last = started.last
         rows = [(owner, row) for owner, group in enumerate(groups) for row in group]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from harness import settings
 from harness.errors import BadInput, near
 from harness.validation import MOST, Count, Frozen, Line, Seed, Text, explain
+
+if TYPE_CHECKING:
+    from harness.training import TrainingPlan
 
 FOLDER = Path(__file__).parent
 
@@ -126,6 +130,34 @@ class Recipe(Frozen):
         if self.lora is not None and self.start is None:
             raise ValueError("lora: adapters need trained weights below them; give start")
         return self
+
+    @model_validator(mode="after")
+    def _known_plan(self) -> Recipe:
+        try:
+            _ = self.plan
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    @cached_property
+    def plan(self) -> TrainingPlan:
+        """The training plan of the method, the options taken up; BadInput where method, options or stages are not known."""
+        import methods  # needs torch
+
+        try:
+            method = methods.create(self.method)
+        except BadInput as error:
+            text = str(error)
+            raise BadInput(text if text.startswith("method: ") else f"method: {text}") from None
+        plan = method.training_plan()
+        if self.options:
+            if plan.configure is None:
+                raise BadInput(f"options: {method.name} takes none; leave them out")
+            plan = plan.configure(self.options)
+        known = [stage.name for stage in plan.stages]
+        for name in sorted(set(self.stages).difference(known)):
+            raise BadInput(f"stages.{name} is not a stage of {method.name}; {near(name, known)}")
+        return plan
 
     def batch_per_device(self, devices: int) -> int:
         """Prompts of one batch on one of `devices`; BadInput where the step cannot be divided."""

@@ -172,7 +172,8 @@ class _Plane:
     """Just enough of Facts for one figure."""
 
     def __init__(self, places: dict[str, tuple[float | None, float]], interval: Any) -> None:
-        from reports.facts.facts import Arm, MetricInfo, Quality
+        from reports.facts.facts import Arm, Quality
+        from reports.facts.metrics import MetricInfo
 
         self.arms = [
             Arm(n, "full" if s is None else "calm", "", "", "", "", False, None, s is None, i)

@@ -75,9 +75,9 @@ class Sublayers(ctypes.Structure):
 
 
 OPERATION = (
-    "block", "keys", "values", "places", "columns", "capacity", "column", "count", "cosines", "sines", "what",
+    "block", "keys", "values", "places", "columns", "capacity", "column", "count", "cosines", "sines", "what", "factor",
 )  # fmt: skip
-"""Fields of `operation` of step.c, 8 bytes each."""
+"""Fields of `operation` of step.c, 8 bytes each; `factor` is a double."""
 
 
 @dataclass(frozen=True)

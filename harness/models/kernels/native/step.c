@@ -195,11 +195,12 @@ static void remember(const block *b, const target *t, int64_t row, int64_t colum
     memcpy(t->values + at, v, heads * size * sizeof(float));
 }
 
-/* One block of a plan: which of ATTEND, FEED and FILL (keys and values alone) it does. */
+/* One block of a plan: which of ATTEND, FEED and FILL (keys and values alone) it does, to the state times `factor`. */
 typedef struct {
     const block *block;
     target target;
     int64_t what;
+    double factor;
 } operation;
 
 /* Who works: the team's threads, each with its number. */
@@ -338,6 +339,10 @@ int run(const operation *operations, int64_t count, int64_t rows, const float *x
         for (int64_t i = 0; i < count; i++) {
             const operation *o = operations + i;
             const float *entry = given && o->block->side_by_side ? given : out;
+            if (o->factor != 1) {
+                for (int64_t at = all * width * w.me / w.team; at < all * width * (w.me + 1) / w.team; at++) out[at] *= (float)o->factor;
+#pragma omp barrier
+            }
             if (o->block->side_by_side && (o->what & ATTEND) && (o->what & FEED)) {
                 entry = room.entry;
                 for (int64_t r = all * w.me / w.team; r < all * (w.me + 1) / w.team; r++)

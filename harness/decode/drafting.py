@@ -1,0 +1,199 @@
+"""Steps that draft and verify: tokens are drafted, the full model runs over all of them at once, and what agrees is kept.
+
+The model drafts one token after the other with some of its own sublayers, or the method proposes tokens that come from elsewhere.
+Rows accept different numbers of tokens, so every row has a column of its own in the cache from which it goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from harness.decode.probing import Probes
+from harness.decode.rows import Rows
+from harness.errors import BadInput
+from harness.method import Draft
+from harness.models.cache import KVCache
+from harness.models.decoder import Context, Decoder, Operations
+from harness.plan import LayerPlan, Pass, StepTrace
+
+
+@dataclass
+class _Drafts:
+    """What a step drafted.
+
+    Attributes:
+        tokens: [B, T], the newest token of every row and the drafted ones after it.
+        lengths: how many of them are drafts of the row's own [B].
+        states: after the shared blocks, [B, 1, D] of every column that ran them.
+        below: where all states are kept, those of every column after each sublayer of the shared blocks, the first one's
+            input before them.
+        passes: what was run.
+    """
+
+    tokens: list[torch.Tensor]
+    lengths: torch.Tensor
+    states: list[torch.Tensor] = field(default_factory=list)
+    below: list[list[torch.Tensor]] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)
+
+
+class DraftSteps:
+    """The steps of one generation under a draft.
+
+    Args:
+        decoder: the model.
+        method: drafts.
+        memory: of the generation, from `Draft.begin`.
+        cache: holds the prompts.
+        rows: of the generation.
+        ids: prompts [B, P], left-padded.
+        mask: bool [B, P], False for padding; None without.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        method: Draft,
+        memory: Any,
+        cache: KVCache,
+        rows: Rows,
+        ids: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> None:
+        self.decoder, self.cache, self.rows, self.ids, self.mask = decoder, cache, rows, ids, mask
+        self._method, self._memory = method, memory
+        count, self.width = ids.shape
+        self._real = ids.new_full((count,), self.width) if mask is None else mask.sum(1)
+
+    def step(self) -> tuple[torch.Tensor, StepTrace]:
+        """Logits [B, T, V] of all columns that were verified, and what ran; the rows have their tokens then."""
+        decoder, depth, method = self.decoder, self.decoder.depth, self._method
+        most = min(method.draft_tokens, int(self.rows.left.max()) - 1)
+        keeps = method.keeps_states(self._memory)
+        proposal = method.propose(self.rows.tokens, self.rows.counts, self._memory)
+        shared = 0
+        if proposal is None:
+            plan = method.draft_plan(depth, self._memory)
+            # Leading blocks that the draft runs whole compute what the full model computes there: their output is kept.
+            whole = [a and f for a, f in zip(plan.attention, plan.feed, strict=True)]
+            shared = whole.index(False) if False in whole else depth
+            drafts = self._drafted(plan, shared, most, keeps)
+        else:
+            tokens, lengths = proposal.tokens[:, :most], proposal.lengths.clamp_max(most)
+            longest = int(lengths.max())
+            if longest > tokens.shape[1] or longest < 0:
+                raise BadInput(f"{method.name}: propose() gives lengths up to {longest} of {tokens.shape[1]} tokens")
+            drafts = _Drafts(
+                [self.rows.newest, tokens[:, :longest].to(decoder.device)], lengths.to(decoder.device).long()
+            )
+        tokens = torch.cat(drafts.tokens, 1)
+        count = tokens.shape[1]
+        column = self.width + self.rows.counts - 1
+        context, held = self.at(column, count)
+        x = torch.cat(drafts.states, dim=1) if shared else decoder.embed(tokens, context.positions)
+        kept = [torch.cat(columns, dim=1) for columns in zip(*drafts.below, strict=True)] or [x]
+        x = self._run(_whole(shared, depth), x, context, kept if keeps else None)
+        logits = decoder.head(x)
+        passes = drafts.passes
+        rows = tokens.shape[0]
+        plan = LayerPlan.of(range(shared, depth), depth)
+        passes.append(Pass(plan, count, held, rows * count, False, embeds=not shared))
+        chosen = self.rows.pick_columns(logits)
+        agreed = torch.zeros_like(self.rows.counts)
+        if count > 1:
+            place = torch.arange(count - 1, device=logits.device)
+            same = (chosen[:, :-1] == tokens[:, 1:]) & (place < drafts.lengths.unsqueeze(1))
+            agreed = same.long().cumprod(1).sum(1)
+        got = self.rows.take(chosen, agreed)
+        if not self.rows.done:
+            learned = Probes(self, tokens, logits, chosen, drafts.lengths, agreed, kept if keeps else [], column)
+            method.verified(learned, self._memory)
+            passes += learned.passes
+        return logits, StepTrace(LayerPlan.full(depth), passes=tuple(passes), drafted=drafts.lengths, yielded=got)
+
+    def _drafted(self, plan: LayerPlan, shared: int, most: int, keeps: bool) -> _Drafts:
+        """At most so many tokens, one after the other, under a plan whose first `shared` blocks are whole."""
+        decoder, depth = self.decoder, self.decoder.depth
+        rows = self.ids.shape[0]
+        column = self.width + self.rows.counts - 1
+        token = self.rows.newest
+        drafts = _Drafts([token], torch.zeros_like(self.rows.counts))
+        drafting = torch.ones(rows, dtype=torch.bool, device=token.device)
+        below, above = _whole(0, shared), tuple(call for call in plan.calls if call[0] >= shared)
+
+        def share(context: Context) -> torch.Tensor:
+            """The shared blocks over the newest token; what they give is kept."""
+            x = decoder.embed(token, context.positions)
+            if keeps and shared:
+                drafts.below.append([x])
+            x = self._run(below, x, context, drafts.below[-1] if keeps and shared else None)
+            drafts.states.append(x)
+            return x
+
+        for i in range(most):
+            context, held = self.at(column + i, 1)
+            x = share(context)
+            logits = decoder.head(self._run(above, x, context)[:, 0])
+            drafts.passes.append(Pass(plan, 1, held, rows, True))
+            token = self.rows.pick(logits, i).unsqueeze(1)
+            drafts.tokens.append(token)
+            drafts.lengths += drafting
+            more = self._method.goes_on(logits, self._memory)
+            if more is not None:
+                drafting = drafting & more
+                if not bool(drafting.any()):
+                    break
+        if shared:
+            count = len(drafts.tokens)
+            context, held = self.at(column + count - 1, 1)
+            share(context)
+            drafts.passes.append(Pass(LayerPlan.of(range(shared), depth), 1, held, 0, count > 1))
+        return drafts
+
+    def _run(
+        self, calls: Operations, x: torch.Tensor, context: Context, states: list[torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Calls over x; of whole blocks `states` gets what each sublayer gave."""
+        if states is None:
+            return self.decoder.run_plan(calls, x, self.cache, context)
+        for layer, _, _ in calls:
+            block = self.decoder.blocks[layer]
+            y = block.attend(x, self.cache, context)
+            x = block.feed(y, x)
+            states += [y, x]
+        return x
+
+    def at(self, column: torch.Tensor, count: int) -> tuple[Context, int]:
+        """Context of `count` columns of every row from `column` [B] on, the cache made to write there; and the keys seen."""
+        lowest, highest = int(column.min()), int(column.max())
+        level = lowest == highest
+        held = self.cache.seek(lowest if level else column, count)
+        positions = self.positions(column, count)
+        if level and count == 1 and self.mask is None:
+            return Context(positions), held
+        columns = column.unsqueeze(1) + torch.arange(count, device=column.device)
+        seen = torch.arange(held, device=column.device) <= columns.unsqueeze(2)
+        return Context(positions, self.visible(seen).unsqueeze(1)), held
+
+    def positions(self, column: torch.Tensor, count: int) -> torch.Tensor:
+        """Positions [B, count] of the columns from `column` [B] on."""
+        columns = column.unsqueeze(1) + torch.arange(count, device=column.device)
+        # Rows that are done are computed along; what lies beyond the last position is theirs, or will be thrown away.
+        positions = self._real.unsqueeze(1) + columns - self.width
+        return positions.clamp(0, self.decoder.geometry.max_positions - 1)
+
+    def visible(self, seen: torch.Tensor) -> torch.Tensor:
+        """A mask [B, T, S] over cache columns, with padding hidden."""
+        if self.mask is None:
+            return seen
+        real = self.mask[:, : seen.shape[2]]
+        later = real.new_ones(real.shape[0], seen.shape[2] - real.shape[1])
+        return seen & torch.cat((real, later), dim=1).unsqueeze(1)
+
+
+def _whole(first: int, end: int) -> Operations:
+    """Blocks `first` .. `end` - 1."""
+    return tuple((layer, True, True) for layer in range(first, end))

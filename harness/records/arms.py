@@ -1,0 +1,58 @@
+"""The arms of a run and what is checked and chosen before anything is measured, as types. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Required  # that of typing does not reach pydantic before Python 3.12
+
+from typing_extensions import TypedDict
+
+Expected = dict[str, int | dict[str, int]]
+"""Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
+
+
+class Planned(TypedDict, total=False):
+    """An arm as the suite asks for it; `tuned` names the artefact its parameters come from."""
+
+    label: Required[str]
+    method: Required[str]
+    spec: Required[str]
+    checkpoint: Required[str]
+    tuned: dict[str, object]
+
+
+class Arm(TypedDict, total=False):
+    """An arm with what only the loaded checkpoint tells. `weights` is the sampled digest of its weights."""
+
+    label: Required[str]
+    method: str
+    spec: str
+    checkpoint: str
+    tuned: dict[str, object]
+    params: dict[str, object]
+    family: str
+    exact: bool | None
+    title: str
+    paper: str
+    skipped_kv: str
+    trained: str | None
+    weights: str
+
+
+class Contest(TypedDict, total=False):
+    """The full model's step by the kernels and by torch's own calls, before anything is timed; `said` is it in words."""
+
+    rows: int
+    native_s: Required[list[float]]
+    torch_s: list[float]
+    chosen: Required[str]
+    said: Required[str]
+
+
+class Prepared(TypedDict, total=False):
+    """What is checked and chosen before anything is measured."""
+
+    arms: Required[list[Arm]]
+    expected_tokens: Required[Expected]
+    kernels: Required[dict[str, str]]
+    contests: list[Contest]
+    energy_counters: list[str]

@@ -1,0 +1,298 @@
+"""The jobs of a suite and the cells they make.
+
+Per task, the quality of each arm; per batch size and process, the speed of all arms interleaved; per batch size and arm, the
+memory and the energy of that arm alone. Every job runs in a process of its own (`harness.run.executors`), and the bar is drawn
+between jobs only: nothing prints while one measures. A job that fails, or whose process dies, becomes a failed cell and the rest
+goes on; an arm that ran out of memory is not tried at larger batch sizes. Jobs that do not need each other run side by side where
+the executor has several slots.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Literal, cast
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from harness.errors import NOT_TRIED, OUT_OF_MEMORY, BadInput, CellFailed, failure
+from harness.machine import environment
+from harness.machine.record import Code, Machine
+from harness.measure.alone import energy_per_token, peak_memory
+from harness.measure.quality import quality
+from harness.measure.speed import speed
+from harness.records.arms import Arm, Prepared
+from harness.records.cells import Kind, cell_id
+from harness.records.fields import EnergyFields, MemoryFields, QualityFields, SpeedFields, SpeedShare
+from harness.records.folder import RunStore
+from harness.records.run_record import RunRecord
+from harness.run import shares
+from harness.run.executors.base import Arguments, Executor, Outcome, T
+from harness.suites.suite import BASELINE, Suite
+
+Job = tuple[str, Callable[[], None]]
+Fields = SpeedFields | MemoryFields | EnergyFields | QualityFields
+
+Alone = Literal["memory", "energy"]
+
+
+class Jobs:
+    """The jobs of one suite and the cells they make."""
+
+    def __init__(self, suite: Suite, store: RunStore, data: Path | None, workers: Executor) -> None:
+        self.suite, self.store, self.data, self.workers = suite, store, data, workers
+        self._code: Code = {}
+        self._exhausted: dict[str, int] = {}
+        """Arms that ran out of memory, and the smallest batch size at which they did."""
+        self._outputs: dict[str, dict[str, list[int]]] = {}
+        """Token ids of a full model's scored outputs by cell and example: every other arm is compared with them."""
+
+    def run(self, record: RunRecord) -> None:
+        """Measure every cell that is not there yet."""
+        suite, arms = self.suite, record["arms"]
+        now = (record.get("resumed") or [record["environment"]])[-1]
+        self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
+        prepared: Prepared = {"arms": arms, "expected_tokens": record["expected_tokens"], "kernels": record["kernels"]}
+        (self.store.path / shares.PARTS).mkdir(exist_ok=True)
+        done = self.store.ids("ok")
+        for problem in self.store.problems:
+            print(f"{problem}; it is measured again", file=sys.stderr)
+        stages = [*self._quality_stages(arms, prepared, done), *self._batch_stages(arms, prepared, done, record)]
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        shown = sys.stderr.isatty()
+        # No refreshing thread: it would draw, and take time from the worker, while a job measures.
+        with Progress(*columns, console=console, disable=not shown, auto_refresh=False) as progress:
+            bar = progress.add_task(suite.name, total=sum(map(len, stages)))
+            for stage in stages:
+                begin = partial(_show, progress, bar)
+                self._stage(stage, begin, lambda: progress.advance(bar))
+
+    def _quality_stages(self, arms: Sequence[Arm], prepared: Prepared, done: set[str]) -> list[list[Job]]:
+        """The baseline's outputs, then those of the full model on other checkpoints, then the methods' own."""
+        stages: list[list[Job]] = [[], [], []]
+        for index, entry in enumerate(self.suite.tasks):
+            for place, arm in enumerate(arms):
+                cell = cell_id("quality", arm["label"], entry.name)
+                if cell not in done:
+                    job = partial(self._quality, cell, arm, index, arms, prepared)
+                    stage = 0 if place == 0 else 1 if arm["method"] == BASELINE else 2
+                    stages[stage].append((f"{entry.name}: {arm['label']}", job))
+        return stages
+
+    def _batch_stages(
+        self, arms: Sequence[Arm], prepared: Prepared, done: set[str], record: RunRecord
+    ) -> list[list[Job]]:
+        """Per batch size, small ones first: the processes' shares of the speed, the cells joined from them, memory, energy."""
+        stages: list[list[Job]] = []
+        suite = self.suite
+        # Passes of their own, each arm alone in a fresh process; energy only where a counter can be read.
+        wanted: dict[Alone, bool] = {
+            "memory": suite.memory,
+            "energy": suite.energy and bool(record.get("energy_counters")),
+        }
+        for batch in sorted(suite.batch_sizes):
+            shares: list[Job] = []
+            join: list[Job] = []
+            alone: list[Job] = []
+            # Shares that are still there were joined to some cells only: joined again, all cells hold the same repeats.
+            begun = any((self.store.path / self._part(batch, p)).exists() for p in range(suite.processes))
+            if begun or any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms):
+                what = f"speed, batch {batch}"
+                for process in range(suite.processes):
+                    shares.append((what, partial(self._speed_part, batch, process, arms, prepared)))
+                join.append((what, partial(self._speed_cells, batch, arms)))
+            for kind in (kind for kind, asked in wanted.items() if asked):
+                for arm in arms:
+                    cell = cell_id(kind, arm["label"], f"b{batch}")
+                    if cell not in done:
+                        job = partial(self._alone, kind, cell, arm, batch, prepared)
+                        alone.append((f"{kind}, batch {batch}: {arm['label']}", job))
+            stages += [shares, join, alone]
+        return stages
+
+    def _stage(self, jobs: Sequence[Job], begin: Callable[[str], None], end: Callable[[], None]) -> None:
+        """Run jobs that do not need each other, as many at once as there are slots."""
+        if self.workers.slots == 1 or len(jobs) < 2:
+            for what, job in jobs:
+                begin(what)
+                job()
+                end()
+            return
+        with ThreadPoolExecutor(self.workers.slots) as pool:
+            running = {pool.submit(job): what for what, job in jobs}
+            try:
+                for finished in as_completed(running):
+                    begin(running[finished])
+                    finished.result()
+                    end()
+            except BaseException:
+                self.workers.close()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def call(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> Outcome[T]:
+        """What a function of a worker returned in a fresh process; see `harness.run.executors.base.Executor`."""
+        return self.workers.call(function, *arguments, limit_s=self.suite.time_limit_s)
+
+    def _quality(self, cell: str, arm: Arm, index: int, arms: Sequence[Arm], prepared: Prepared) -> None:
+        baseline, entry = arms[0], self.suite.tasks[index]
+        fields: QualityFields = {"task": entry.name}
+        reference = lossless = None
+        if arm["label"] != baseline["label"]:
+            reference = self._tokens(baseline, entry.name)
+            if reference is None:
+                why = f"the baseline {baseline['label']!r} has no outputs to compare with"
+                self._fail("quality", cell, arm, fields, CellFailed(why, NOT_TRIED))
+                return
+        if arm["exact"] and arm["method"] != BASELINE:
+            same = [a for a in arms if a["method"] == BASELINE and a["checkpoint"] == arm["checkpoint"]]
+            lossless = self._tokens(same[0], entry.name) if same else None
+        given = self.suite, arm, index, prepared, self.data, reference, lossless
+        self._measure("quality", cell, arm, fields, quality, *given)
+
+    def _tokens(self, arm: Arm, task: str) -> dict[str, list[int]] | None:
+        """Token ids of a full model's scored outputs (of lm-eval tasks the answers) by example; None where there are none."""
+        cell = cell_id("quality", arm["label"], task)
+        if cell not in self._outputs:
+            found = self.store.cell(cell)
+            if found is None or found["kind"] != "quality" or found["status"] != "ok":
+                return None
+            self._outputs[cell] = {e["id"]: e.get("token_ids") or e.get("answer") or [] for e in found["examples"]}
+        return self._outputs[cell]
+
+    def _alone(self, kind: Alone, cell: str, arm: Arm, batch: int, prepared: Prepared) -> None:
+        fields: SpeedFields = {"batch_size": batch}
+        if (error := self._hopeless(arm, batch)) is not None:
+            self._fail(kind, cell, arm, fields, error)
+            return
+        given = self.suite, arm, batch, prepared, self.data
+        if kind == "memory":
+            self._measure(kind, cell, arm, fields, peak_memory, *given)
+        else:
+            self._measure(kind, cell, arm, fields, energy_per_token, *given)
+
+    def _measure(
+        self,
+        kind: Kind,
+        cell: str,
+        arm: Arm,
+        fields: Fields,
+        function: Callable[[*Arguments], Fields],
+        *arguments: *Arguments,
+    ) -> None:
+        try:
+            found = self.call(function, *arguments)
+        except (BadInput, CellFailed) as error:
+            self._fail(kind, cell, arm, fields, error)
+        else:
+            self._write(kind, cell, arm, cast(Fields, {**fields, **found.value}), [found.machine])
+
+    def _part(self, batch: int, process: int) -> str:
+        return f"{shares.PARTS}/speed-b{batch}-p{process}.json"
+
+    def _hopeless(self, arm: Arm, batch: int) -> CellFailed | None:
+        """Why an arm need not be tried at a batch size; None where nothing speaks against it."""
+        smaller = self._exhausted.get(arm["label"])
+        if smaller is None or smaller >= batch:
+            return None
+        return CellFailed(f"not tried: it ran out of memory at batch size {smaller}", NOT_TRIED)
+
+    def _speed_part(self, batch: int, process: int, arms: Sequence[Arm], prepared: Prepared) -> None:
+        """One process's share of the speed cells of one batch size, kept until all shares are there.
+
+        When the process dies in the middle of one arm, the share is measured again without that arm.
+        """
+        path = self.store.path / self._part(batch, process)
+        if shares.read(path) is not None:
+            return
+        found: dict[str, SpeedShare] = {}
+        alive = []
+        for arm in arms:
+            if (error := self._hopeless(arm, batch)) is not None:
+                found[arm["label"]] = shares.lost(error)
+            else:
+                alive.append(arm)
+        while alive:
+            try:
+                outcome = self.call(speed, self.suite, alive, batch, process, prepared, self.data)
+            except (BadInput, CellFailed) as error:
+                guilty = [arm for arm in alive if isinstance(error, CellFailed) and arm["label"] == error.arm]
+                for arm in guilty or alive:
+                    found[arm["label"]] = shares.lost(error)
+                alive = [arm for arm in alive if arm not in guilty] if guilty else []
+            else:
+                found |= outcome.value
+                for label in outcome.value:
+                    found[label]["machine"] = outcome.machine
+                break
+        self.store.write_text(self._part(batch, process), json.dumps(found))
+
+    def _speed_cells(self, batch: int, arms: Sequence[Arm]) -> None:
+        """Join the processes' shares to one cell per arm. A share that failed fails the cell but keeps the others' runs."""
+        paths = [self.store.path / self._part(batch, process) for process in range(self.suite.processes)]
+        found = [shares.read(path) or {} for path in paths]
+        for arm in arms:
+            fields, machine, error = shares.join(batch, [each[arm["label"]] for each in found if arm["label"] in each])
+            cell = cell_id("speed", arm["label"], f"b{batch}")
+            if error is None:
+                self._write("speed", cell, arm, fields, machine)
+            else:
+                self._fail("speed", cell, arm, fields, error, machine)
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def _fail(
+        self,
+        kind: Kind,
+        cell: str,
+        arm: Arm,
+        fields: Fields,
+        error: BadInput | CellFailed,
+        machine: Sequence[Machine] = (),
+    ) -> None:
+        """Write the record of a failure, and remember the arm if its memory ran out."""
+        if failure(error)["reason"] == OUT_OF_MEMORY and (batch := fields.get("batch_size")):
+            self._exhausted[arm["label"]] = min(batch, self._exhausted.get(arm["label"], batch))
+        self._write(kind, cell, arm, fields, machine, error)
+        print(f"{cell}: failed: {error}", file=sys.stderr)
+
+    def _write(
+        self,
+        kind: Kind,
+        cell: str,
+        arm: Arm,
+        fields: Fields,
+        machine: Sequence[Machine],
+        error: BadInput | CellFailed | None = None,
+    ) -> None:
+        conditions = fields.get("conditions") or {}
+        record = {
+            **fields,
+            "id": cell,
+            "kind": kind,
+            "status": "ok" if error is None else "failed",
+            "error": None if error is None else str(error),
+            "arm": arm,
+            "code": self._code,
+            "machine": list(machine),
+            "conditions": conditions,
+            "conditions_hash": environment.conditions_hash(conditions),
+            **({} if error is None else {"failure": failure(error)}),
+        }
+        try:
+            self.store.write_cell(record)
+        except CellFailed as not_finite:  # a number that JSON has no word for: the cell fails, the run goes on
+            if error is not None:
+                raise
+            kept = {key: value for key, value in fields.items() if key in ("batch_size", "task")}
+            self._fail(kind, cell, arm, cast(Fields, kept), not_finite)
+
+
+def _show(progress: Progress, bar: TaskID, what: str) -> None:
+    progress.update(bar, description=what, refresh=True)

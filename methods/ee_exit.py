@@ -1,0 +1,102 @@
+"""Exits by confidence at a few fixed blocks, as EE-LLM and the early-exit baselines of many papers have them.
+
+Papers: Chen, Pan, Li, Ding, Zhou, "EE-LLM: Large-Scale Training and Inference of Early-Exit Large Language Models with 3D
+Parallelism", ICML 2024, arXiv:2312.04916 (largest probability; pan-x-c/EE-LLM); entropy as in DeeBERT (Xin et al. 2020,
+arXiv:2004.12993); margin of the two largest probabilities as in CALM (Schuster et al. 2022, arXiv:2207.07061), here without
+its decay.
+
+Rule. After each of the `exits` the model's own final norm and head predict the token; a row leaves where the confidence is at least
+`threshold`: the largest probability, the difference of the two largest, or 1 - entropy / log V. Without `exits`, the blocks after a
+quarter and after half of the depth, where EE-LLM's 7B and 1.3B models have theirs.
+
+Missing K/V. State propagation: every block above projects its own from the exit state (CALM's answer; EE-LLM's second one, the
+pipeline, computes the blocks above in full). EE-LLM's first answer, recomputing the tokens since the last full pass, is not here.
+
+Deviations. EE-LLM trains exits with heads of their own; the model's head stands for them, so its published numbers are of another
+experiment. In a batch every row decides for itself.
+
+Cost: a vocabulary projection per exit that a row reaches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+
+from harness.errors import BadInput
+from harness.method import Exit
+from harness.state import GateState
+
+NEVER = 2.0
+
+
+@dataclass(frozen=True)
+class EEExit(Exit):
+    """Exits at fixed blocks by the confidence of the model's own head.
+
+    Parameters:
+        exits: blocks after which a row may leave, counted from 1 and joined by `_`, e.g. `b8_b16`; empty: a quarter and half.
+        confidence: `maximum`, `margin` or `entropy`.
+        threshold: least confidence, 0 or more; above 1 nothing leaves.
+    """
+
+    name: ClassVar[str] = "ee_exit"
+    title: ClassVar[str] = "EE exit"
+    paper: ClassVar[str] = "Chen et al. 2023, arXiv:2312.04916"
+    needs_training: ClassVar[bool] = True
+
+    exits: str = ""
+    confidence: str = "maximum"
+    threshold: float = 0.8
+
+    def __post_init__(self) -> None:
+        known = ("maximum", "margin", "entropy")
+        self._require("confidence", self.confidence in known, f"one of {', '.join(known)}")
+        self._require("threshold", self.threshold >= 0, "0 or more (above 1 nothing leaves)")
+        self._places(2)
+
+    def _places(self, depth: int) -> tuple[int, ...]:
+        if not self.exits:
+            return tuple(sorted({max(1, depth // 4), max(1, depth // 2)}))
+        parts = [part.removeprefix("b") for part in self.exits.split("_")]
+        if not all(part.isdigit() and int(part) for part in parts):
+            raise BadInput(
+                f"{self.name}: exits={self.exits} cannot be read; write blocks from 1 joined by _, e.g. b8_b16"
+            )
+        return tuple(map(int, parts))
+
+    def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> EEExit:
+        """See `Method.resolve`."""
+        self._require("exits", max(self._places(depth)) < depth, f"below the model's {depth} blocks")
+        return self
+
+    def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
+        """See `Method.settings`."""
+        return {**self.params, "exits": "_".join(f"b{place}" for place in self._places(depth))}
+
+    def no_skip(self, depth: int) -> EEExit:
+        """See `Method.no_skip`."""
+        return replace(self, threshold=NEVER)
+
+    def candidates(self, depth: int) -> list[EEExit]:
+        """See `Method.candidates`: thresholds from 0.95 down."""
+        return [replace(self, threshold=step / 20) for step in range(19, -1, -1)]
+
+    def tests(self, layer: int, depth: int) -> bool:
+        """See `Exit.tests`."""
+        return self.threshold <= 1 and layer + 1 in self._places(depth)
+
+    def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
+        """See `Exit.should_exit`."""
+        logits = state.logits(hidden).float()
+        if self.confidence == "entropy":
+            shares = logits.log_softmax(-1)
+            entropy = -(shares.exp() * shares).sum(-1)
+            return 1 - entropy / math.log(logits.shape[-1]) >= self.threshold
+        top = (logits.topk(2, dim=-1).values - logits.logsumexp(-1, keepdim=True)).exp()
+        confidence = top[:, 0] if self.confidence == "maximum" else top[:, 0] - top[:, 1]
+        return confidence >= self.threshold

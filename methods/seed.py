@@ -1,0 +1,69 @@
+"""SEED: the last blocks draft from the raw embedding of the newest token.
+
+Paper: "SEED", 2026 (preprint; github.com/lhk2004/SEED could not be read).
+
+Rule. A drafted token runs the last `blocks` blocks alone, on its raw embedding; they look at the full model's deep keys and
+values of all verified tokens and at their own of the tokens drafted before it. Chains suffice by the paper's own account; its
+main table adds a confidence stop (`threshold`; its rule was not read, here the drafted token's probability) and trees.
+
+Deviations. Inference only: the paper fine-tunes with a second loss over blocks of ten tokens, without which a draft is seldom
+right. Rows of a batch progress raggedly.
+
+Cost: drafts that are rejected, a vocabulary projection for each drafted token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from harness.method import Draft
+from harness.plan import LayerPlan
+from harness.state import largest_probability
+
+
+@dataclass(frozen=True)
+class Seed(Draft):
+    """Drafts with the last blocks on the raw embedding.
+
+    Parameters:
+        blocks: last blocks that draft.
+        draft_tokens: tokens drafted per step at most.
+        threshold: probability below which a draft ends, 0 to 1; 0 always drafts as many.
+    """
+
+    name: ClassVar[str] = "seed"
+    title: ClassVar[str] = "SEED"
+    paper: ClassVar[str] = "SEED, preprint 2026"
+    needs_training: ClassVar[bool] = True
+
+    blocks: int = 2
+    draft_tokens: int = 10
+    threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._require("blocks", self.blocks >= 1, "1 or more")
+        self._require("draft_tokens", self.draft_tokens >= 1, "1 or more")
+        self._require("threshold", 0 <= self.threshold <= 1, "0 to 1")
+
+    def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Seed:
+        """See `Method.resolve`."""
+        self._require("blocks", self.blocks < depth, f"below the model's {depth} blocks")
+        return self
+
+    def candidates(self, depth: int) -> list[Seed]:
+        """See `Method.candidates`: one to four blocks, drafts of two to ten tokens."""
+        return [Seed(blocks, d, self.threshold) for blocks in range(1, min(5, depth)) for d in (2, 4, 6, 10)]
+
+    def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
+        """See `Draft.draft_plan`."""
+        return LayerPlan.of(range(depth - self.blocks, depth), depth)
+
+    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
+        """See `Draft.goes_on`."""
+        if not self.threshold:
+            return None
+        return largest_probability(logits) >= self.threshold
