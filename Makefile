@@ -20,7 +20,7 @@ bench: setup
 	$(BIN)/depthbench report $(OUT)
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope
 
 check: setup
 	$(BIN)/ruff check .

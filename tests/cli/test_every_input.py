@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import harness.tasks.lm_eval.evaluate
+import harness.tune.profile
 import reports.write.view
 from harness.cli import main as cli
 from harness.measure.probes import reading
@@ -39,6 +40,7 @@ BASE: Mapping[str, Mapping[str, str]] = {
     "scoring-speed": {"--model": "{model}", "--method": "full", "--sequences": "2"},
     "train": {"recipe": "{recipe}", "--out": "{out}"},
     "tune": {"method": "skipdecode", "--model": "{model}", "--task": "restaurants", "--out": "{out}", "--target-speedup": "1.1"},
+    "profile": {"method": "static_prune(order=sleb, count=1)", "--model": "{model}", "--task": "restaurants", "--out": "{out}"},
     "calibrate": {"method": "skipdecode", "--model": "{model}", "--task": "restaurants", "--out": "{out}"},
 }  # fmt: skip
 """A call of every verb that works, up to where it would compute."""
@@ -70,6 +72,7 @@ def call(
     monkeypatch.setattr(torch.Tensor, "backward", computes)
     monkeypatch.setattr(Trials, "quality", computes)
     monkeypatch.setattr(Trials, "time", computes)
+    monkeypatch.setattr(harness.tune.profile, "DataProfile", computes)
     monkeypatch.setattr(scoring, "score", computes)
     monkeypatch.setattr(contract, "check", computes)
     monkeypatch.setattr(reading, "measure", computes)
