@@ -11,6 +11,7 @@ import methods
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy
+from harness.measure.running import say
 from harness.measure.setup import (
     lm_eval_cells,
     lm_eval_options,
@@ -120,6 +121,7 @@ def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
 def _contests(suite: Suite, decoder: Decoder) -> list[Contest]:
     """What runs the full model's step at every number of rows that will be decoded, chosen once for all processes of the run."""
     sizes = (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes
+    say("timing the kernels against torch")
     held = [contest.hold(decoder, size) for size in sorted(set(sizes))]
     return [cast(Contest, {**asdict(found), "said": str(found)}) for found in held]
 

@@ -68,21 +68,24 @@ def judge(run: Run) -> dict[tuple[str, int], Judged]:
     """The judgement of every arm at every batch size, by label and batch size."""
     limits = Limits.model_validate(run.suite.get("limits") or {})
     cells = {(c["arm"]["label"], c.get("batch_size")): c for c in run.cells if c["kind"] == "speed"}
-    clocks = {at: Clock.of(c) for at, c in cells.items() if c["status"] == "ok"}
     on_cpu = str(run.suite.get("device") or "cpu") == "cpu"
     found = {}
     for arm in run.arms:
         for batch in run.batch_sizes:
             at, base = (str(arm["label"]), batch), (run.full["label"] if run.full else "", batch)
-            cell, full = cells.get(at), cells.get(base)
-            why = _not_comparable(cell, full, is_full=at == base)
-            if why or cell is None or full is None:
-                found[at] = Judged(Usability(UNUSABLE, why))
-            else:
-                beside = Beside(clocks[base], clocks[at])
-                foreign = foreign_share(cell) if on_cpu else None
-                found[at] = _judged(full, cell, beside, limits, foreign, is_full=at == base)
+            found[at] = beside(cells.get(base), cells.get(at), limits, on_cpu=on_cpu, is_full=at == base)
     return found
+
+
+def beside(
+    full: SpeedCell | None, cell: SpeedCell | None, limits: Limits, *, on_cpu: bool, is_full: bool = False
+) -> Judged:
+    """The judgement of one cell beside the full model's at the same batch size; None stands for one that is not there."""
+    why = _not_comparable(cell, full, is_full=is_full)
+    if why or cell is None or full is None:
+        return Judged(Usability(UNUSABLE, why))
+    foreign = foreign_share(cell) if on_cpu else None
+    return _judged(full, cell, Beside(Clock.of(full), Clock.of(cell)), limits, foreign, is_full=is_full)
 
 
 def foreign_share(cell: SpeedCell) -> float | None:
