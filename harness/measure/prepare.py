@@ -35,7 +35,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     Returns:
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
         `kernels`: what runs each number of rows, and `contests`: the times that decided it; `energy_counters`: names of those that
-        can be read here.
+        can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured).
 
     Raises:
         BadInput: something does not fit; the message names it.
@@ -99,13 +99,18 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
             }
         )
     contests = _contests(suite, first)
-    meters = [meter.name for meter in energy.counters(first.device)]
+    meters = energy.counters(first.device)
+    quiet = None
+    if suite.energy and meters:  # once for all cells: the idle machine does not change with the arm
+        say("reading the energy counters of the idle machine")
+        quiet = energy.idle(meters, first.device, suite.energy_window_s)
     return {
         "arms": described,
         "expected_tokens": expected,
         "kernels": linear.table(),
         "contests": contests,
-        "energy_counters": meters,
+        "energy_counters": [meter.name for meter in meters],
+        "energy_idle": quiet,
     }
 
 

@@ -186,13 +186,18 @@ def _seconds(run: Timed) -> float:
 
 
 def _slowness(runs: tuple[Timed, ...]) -> list[float]:
-    """Decode seconds per token of each run over the lower median of its prompt set; 1 where too few were timed."""
-    groups: dict[int, list[float]] = {}
-    each = [(run["prompt_set"], _seconds(run) / sum(run["step_tokens"])) for run in runs]
-    for prompt, seconds in each:
-        groups.setdefault(prompt, []).append(seconds)
-    middle = {k: statistics.median_low(v) if len(v) >= paired.GROUP else None for k, v in groups.items()}
-    return [1.0 if (m := middle[prompt]) is None else seconds / m for prompt, seconds in each]
+    """Decode seconds per token of each run over the lower median of its like; see `harness.stats.paired.slowness`."""
+    own: dict[tuple[int, int], list[float]] = {}
+    every: dict[int, list[float]] = {}
+    each = [(run["process"], run["prompt_set"], _seconds(run) / sum(run["step_tokens"])) for run in runs]
+    for process, prompt, seconds in each:
+        own.setdefault((process, prompt), []).append(seconds)
+        every.setdefault(prompt, []).append(seconds)
+    found = []
+    for process, prompt, seconds in each:
+        like = own[process, prompt] if len(own[process, prompt]) >= paired.GROUP else every[prompt]
+        found.append(seconds / statistics.median_low(like) if len(like) >= paired.GROUP else 1.0)
+    return found
 
 
 def _arrays(

@@ -238,6 +238,13 @@ class Count(TypedDict):
     active_j: float | None
 
 
+class Idle(TypedDict):
+    """The idle machine: seconds of the window, and joules of each counter in it by name; None where one does not tell."""
+
+    window_s: float
+    joules: dict[str, float | None]
+
+
 class EnergyFields(TypedDict, total=False):
     """Energy of one arm alone."""
 

@@ -63,7 +63,12 @@ class Jobs:
         arms = record["arms"]
         now = (record.get("resumed") or [record["environment"]])[-1]
         self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
-        prepared: Prepared = {"arms": arms, "expected_tokens": record["expected_tokens"], "kernels": record["kernels"]}
+        prepared: Prepared = {
+            "arms": arms,
+            "expected_tokens": record["expected_tokens"],
+            "kernels": record["kernels"],
+            "energy_idle": record.get("energy_idle"),
+        }
         (self.store.path / shares.PARTS).mkdir(exist_ok=True)
         done = self.store.ids("ok")
         for problem in self.store.problems:

@@ -15,8 +15,6 @@ from harness.records.measures import fixed_length
 from harness.records.run import Run
 from harness.records.usability import UNUSABLE
 
-_KEPT = ("runs", "breakdown", "reading", "fewer_blocks")
-
 
 @dataclass(frozen=True)
 class Again:
@@ -50,5 +48,13 @@ def joined(before: SpeedCell, fields: SpeedFields, reason: str | None) -> SpeedF
         run if reason is None or run.get("superseded") else {**run, "superseded": reason}
         for run in before.get("runs") or ()
     ]
-    kept = {key: [*(before.get(key) or []), *(fields.get(key) or [])] for key in _KEPT}
-    return cast(SpeedFields, {**fields, **kept, "runs": [*old, *fields["runs"]]})
+    return cast(
+        SpeedFields,
+        {
+            **fields,
+            "runs": [*old, *fields["runs"]],
+            "breakdown": [*(before.get("breakdown") or []), *(fields.get("breakdown") or [])],
+            "reading": [*(before.get("reading") or []), *(fields.get("reading") or [])],
+            "fewer_blocks": [*(before.get("fewer_blocks") or []), *(fields.get("fewer_blocks") or [])],
+        },
+    )

@@ -95,6 +95,7 @@ def _run(
         "kernels": prepared["kernels"],
         "contests": prepared.get("contests", []),
         "energy_counters": prepared.get("energy_counters", []),
+        "energy_idle": prepared.get("energy_idle"),
         "published": published.select(suite.published),
         "environment": environment.fingerprint(),
         "started": _now(),

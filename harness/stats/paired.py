@@ -1,7 +1,8 @@
 """Speed ratios of paired repeats in processes: a location that one stall in five cannot move, with its interval. Torch-free.
 
-A repeat is *stalled* that took more than STALL times the median of its arm on the same prompts. The rule is the same for both
-arms and looks at nothing else; a pair with a stalled repeat, of whichever arm, does not enter the estimate. What is left gives
+A repeat is *stalled* that took more than STALL times the median of its arm on the same prompts in its process. The rule is the
+same for both arms and looks at nothing else; a pair with a stalled repeat, of whichever arm, does not enter the estimate. What is
+left gives
 
     y_p = log(full / method) of process p, each a total over prompts of the geometric mean over repeats
     value = exp(mean y_p),    interval value * exp(+-h),    h = t(P - 1) * s / sqrt(P),    s the standard deviation of the y_p
@@ -152,19 +153,22 @@ class Pairs:
 def slowness(times: Array) -> Array:
     """How many times the median of its arm on the same prompts each repeat took, the most over its prompts [P, R].
 
-    The lower of two middle values counts as the median: of four repeats two may be stalled. 1 where there is nothing to
-    compare with, that is fewer than GROUP repeats on a prompt.
+    Repeats stand beside those of their process, which may be faster or slower than another as a whole; where it has fewer than
+    GROUP on a prompt, beside those of all processes; 1 where these are too few as well. The lower of two middle values counts as
+    the median: of four repeats two may be stalled.
 
     Args:
         times: [P, R, K] of one arm, 0 where nothing was timed.
     """
-    found = np.ones(times.shape)
-    for prompt in range(times.shape[2]):
-        timed = times[..., prompt][times[..., prompt] > 0]
-        if timed.size >= GROUP:
-            middle = np.sort(timed)[(timed.size - 1) // 2]
-            found[..., prompt] = np.where(times[..., prompt] > 0, times[..., prompt] / middle, 1.0)
-    return np.asarray(found.max(2))
+    timed = times > 0
+    ordered = np.sort(np.where(timed, times, np.inf), axis=1)  # [P, R, K]
+    own = np.take_along_axis(ordered, np.maximum((timed.sum(1) - 1) // 2, 0)[:, None], axis=1)[:, 0]  # [P, K]
+    every = np.sort(np.where(timed, times, np.inf).reshape(-1, times.shape[2]), axis=0)
+    counts = timed.sum((0, 1))
+    common = np.take_along_axis(every, np.maximum((counts - 1) // 2, 0)[None], axis=0)[0]  # [K]
+    middle = np.where(timed.sum(1) >= GROUP, own, np.where(counts >= GROUP, common, np.inf))  # [P, K]
+    slow = np.where(timed & np.isfinite(middle)[:, None], times / middle[:, None], 1.0)
+    return np.asarray(slow.max(2))
 
 
 @lru_cache(maxsize=256)
