@@ -192,6 +192,7 @@ def print_table(rows: Sequence[tuple[str, ...]], left: tuple[str, ...], least: S
         left: columns of text.
         least: columns that a narrow terminal may do without, the least important one first; off a terminal all are kept.
     """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
@@ -210,7 +211,9 @@ def print_table(rows: Sequence[tuple[str, ...]], left: tuple[str, ...], least: S
     for row in shown[1:]:
         table.add_row(*row)
     if width is None:
-        console = Console(width=max(sum(map(len, row)) + 2 * len(row) for row in shown), soft_wrap=True)
+        console = Console(
+            width=sum(max(map(cell_len, column)) + 2 for column in zip(*shown, strict=True)), soft_wrap=True
+        )
     console.print(table, markup=False)
     if dropped:
         typer.echo(f"left out for want of width: {', '.join(dropped)}")

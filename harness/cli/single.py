@@ -43,7 +43,7 @@ def generate(
         typer.echo(result)
 
 
-@verb(LOOK, r"score 'name[Zizzi]\n' 'Zizzi is here.' --method 'calm(threshold=0.9)'")
+@verb(LOOK, r"score 'name[Zizzi]\n' 'Zizzi is here.' --method calm")
 def score(
     prompt: Annotated[str, typer.Argument(help=r"Prompt; `\n` stands for a line feed.")],
     continuation: Annotated[str, typer.Argument(help="Text whose log-likelihood is wanted.")],
@@ -100,7 +100,7 @@ def baseline(
         typer.echo(line, err=True)
 
 
-@verb(MEASURE, "lm-eval --tasks lambada_openai --limit 100 --method calm --with-full", name="lm-eval")
+@verb(MEASURE, "lm-eval --tasks lambada_openai --limit 100 --method calm", name="lm-eval")
 def lm_eval(
     tasks: Annotated[
         str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")

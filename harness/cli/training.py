@@ -106,7 +106,7 @@ Limit = Annotated[
 ]
 
 
-@verb(MAKE, "tune skipdecode --target-speedup 3 --data data --out skipdecode-3x.json")
+@verb(MAKE, "tune skipdecode --target-speedup 3 --data data --out sd-3x.json")
 def tune(
     method: Fixed,
     out: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,9 +23,12 @@ from harness.measure.setup import (
 )
 from harness.method import Method
 from harness.models import contest
+from harness.models.checks import said
 from harness.models.decoder import Decoder
+from harness.models.identity import beside_weights
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Contest, Expected, Planned, Prepared
+from harness.records.differences import differences
 from harness.suites.suite import Suite
 from harness.tasks.prompts import expected_tokens
 
@@ -75,6 +79,9 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
             f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
             f"{first.name} has {first.geometry.max_positions}"
         )
+    for name, decoder in decoders.items():
+        if line := said(name, decoder.ignored):
+            print(line, file=sys.stderr)
     digests = {name: evidence.sampled_weights(decoder) for name, decoder in decoders.items()}
     for name in decoders:
         for index in range(1, len(suite.tasks)) if "{task}" in name else ():
@@ -96,6 +103,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
                 "skipped_kv": method.skipped_kv,
                 "trained": _trained(method, decoder),
                 "weights": digests[arm["checkpoint"]],
+                "beside_weights": beside_weights(decoder),
             }
         )
     contests = _contests(suite, first)
@@ -115,11 +123,16 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
 
 
 def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
-    """BadInput unless both have the same sizes and the same tokenizer."""
+    """BadInput unless both have the same sizes, the same tokenizer, end tokens and numbers of the configuration."""
     if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
         raise BadInput(
             f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "
             "one suite compares weights of one shape"
+        )
+    for found in differences(beside_weights(decoder), beside_weights(first))[:1]:
+        raise BadInput(
+            f"methods: {what}: checkpoint {decoder.name} has {found.name} {found.ours!r}, {first.name} has {found.theirs!r}; "
+            "one suite compares weights that generate alike"
         )
 
 

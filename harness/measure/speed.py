@@ -17,7 +17,7 @@ import methods
 from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
-from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
+from harness.errors import BAD_INPUT, BadInput, CellFailed, one_line, reason_of
 from harness.measure import conditions as evidence
 from harness.measure import disturbed
 from harness.measure.meanwhile import Before
@@ -232,8 +232,11 @@ class _Bench:
         prompt = batch.ids[0] if batch.mask is None else batch.ids[0][batch.mask[0].bool()]
         ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)
         decoder = self.decoders[arm["checkpoint"]]
-        logits = score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
-        return bool(logits.isfinite().all())
+        try:
+            score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
+        except CellFailed:
+            return False
+        return True
 
     def again(self, base: Arm, arms: Sequence[Arm], states: Mapping[str, _State], process: int) -> None:
         """Measure pairs of which a repeat was disturbed again, the full model's and the arm's; see `harness.measure.disturbed`."""

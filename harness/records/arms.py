@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Required  # that of typing does not reach pydantic before Python 3.12
+from typing import (
+    Any,
+    Required,  # that of typing does not reach pydantic before Python 3.12
+)
 
 from typing_extensions import TypedDict
 
@@ -38,6 +41,7 @@ class Arm(TypedDict, total=False):
     skipped_kv: str
     trained: str | None
     weights: str
+    beside_weights: dict[str, Any]
 
 
 class Contest(TypedDict, total=False):

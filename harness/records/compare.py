@@ -12,6 +12,7 @@ means that the whole interval lies within the threshold; everything else is `amb
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,20 @@ class Comparison:
     broken: tuple[str, ...]
     processors: str = ""
     """How the processors differ; empty where they do not. Times on two processors are not compared, only ratios and scores."""
+
+    @property
+    def headline(self) -> str:
+        """What was found, in one line: how many quantities changed, and which way; what says nothing or was not compared."""
+        counts = Counter(change.verdict for change in self.changes)
+        shown = [f"{counts[verdict]} {verdict}" for verdict in (SLOWER, WORSE, FASTER, BETTER) if counts[verdict]]
+        total = len(self.changes)
+        text = f"{', '.join(shown) or 'no change shown'} of {total} quantities compared"
+        rest = [f"{counts[verdict]} {verdict}" for verdict in (SAME, AMBIGUOUS) if counts[verdict]]
+        if self.refused:
+            rest.append(f"{len(self.refused)} cells not compared")
+        if not total:
+            text = "nothing could be compared"
+        return f"{text} ({', '.join(rest)})" if rest else text
 
     @property
     def refusals(self) -> list[str]:

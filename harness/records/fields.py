@@ -37,6 +37,10 @@ class Conditions(TypedDict, total=False):
     seed: int
     exited_rows: str
     vocabulary: str
+    end_tokens: str
+    pad_token: int
+    tokenizer: str | None
+    configuration: str
     torch: str
     transformers: str
     batch_size: int

@@ -199,7 +199,7 @@ def test_every_method_has_a_breakdown_that_adds_up(opt: Decoder, spec: str) -> N
         assert sum(parts.values()) == pytest.approx(step, rel=1e-6)
     assert sum(found.step_tokens) == 3 * (NEW - 1)
     method = methods.create(spec)
-    assert (sum(found.parts_s["exit_tests"]) > 0) == (method.family in ("exit", "draft"))
+    assert (sum(found.parts_s["exit_tests"]) > 0) == (method.family in ("gate", "exit", "draft"))
     filled = any(step.filled or step.fill_rows for step in output.trace.steps)
     assert (sum(found.parts_s["kv_fill"]) > 0) == filled
 
@@ -279,7 +279,7 @@ def test_only_what_a_family_decides_by_is_an_exit_test(opt: Decoder) -> None:
     found, output = instrumented(opt, Helpful(clock=clock), clock)
     depth = output.trace.depth
     assert found.parts_s["exit_tests"] == [7.0] * (NEW - 1)
-    assert found.parts_s["host"] == pytest.approx([1000.0 * depth] * (NEW - 1), abs=1.0)
+    assert found.parts_s["host"] == pytest.approx([1000.0 * (depth - 1)] * (NEW - 1), abs=1.0)
 
 
 def test_planning_is_the_hosts_in_the_step_it_is_for(opt: Decoder) -> None:

@@ -71,6 +71,8 @@ def test_a_slower_method_is_found_with_its_size(tmp_path: Path) -> None:
     assert speed.effect.low < 5 / 6 < speed.effect.high and time.effect.low < 6 / 5 < time.effect.high
     assert speed.before == pytest.approx(2, rel=0.02) and time.after == pytest.approx(6, rel=0.02)
     assert changes["Full", "tpot"].verdict == SAME
+    headline = compare.compare(tmp_path / "a", tmp_path / "b").headline
+    assert headline == "2 slower of 5 quantities compared (3 no difference)"
     back = found(tmp_path / "b", tmp_path / "a")
     assert back["Skip", "speedup"].verdict == FASTER and back["Skip", "tpot"].verdict == FASTER
 

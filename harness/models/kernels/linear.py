@@ -19,12 +19,15 @@ import torch
 from torch.nn import functional as F
 
 from harness.machine.environment import memory_limit
-from harness.models.kernels import native
+from harness.models.kernels import native, threads
 
 NATIVE, TORCH = "native", "torch"
 MAX_BUCKET = 256
 ROOM = 0.8
 """Share of the free memory that the panels of a model may take; the rest is for caches and results."""
+
+_SMALL = 8192
+"""Numbers whose largest torch finds while a call of the kernels is made ready."""
 
 _choices: dict[str, str] = {}
 _forced: str | None = None
@@ -124,10 +127,12 @@ class Linear:
         n = self.weight.shape[0]
         y = x.new_empty(*x.shape[:-1], n)
         more = None if residual is None else residual.expand_as(y).contiguous()
-        kind, threads = native.ACTIVATIONS["relu" if self.relu else None], torch.get_num_threads()
-        self._library.calls.linear(
-            ctypes.byref(held), y.numel() // n, x.data_ptr(), native.pointer(more), y.data_ptr(), kind, threads
+        kind = native.ACTIVATIONS["relu" if self.relu else None]
+        status = self._library.calls.linear(
+            ctypes.byref(held), y.numel() // n, x.data_ptr(), native.pointer(more), y.data_ptr(), kind, *threads.team()
         )
+        if status:
+            raise MemoryError("no memory to work in for a linear map")
         return y
 
     def panels(self) -> native.Map:
@@ -166,6 +171,17 @@ class Group:
             if not self._fits:
                 _choices[f"{self.kind}, rows 1"] = TORCH
         return self._fits
+
+
+def argmax(x: torch.Tensor) -> torch.Tensor:
+    """`x.argmax(-1)` of x [R, V]: the first place of the largest; of the first NaN where there is one."""
+    library = threads.library()
+    if library is None or not fits_kernels(x) or x.numel() < _SMALL or not x.is_contiguous():
+        return x.argmax(-1)
+    places = torch.empty(x.shape[0], dtype=torch.long)
+    if library.calls.largest_places(x.data_ptr(), *x.shape, places.data_ptr(), *threads.team()):
+        raise MemoryError("no memory to work in for the largest of rows")
+    return places
 
 
 def fits_kernels(x: torch.Tensor) -> bool:

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import connection as channels
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ class LocalExecutor(Executor):
         kills = system.oom_kills()
         message: tuple[str, Any] | None = None
         with Monitor() as monitor:
-            with deaf_children():  # the first one starts the server that workers are forked from
-                process.start()
+            with deaf_children():  # and what is forked from the server
+                forkserver.ensure_running()
+            process.start()
             send.close()
             try:
                 # The sentinel too: a grandchild that inherited the pipe would keep it open after the worker's death.

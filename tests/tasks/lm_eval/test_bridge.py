@@ -134,7 +134,7 @@ def test_a_shared_context_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
     method = methods.create(HARD).resolve(decoder.depth, {})
     runs: list[int] = []
     inner = scoring.start
-    monkeypatch.setattr(scoring, "start", lambda *a: (runs.append(len(a[1])), inner(*a))[1])
+    monkeypatch.setattr(scoring, "start", lambda *a: (runs.append(len(a[2])), inner(*a))[1])
     found = scoring.score_pairs(decoder, method, pairs, expected_tokens=3, batch_size=2)
     assert runs == [1]
     assert found.computed_positions == len(context) + 5 * 2
