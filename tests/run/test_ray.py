@@ -80,7 +80,7 @@ processes: 2
 repeats: 5
 threads: 1
 memory: false
-limits: {{dispersion: 1000}}
+limits: {{dispersion: 1000, noisy_share: 1}}
 """
     )
 

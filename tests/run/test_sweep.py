@@ -34,7 +34,7 @@ repeats: 5
 energy: false
 threads: 1
 quality_batch_size: 3
-limits: {{dispersion: 1000}}  # steps of a fraction of a millisecond, on a machine that does other things
+limits: {{dispersion: 1000, noisy_share: 1}}  # steps of a fraction of a millisecond, on a machine that does other things
 {extra}"""
     )
     return path
