@@ -47,9 +47,7 @@ def test_off_a_terminal_there_is_a_line_for_every_cell(tmp_path: Path, capsys: p
     run = run_suite(suite(), tmp_path, workers=FakeExecutor())
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("[")]
     assert len(lines) == len(run.cells)
-    assert lines[0].startswith(f"[1/{len(run.cells)} ") and lines[-1].startswith(
-        f"[{len(run.cells)}/{len(run.cells)} "
-    )
+    assert lines[0].startswith(f"[1/{len(run.cells)} ") and lines[-1].startswith(f"[{len(run.cells)}/{len(run.cells)} ")
     (timed,) = [line for line in lines if "speed, batch 1, Skip:" in line]
     assert timed.endswith(": 0.50x [0.50, 0.50]")
     assert any("memory, batch 1, full: 1000 MB" in line for line in lines)
