@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,11 +28,15 @@ MOST = 2**31 - 1
 """Largest count an option takes: what torch and the operating system can count to."""
 
 
-def verb(group: str, *examples: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def verb(
+    group: str, *examples: str, name: str | None = None, context_settings: dict[str, Any] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a verb of a group; `--help` ends with the examples, written without `depthbench`."""
     lines = "\n".join(f"  depthbench {example}" for example in examples)
     title = "Example:" if len(examples) == 1 else "Examples:"
-    return app.command(name, cls=Verb, rich_help_panel=group, epilog=f"\b\n{title}\n{lines}")
+    return app.command(
+        name, cls=Verb, rich_help_panel=group, epilog=f"\b\n{title}\n{lines}", context_settings=context_settings
+    )
 
 
 def complete(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -202,6 +204,16 @@ def scoring_speed(out: Path | None, data: Path | None, **settings: Any) -> Rows:
         found = comparison.measure(comparison.Settings(**settings), data)
         keep(found)
     return comparison.table(found)
+
+
+def scoring_agreement(out: Path | None, data: Path | None, **settings: Any) -> Rows:
+    """Compare with `harness.peers.agreement`, keep the record in `out`; the table to print."""
+    from harness.peers import agreement
+
+    with record(out) as keep:
+        found = agreement.measure(agreement.Settings(**settings), data, say=partial(print, file=sys.stderr))
+        keep(found)
+    return agreement.table(found)
 
 
 def fitting(rows: Sequence[tuple[str, ...]], least: Sequence[str], width: int | None) -> tuple[Rows, list[str]]:

@@ -1,111 +1,106 @@
-"""`depthbench lm-eval`: lm-eval's evaluation of one method, in lm-eval's own formats."""
+"""`depthbench lm-eval`: lm-eval's evaluation of one method or several, in lm-eval's own formats."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.errors import BadInput
-from harness.files import write_atomically
+from harness.errors import CellFailed
 from harness.records.limits import BASELINE
 
 Json = dict[str, Any]
 Rows = list[tuple[str, ...]]
 
 
-def run(
-    model: str,
-    method: str,
-    tasks: str,
-    *,
-    data: Path | None = None,
-    output_path: Path | None = None,
-    log_samples: bool = False,
-    with_full: bool = False,
-    batch_size: str = "16",
-    max_batch_size: int | None = None,
-    expected_tokens: int | None = None,
-    dtype: str = "float32",
-    device: str = "cpu",
-    limit: str | None = None,
-    seed: str = "0,1234,1234,1234",
-    threads: int | None = None,
-    **settings: Any,
-) -> Iterable[str | Rows]:
-    """Evaluate, write what was asked for, and yield what to print: lm-eval's table, then tables of depths and differences.
+def run(arguments: Sequence[str], **own: Any) -> Iterator[str | Rows]:
+    """Evaluate, and yield what to print: lm-eval's table, tables of depths and differences, then where the results are.
+
+    Args:
+        arguments: options in lm-eval's own words.
+        own: fields of `harness.tasks.lm_eval.command.Own`.
 
     Raises:
-        BadInput: an option, task, data set, model or method that does not fit; before anything is computed where that can be told.
+        BadInput: an option, task, data set, model, method or place that does not fit; before anything is computed where that can
+            be told.
+        CellFailed: an answer or a metric is not finite.
     """
+    from harness.tasks.lm_eval import command
+
+    yield from _evaluated(command.parse(arguments, command.Own(**own)))
+
+
+def _evaluated(asked: Any) -> Iterator[str | Rows]:
     import psutil
     import torch
     from lm_eval.utils import make_table
 
+    from harness.tasks.lm_eval import results as files
     from harness.tasks.lm_eval.bridge import MethodLM
     from harness.tasks.lm_eval.documents import compare
-    from harness.tasks.lm_eval.evaluate import Options, evaluate, load_tasks
+    from harness.tasks.lm_eval.evaluate import evaluate, load_tasks
     from harness.tasks.lm_eval.evaluate import expected_tokens as median_tokens
 
-    torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
-    options = Options(
-        tuple(filter(None, (name.strip() for name in tasks.split(",")))),
-        limit=_limit(limit),
-        seeds=_seeds(seed),
-        bootstrap_iters=settings.pop("bootstrap_iters", 100_000),
-        **settings,
-    )
-    if log_samples and output_path is None:
-        raise BadInput("log_samples: needs a place; give --output-path DIR")
-    lm = MethodLM(model, method, batch_size, dtype=dtype, device=device, max_batch_size=max_batch_size)
-    loaded = load_tasks(options, data)
-    expected: int | dict[str, int] = expected_tokens or {
-        name: tokens for name, task in loaded.tasks.items() if (tokens := median_tokens(lm, task, options)) is not None
+    torch.set_num_threads(asked.threads or psutil.cpu_count(logical=False) or 1)
+    several = len(asked.methods) > 1
+    places = [files.Place.tried(asked.output_path, f"{asked.model}, {name}", several) for name in asked.methods]
+    lms = [MethodLM(asked.model, asked.methods[0], **asked.settings)]
+    lms += [MethodLM(lms[0].decoder, name, **asked.settings) for name in asked.methods[1:]]
+    loaded = load_tasks(asked.options, asked.data)
+    expected: int | dict[str, int] = asked.expected_tokens or {
+        name: tokens
+        for name, task in loaded.tasks.items()
+        if (tokens := median_tokens(lms[0], task, asked.options)) is not None
     }
-    lm.expect(expected)
-    results = evaluate(lm, options, data, loaded)
-    rows: list[Json] = []
-    if with_full and lm.method.name != BASELINE:
-        full = MethodLM(lm.decoder, BASELINE, batch_size, expected_tokens=expected, max_batch_size=max_batch_size)
-        reference = evaluate(full, options, data)
-        results["depthbench"]["difference_to_full"] = rows = compare(results, reference)
-    name = f"{model}, {method}"
-    if output_path is not None:
-        yield f"written to {_write(output_path, name, results, log_samples)}"
-    yield f"{name}: batch size {lm.batch_size}, {lm.decoder.depth} blocks"
-    yield make_table(results)
-    if results.get("groups"):
-        yield make_table(results, "groups")
-    yield _depths(results)
+    for lm in lms:
+        lm.expect(expected)
+    lms[0].beside(lms[1:])
+    full: Json | None = None
+    failed: list[str] = []
+    for name, lm, place in zip(asked.methods, lms, places, strict=True):
+        tracker = files.tracked(
+            asked.model,
+            name,
+            {
+                "system_instruction": asked.options.system_instruction,
+                "chat_template": lm.chat_template(asked.options.apply_chat_template)
+                if asked.options.apply_chat_template
+                else None,
+                "fewshot_as_multiturn": asked.options.fewshot_as_multiturn,
+            },
+        )
+        results = evaluate(lm, asked.options, asked.data, loaded, asked.level)
+        results["config"] |= {"model": "depthbench", "model_args": f"pretrained={asked.model},method={name}"}
+        rows = compare(results, full) if full is not None else []
+        results["depthbench"]["difference_to_full"] = rows
+        full = results if lm.method.name == BASELINE and several else full
+        yield f"{asked.model}, {name}: batch size {lm.batch_size}, {lm.decoder.depth} blocks"
+        yield make_table(files.shown(results))
+        if results.get("groups"):
+            yield make_table(files.shown(results), "groups")
+        yield _depths(results)
+        yield from _notes(results)
+        if rows:
+            yield _differences(rows)
+        if asked.show_config:
+            kept = {key: value for key, value in results.items() if key != "samples"}
+            yield json.dumps(kept, indent=2, default=str, ensure_ascii=False)
+        files.write(place, results, tracker, asked.log_samples)
+        yield f"written to {place.results}"
+        failed += [f"{name}: {what}" for what in results["depthbench"]["not_finite"]]
+    if failed:
+        raise CellFailed("; ".join(failed))
+
+
+def _notes(results: Mapping[str, Any]) -> Iterator[str]:
     for task, lost in results["depthbench"]["truncated"].items():
         yield (
             f"{task}: {lost['requests']} contexts were longer than the model and lost {lost['tokens']} tokens on the left"
         )
-    if rows:
-        yield _differences(rows)
-
-
-def _limit(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        raise BadInput(f"limit: {text!r} is not a number; give documents per task, or a share below 1") from None
-
-
-def _seeds(text: str) -> tuple[int | None, int | None, int | None, int | None]:
-    parts = [part.strip() for part in text.split(",")]
-    try:
-        values = [None if part == "None" else int(part) for part in parts]
-        one, two, three, four = values * 4 if len(values) == 1 else values
-    except ValueError:
-        raise BadInput(
-            f"seed: {text!r} is not one number or four (python,numpy,torch,fewshot), e.g. 0,1234,1234,1234"
-        ) from None
-    return one, two, three, four
+    for task, standing in results["depthbench"]["informative"].items():
+        for metric, found in standing.items():
+            if not found["informative"]:
+                yield f"{task}, {metric}: uninformative, {found['reason']}"
 
 
 def _depths(results: Mapping[str, Any]) -> Rows:
@@ -124,41 +119,31 @@ def _depths(results: Mapping[str, Any]) -> Rows:
 
 
 def _differences(rows: Iterable[Mapping[str, Any]]) -> Rows:
-    table: Rows = [
-        ("task", "metric", "method", "full", "difference [95 %]", "gained", "lost", "McNemar p", "documents")
-    ]
+    """Paired differences to full; `p, Holm` is that of a task's first metric, corrected over the tasks that are informative."""
+    head = (
+        "task",
+        "metric",
+        "method",
+        "full",
+        "difference [95 %]",
+        "gained",
+        "lost",
+        "test",
+        "p",
+        "p, Holm",
+        "documents",
+    )
+    table: Rows = [head]
     for row in rows:
-        ends = "" if row["low"] != row["low"] else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        test = row["mcnemar"]
-        counts = (str(test["gained"]), str(test["lost"]), f"{test['p']:.3g}") if test else ("", "", "")
-        values = (f"{row['value']:.2f}", f"{row['full']:.2f}", f"{row['difference']:+.2f}{ends}")
-        table.append((row["task"], row["metric"], *values, *counts, str(row["documents"])))
+        ends = "" if row["low"] != row["low"] else f" [{_number(row['low'])}, {_number(row['high'])}]"
+        counts = ["" if row[key] is None else str(row[key]) for key in ("gained", "lost")]
+        values = (_number(row["value"]), _number(row["full"]), f"{_number(row['difference'], '+')}{ends}")
+        holm = "uninformative" if row["uninformative"] else "" if row["p_holm"] is None else f"{row['p_holm']:.3g}"
+        p = "" if row["p"] != row["p"] else f"{row['p']:.3g}"
+        table.append((row["task"], row["metric"], *values, *counts, row["test"], p, holm, str(row["documents"])))
     return table
 
 
-def _write(path: Path, name: str, results: Json, log_samples: bool) -> Path:
-    """lm-eval's files: `results_<date>.json`, and `samples_<task>_<date>.jsonl` where wanted."""
-    from lm_eval.utils import handle_non_serializable, sanitize_list, sanitize_model_name
-
-    def text(record: Any, **settings: Any) -> str:
-        return json.dumps(record, default=handle_non_serializable, ensure_ascii=False, **settings) + "\n"
-
-    date = datetime.now().isoformat().replace(":", "-")
-    whole = path.suffix == ".json"
-    folder = path.parent if whole else path / sanitize_model_name(name)
-    target = path.with_name(f"{path.stem}_{date}.json") if whole else folder / f"results_{date}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = results["samples"]
-    kept = {key: value for key, value in results.items() if key != "samples"}
-    write_atomically(target, [text({**kept, "model_source": "depthbench", "model_name": name}, indent=2)])
-    for task, rows in samples.items() if log_samples else ():
-        lines = []
-        for row in rows:
-            given = {
-                f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(arguments)}
-                for i, arguments in enumerate(row["arguments"])
-            }
-            answers = {key: sanitize_list(row[key]) for key in ("resps", "filtered_resps")}
-            lines.append(text({**row, **answers, "arguments": given, "target": str(row["target"])}))
-        write_atomically(folder / f"samples_{task}_{date}.jsonl", lines)
-    return target
+def _number(value: float, sign: str = "") -> str:
+    """Two decimals, or a power of ten where these would be the least of many digits."""
+    return f"{value:{sign}.2f}" if abs(value) < 1e6 else f"{value:{sign}.3e}"

@@ -95,7 +95,7 @@ def run(
     MEASURE,
     "report results/quick",
     "report results/quick results/mine --out both.html",
-    "report results/quick --arms 'SkipDecode*,CALM*' --batch 1 --metric rougeL --order speed --style paper --out paper",
+    "report results/quick --arms 'CALM*' --batch 1 --style paper",
 )
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],

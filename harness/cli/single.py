@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +10,8 @@ from harness.cli.app import (
     LOOK,
     MEASURE,
     METHODS,
+    MODELS,
+    RUNS_ON,
     Data,
     Device,
     Dtype,
@@ -19,6 +20,7 @@ from harness.cli.app import (
     Record,
     Threads,
     count,
+    device_name,
     print_table,
     verb,
 )
@@ -100,78 +102,100 @@ def baseline(
         typer.echo(line, err=True)
 
 
-@verb(MEASURE, "lm-eval --tasks lambada_openai --limit 100 --method calm", name="lm-eval")
+@verb(
+    MEASURE,
+    "lm-eval --tasks lambada_openai --limit 100 --method calm --with-full",
+    "lm-eval --model hf --model_args pretrained=smollm2-135m,dtype=float32 --tasks gsm8k --num_fewshot 0",
+    name="lm-eval",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
 def lm_eval(
-    tasks: Annotated[
-        str, typer.Option("--tasks", "-t", help="lm-eval tasks, groups or patterns, separated by commas.")
-    ],
-    model: Model = "opt-e2e-mini/full",
-    method: MethodSpec = BASELINE,
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-M",
+            help="As for other verbs; or hf, with lm-eval's --model_args pretrained=MODEL.",
+            autocompletion=MODELS,
+            metavar="MODEL",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help='Method with parameters, e.g. "skipdecode(speedup=2)". May be repeated; full is the one compared with.',
+            autocompletion=METHODS,
+            metavar="METHOD",
+        ),
+    ] = None,
     data: Data = None,
     with_full: Annotated[
-        bool, typer.Option("--with-full", help="Evaluate the full model too, and give the paired difference per task.")
-    ] = False,
-    limit: Annotated[
-        str | None, typer.Option("--limit", "-L", help="Documents per task; below 1 a share of them.")
-    ] = None,
-    num_fewshot: Annotated[
-        int | None,
-        count("--num-fewshot", "--num_fewshot", "-f", min=0, help="Examples in the prompt.", metavar="N"),
-    ] = None,
-    batch_size: Annotated[
-        str, typer.Option("--batch-size", "--batch_size", "-b", help="Rows at once, or auto.")
-    ] = "16",
-    max_batch_size: Annotated[
-        int | None,
-        count("--max-batch-size", "--max_batch_size", help="What auto starts from.", metavar="N"),
-    ] = None,
-    apply_chat_template: Annotated[
-        bool, typer.Option("--apply-chat-template", "--apply_chat_template", help="Write prompts as chats.")
-    ] = False,
-    fewshot_as_multiturn: Annotated[
         bool,
         typer.Option(
-            "--fewshot-as-multiturn/--no-fewshot-as-multiturn", "--fewshot_as_multiturn", help="Examples as turns."
+            "--with-full", "--with_full", help="Evaluate the full model too, and give paired differences to it."
         ),
-    ] = True,
-    system_instruction: Annotated[
-        str | None, typer.Option("--system-instruction", "--system_instruction", help="Put before the prompt.")
-    ] = None,
-    include_path: Annotated[
-        str | None, typer.Option("--include-path", "--include_path", help="Folder with more task files.")
-    ] = None,
-    gen_kwargs: Annotated[
-        str | None, typer.Option("--gen-kwargs", "--gen_kwargs", help="Generation settings, e.g. max_gen_toks=64.")
-    ] = None,
-    use_cache: Annotated[
-        str | None, typer.Option("--use-cache", "--use_cache", "-c", help="Keep answers in files that begin so.")
-    ] = None,
-    output_path: Annotated[
-        Path | None, typer.Option("--output-path", "--output_path", "-o", help="Folder or .json file for results.")
-    ] = None,
-    log_samples: Annotated[
-        bool, typer.Option("--log-samples", "--log_samples", "-s", help="Also write every sample, with its depths.")
     ] = False,
-    predict_only: Annotated[
-        bool, typer.Option("--predict-only", "--predict_only", "-x", help="Compute no metrics.")
-    ] = False,
-    seed: Annotated[
-        str, typer.Option("--seed", help="python,numpy,torch,fewshot; one number for all.")
-    ] = "0,1234,1234,1234",
     expected_tokens: Annotated[
         int | None,
-        count("--expected-tokens", help="Length schedules plan for. Without it: the task's median.", metavar="N"),
+        count(
+            "--expected-tokens",
+            "--expected_tokens",
+            help="Length schedules plan for. Without it: the task's median.",
+            metavar="N",
+        ),
     ] = None,
+    score_bos: Annotated[
+        bool,
+        typer.Option(
+            "--score-bos",
+            "--score_bos",
+            help="In rolling likelihoods score a BOS the tokenizer adds, as lm-eval 0.4.13 does.",
+        ),
+    ] = False,
     threads: Threads = None,
-    device: Device = "cpu",
-    dtype: Dtype = "float32",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="cpu, cuda or cuda:N. Without it: a GPU where there is one.",
+            callback=lambda value: None if value is None else device_name(value),
+            rich_help_panel=RUNS_ON,
+            metavar="DEVICE",
+        ),
+    ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(
+            "--dtype",
+            help="Type of the weights in memory: float32, bfloat16, float16, or auto for the stored one. Without it: float32.",
+            rich_help_panel=RUNS_ON,
+            metavar="TYPE",
+        ),
+    ] = None,
 ) -> None:
-    """Run lm-eval tasks, every request answered as the method computes it; options as in lm-eval."""
-    from harness.cli import lm_eval as lm_eval_command
+    """Run lm-eval tasks, every request answered as the method computes it.
 
-    settings = {key: value for key, value in locals().items() if key != "lm_eval_command"}
-    for part in lm_eval_command.run(**settings):
-        print_table(part, left=("task", "metric")) if isinstance(part, list) else typer.echo(part)
+    All other options are those of `lm-eval run`, with its meaning: --tasks, --limit, --num_fewshot, --batch_size, --gen_kwargs,
+    --apply_chat_template, --include_path, --output_path, --log_samples, --use_cache, --seed, ... `lm-eval run --help` lists them.
+    """
+    from harness.cli import lm_eval as command
+
+    parts = command.run(
+        context.args,
+        model=model,
+        methods=tuple(method or ()),
+        data=data,
+        with_full=with_full,
+        expected_tokens=expected_tokens,
+        score_bos=score_bos,
+        threads=threads,
+        device=device,
+        dtype=dtype,
+    )
+    for part in parts:
+        print_table(part, left=("task", "metric", "test")) if isinstance(part, list) else typer.echo(part)
 
 
 @verb(MEASURE, "scoring-speed --sequences 200 --repeats 3", name="scoring-speed")
@@ -216,3 +240,23 @@ def scoring_speed(
     if method:
         settings["methods"] = tuple(method)
     print_table(listing.scoring_speed(out, data, **settings), left=("what", "arm"))
+
+
+@verb(MEASURE, "scoring-agreement --data DIR --limit 20", name="scoring-agreement")
+def scoring_agreement(
+    model: Model = "smollm2-135m",
+    data: Data = None,
+    limit: Annotated[int, count("--limit", help="Documents per task.", metavar="N")] = 40,
+    batch: Annotated[int, count("--batch", help="Rows computed together.", metavar="N")] = 4,
+    max_length: Annotated[int, count("--max-length", min=64, help="Positions used.", metavar="N")] = 1024,
+    threads: Threads = None,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Record = None,
+) -> None:
+    """Compare answers with those of lm-eval's own backend: every kind of request, a plain and a BOS-adding tokenizer."""
+    from harness.cli import listing
+
+    settings = dict(limit=limit, batch_size=batch, max_length=max_length, threads=threads, device=device, dtype=dtype)
+    left = ("tokenizer", "kind", "task", "verdict")
+    print_table(listing.scoring_agreement(out, data, model=model, **settings), left=left)

@@ -14,6 +14,7 @@ from harness.errors import BadInput
 from harness.models.checks import said
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
+from harness.tasks.encoding import Encoding
 from harness.tasks.prompts import pad_left
 
 
@@ -64,12 +65,13 @@ def score_text(
     """Summed log-likelihood of the continuation in nats, and whether every token is the method's own greedy choice."""
     chosen = methods.create(method)
     decoder = _load(model, device, dtype)
-    before = decoder.tokenizer(prompt).input_ids
-    after = decoder.tokenizer(continuation, add_special_tokens=False).input_ids
-    if not before or not after:
-        raise BadInput("score: prompt and continuation need at least one token each")
+    before, after = Encoding.of(decoder.tokenizer, decoder.name).pair(prompt, continuation)
+    if not after:
+        raise BadInput("continuation: adds no token to the prompt, so there is nothing to score; give more text")
     ids = torch.tensor([before + after], device=decoder.device)
-    logits = score(decoder, chosen, ids, [len(before)], expected_tokens=_expected(decoder))[0, len(before) - 1 : -1]
+    logits = score(decoder, chosen, ids, [len(before)], expected_tokens=_expected(decoder) or len(after))[
+        0, len(before) - 1 : -1
+    ]
     target = ids[0, len(before) :]
     chosen_logits = logits.float().log_softmax(-1).gather(1, target.unsqueeze(1)).squeeze(1)
     greedy = bool((logits.argmax(-1) == target).all())

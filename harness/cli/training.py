@@ -206,7 +206,7 @@ def tune(
         raise CellFailed(record["finding"])
 
 
-@verb(MAKE, 'profile "static_prune(order=sleb, count=7)" --data data --out sleb-7.json')
+@verb(MAKE, "profile 'static_prune(count=7)' --data data --out sleb-7.json")
 def profile(
     method: Annotated[
         str,

@@ -18,7 +18,7 @@ from harness.decode.drafting import DraftSteps
 from harness.decode.gated import run_gated
 from harness.decode.prompt_pass import run_prompt
 from harness.decode.rows import Rows
-from harness.decode.sampling import GREEDY, Sampling, StopStrings
+from harness.decode.sampling import GREEDY, Sampling, StopStrings, noise_of_rows
 from harness.decode.static import StaticSteps, steps_for
 from harness.method import Draft, Gate, Method, Start
 from harness.models.decoder import Context, Decoder
@@ -59,6 +59,8 @@ class Decoding:
         stop_at_eos: rows end with any of the model's end tokens; False generates `max_new_tokens` for every row.
         expected_tokens: what schedules reckon with (`Step.expected_tokens`); default `max_new_tokens`.
         sampling: how tokens are chosen; greedy unless said otherwise.
+        noise: the stream of noise each row is sampled with [B]; None: those of the prompts, `sampling.streams`. Whoever divides
+            requests into batches gives them, so that equal prompts in two batches get samples of their own.
         stop_strings: texts that end a row with the token that completes one of them.
         compact_exits: after rows have exited, go on with the others alone instead of computing all rows to the last one's exit.
         static: run steps on static buffers (`harness.decode.static`), which a GPU replays as graphs; None: on a GPU. Drafts and
@@ -79,6 +81,7 @@ class Decoding:
         stop_at_eos: bool = True,
         expected_tokens: int | None = None,
         sampling: Sampling = GREEDY,
+        noise: Sequence[int] | None = None,
         stop_strings: Sequence[str] = (),
         compact_exits: bool = False,
         static: bool | None = None,
@@ -100,7 +103,8 @@ class Decoding:
         eos = decoder.eos_token_ids if stop_at_eos else ()
         stops = StopStrings(stop_strings, decoder.tokenizer)
         pad, device = decoder.pad_token_id, decoder.device
-        self._rows = Rows(rows, max_new_tokens, spare, sampling, stops, eos, pad, device)
+        noise_streams = noise_of_rows(sampling, self._ids, self._mask, noise)
+        self._rows = Rows(noise_streams, max_new_tokens, spare, sampling, stops, eos, pad, device)
         # Only what exits has shapes that change from step to step; full and schedules keep their graphs under either setting.
         compacts = compact_exits and isinstance(self.method, Gate)
         fits = not isinstance(self.method, Draft) and not compacts
@@ -231,6 +235,7 @@ def generate(
     stop_at_eos: bool = True,
     expected_tokens: int | None = None,
     sampling: Sampling = GREEDY,
+    noise: Sequence[int] | None = None,
     stop_strings: Sequence[str] = (),
     compact_exits: bool = False,
     static: bool | None = None,
@@ -249,6 +254,7 @@ def generate(
         stop_at_eos=stop_at_eos,
         expected_tokens=expected_tokens,
         sampling=sampling,
+        noise=noise,
         stop_strings=stop_strings,
         compact_exits=compact_exits,
         static=static,

@@ -11,7 +11,7 @@ class Rows:
     """What the rows of one batch have generated.
 
     Args:
-        count: B.
+        noise: the stream of noise each row is sampled with [B], see `harness.decode.sampling`.
         most: tokens each row gets at most.
         spare: further columns that may be written beyond them (drafted tokens that are not kept).
         sampling: how tokens are chosen.
@@ -30,7 +30,7 @@ class Rows:
 
     def __init__(
         self,
-        count: int,
+        noise: torch.Tensor,
         most: int,
         spare: int,
         sampling: Sampling,
@@ -40,13 +40,14 @@ class Rows:
         device: torch.device,
     ) -> None:
         self.most, self.pad = most, pad
+        count = noise.shape[0]
         self.tokens = torch.full((count, most + spare), pad, device=device)
         self.counts = torch.zeros(count, dtype=torch.long, device=device)
         self.lengths = torch.full((count,), most, device=device)
         self.ended = torch.zeros(count, dtype=torch.bool, device=device)
         self.generated = 0
         self.done = False
-        self._numbers = torch.arange(count, device=device)
+        self._noise = noise
         self._sampling, self._stops = sampling, stops
         self._eos = torch.tensor(eos, device=device) if eos else None
         self._ends_at = frozenset(eos)
@@ -58,7 +59,7 @@ class Rows:
 
     def pick(self, logits: torch.Tensor, ahead: int) -> torch.Tensor:
         """The token [B] that follows from logits [B, V], `ahead` places after the next one."""
-        return self._sampling.pick(logits, self._numbers, self.counts + ahead)
+        return self._sampling.pick(logits, self._noise, self.counts + ahead)
 
     def pick_columns(self, logits: torch.Tensor) -> torch.Tensor:
         """The tokens [B, T] that follow from logits [B, T, V], the next one and those after it."""
@@ -66,13 +67,13 @@ class Rows:
             return logits.argmax(-1)
         rows, count, _ = logits.shape
         places = self.counts.unsqueeze(1) + torch.arange(count, device=logits.device)
-        chosen = self._sampling.pick(logits.flatten(0, 1), self._numbers.repeat_interleave(count), places.flatten())
+        chosen = self._sampling.pick(logits.flatten(0, 1), self._noise.repeat_interleave(count), places.flatten())
         return chosen.view(rows, count)
 
     def emit(self, logits: torch.Tensor) -> int:
         """Give every row its next token from logits [B, V]; returns how many rows had not ended."""
         n = self.generated
-        tokens = self._sampling.pick(logits, self._numbers, self.counts)
+        tokens = self._sampling.pick(logits, self._noise, self.counts)
         yielded = tokens.shape[0]
         self.generated = n + 1
         if self._eos is None and not self._stops:

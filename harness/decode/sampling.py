@@ -1,13 +1,17 @@
 """How a token is chosen from logits, and which texts end a row.
 
-Sampling is a function of the logits, the seed, the row and the token's place alone (the Gumbel-max trick with noise from a
-counter): it draws from the same distribution as sampling with a generator, gives the same tokens on every device, whatever
-order tokens are computed in, and lets a draft be verified token for token.
+Sampling is a function of the logits, the seed, the row's stream and the token's place alone (the Gumbel-max trick with noise from
+a counter): it draws from the same distribution as sampling with a generator, gives the same tokens on every device, whatever
+order tokens are computed in, and lets a draft be verified token for token. A row's stream is that of its prompt (`streams`), so
+neither the size of a batch nor the other rows change what is drawn for it, and equal prompts get samples of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +50,7 @@ class Sampling:
                 raise BadInput(f"sampling: {name}={getattr(self, name)} is out of range; give {right}")
 
     def pick(self, logits: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Tokens [R] from logits [R, V]; `rows` and `places` [R] are the batch row and the index of the generated token."""
+        """Tokens [R] from logits [R, V]; `rows` and `places` [R] are the row's stream and the index of the generated token."""
         if self.temperature == 0:
             return argmax(logits)
         kept = self.keep(logits.float() / self.temperature)
@@ -65,7 +69,7 @@ class Sampling:
         return logits
 
     def _gumbel(self, size: int, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Gumbel noise [R, size]: splitmix64 of (seed, row, place, token), its upper 53 bits as a uniform number."""
+        """Gumbel noise [R, size]: splitmix64 of (seed, stream, place, token), its upper 53 bits as a uniform number."""
         start = torch.tensor(self.seed, dtype=torch.long, device=rows.device)
         for part in (rows.long(), places.long()):
             start = _mixed(start + part * _STEP)
@@ -75,6 +79,43 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def streams(prompts: Iterable[Sequence[int]]) -> list[int]:
+    """The stream of noise of each prompt, a number of 63 bits: of its tokens, and of how many equal prompts stand before it.
+
+    Several samples of one prompt are that prompt several times over: their streams are those of its first, second, ... sample.
+    """
+    seen: Counter[bytes] = Counter()
+    found = []
+    for prompt in prompts:
+        tokens = array("q", prompt).tobytes()
+        digest = hashlib.sha256(tokens + array("q", (seen[tokens],)).tobytes()).digest()
+        seen[tokens] += 1
+        found.append(int.from_bytes(digest[:8], "big") >> 1)
+    return found
+
+
+def noise_of_rows(
+    sampling: Sampling, ids: torch.Tensor, mask: torch.Tensor | None, given: Sequence[int] | None
+) -> torch.Tensor:
+    """The stream of every row [B] of prompts `ids` [B, P] whose real tokens `mask` names: those given, else the prompts' own.
+
+    A greedy choice has no noise; zeros stand for it.
+    """
+    rows = ids.shape[0]
+    if given is not None and len(given) != rows:
+        raise BadInput(f"noise: {len(given)} streams; give one for each of the {rows} rows")
+    if sampling.temperature == 0:
+        return torch.zeros(rows, dtype=torch.long, device=ids.device)
+    if given is None:
+        real = (
+            [row.tolist() for row in ids]
+            if mask is None
+            else [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+        )
+        given = streams(real)
+    return torch.tensor(given, dtype=torch.long, device=ids.device)
 
 
 def _mixed(z: torch.Tensor) -> torch.Tensor:

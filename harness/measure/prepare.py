@@ -124,6 +124,8 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
 
 def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
     """BadInput unless both have the same sizes, the same tokenizer, end tokens and numbers of the configuration."""
+    if decoder is first:
+        return
     if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
         raise BadInput(
             f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "

@@ -47,7 +47,8 @@ def load_model(
             package index on first use), local folder, hub id, `random:<shape>` (a named configuration without weights, see
             shapes.py), a `.gguf` file of a supported family, or a transformers model. GGUF needs the extra `gguf`; weights are
             dequantised, and what was read is kept in the cache.
-        dtype: type of the weights in memory; ignored for a model object, which is used as it is.
+        dtype: type of the weights in memory, `auto` for the one they are stored in (float32 where there is none, or one that is
+            dequantised); ignored for a model object, which is used as it is.
         device: `cpu`, `cuda` or `cuda:N`; ignored for a model object.
         tokenizer: only for a model object.
 
@@ -57,7 +58,8 @@ def load_model(
     """
     if not isinstance(model, (str, Path)):
         return _wrap(type(model).__name__, model, tokenizer, None)
-    name, dtype = str(model), check_dtype(dtype)
+    name, stored = str(model), dtype == "auto"
+    dtype = torch.float32 if stored else check_dtype(dtype)
     check_device(device)
     if shapes.is_random(name):
         return _wrap(name, shapes.build(name, dtype, device), None, None)
@@ -77,7 +79,7 @@ def load_model(
     else:
         where = name
     try:
-        source, tokenizer = _load(name, where, dtype)
+        source, tokenizer = _load(name, where, "auto" if stored else dtype)
     finally:
         if folder is None:  # what is wrong with a file explains more than what transformers made of it
             _check_snapshot(name)
@@ -202,7 +204,7 @@ def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         return source, tokenizer
 
 
-def _load(name: str, where: str, dtype: torch.dtype, **more: str) -> tuple[Any, Any]:
+def _load(name: str, where: str, dtype: torch.dtype | str, **more: str) -> tuple[Any, Any]:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 

@@ -82,7 +82,8 @@ def measure(settings: Settings) -> Json:
     Returns:
         A record: `settings`, `environment`, `rows` (one per batch size and engine: raw seconds, decode time per token, ratio to
         this engine with its interval, share of equal tokens, weights read per second), `profile` of this engine's decode step,
-        `contests` of its kernels with torch's calls, `reading`: what the cores read per second, `problems`.
+        `contests` of its kernels with torch's calls, `reading`: what the cores read per second, `ignored_settings`: what the
+        checkpoint asks for and no engine does, `problems`.
 
     Raises:
         BadInput: a setting does not fit the model.
@@ -101,8 +102,9 @@ def measure(settings: Settings) -> Json:
                     raise
                 record["problems"].append(f"{name}: {error}")
         sizes = workers[OWN].sizes
-        if line := workers[OWN].said:
-            record["problems"].append(f"settings: {line}, in any engine")
+        record["ignored_settings"] = workers[OWN].said
+        if record["ignored_settings"]:
+            _say(f"{record['ignored_settings']}, in every engine")
         needed = settings.prompt_tokens + settings.new_tokens - 1
         if needed > sizes["max_positions"]:
             raise BadInput(

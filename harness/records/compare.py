@@ -29,7 +29,7 @@ from harness.records.differences import differences, said
 from harness.records.fields import Conditions
 from harness.records.run import Run, load
 from harness.records.usability import UNUSABLE
-from harness.stats import intervals
+from harness.stats import intervals, scores
 from harness.stats.intervals import Interval
 
 FASTER, SLOWER, BETTER, WORSE = "faster", "slower", "better", "worse"
@@ -263,7 +263,7 @@ def _scores(before: QualityCell, after: QualityCell, margin: float) -> list[Chan
         if how is None or not rows or any(a is None or b is None or len(a) != len(b) for a, b in rows):
             continue
         a, b = (np.asarray([row[side] for row in rows], dtype=np.float64) for side in (0, 1))
-        effect = intervals.paired_difference(b, a, how.combine)
+        effect = scores.Paired(b, a, how.combine).difference
         with np.errstate(divide="ignore", invalid="ignore"):
             values = (float(how.combine(a.sum(0))), float(how.combine(b.sum(0))))
         if all(map(math.isfinite, values)):

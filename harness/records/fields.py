@@ -263,6 +263,15 @@ class EnergyFields(TypedDict, total=False):
     counters: list[Count]
 
 
+class Standing(TypedDict):
+    """How a score of an arm stands to chance: `reason` says why it is not informative, and is empty where it is."""
+
+    value: float
+    chance: float
+    informative: bool
+    reason: str
+
+
 class QualityFields(TypedDict, total=False):
     """Outputs and scores of one arm on one task."""
 
@@ -286,4 +295,5 @@ class QualityFields(TypedDict, total=False):
     batches: list[Batch]
     seconds: float
     divergences: Divergences | None
+    informative: dict[str, Standing]
     lm_eval: dict[str, object]

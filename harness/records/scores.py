@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,13 +12,15 @@ from harness.records.arms import Arm
 from harness.records.cells import QualityCell, SpeedCell
 from harness.records.fields import Example
 from harness.records.measures import real as _real
-from harness.stats import binary, intervals
+from harness.stats import intervals, scores
 
 Row = dict[str, Any]
 Cells = Mapping[tuple[str, int | str | None], QualityCell]
 _C = TypeVar("_C", SpeedCell, QualityCell)
 
 BASELINE = "baseline"
+UNINFORMATIVE = "uninformative"
+"""Of a task whose full model is at the level of chance: it decides no verdict."""
 
 LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/examples", "/request_ms")
 
@@ -39,7 +40,8 @@ def quality(
             reference = comparable(cells.get((full["label"], task)), cell)
         found, verdict = _task_columns(task, cell, reference, margin) if cell else ({}, "inconclusive")
         columns |= found
-        verdicts.append(verdict)
+        if verdict != UNINFORMATIVE:
+            verdicts.append(verdict)
     if arm is full:
         return columns, BASELINE if columns else None
     if not scored:
@@ -72,9 +74,13 @@ def _task_columns(task: str, cell: QualityCell, full: QualityCell | None, margin
         if difference is not None:
             columns |= interval_columns(f"{task}/{name}_diff", difference)
         if name == names[0]:
-            verdict = (
-                "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
-            )
+            standing = (full.get("informative") or {}).get(name) if full else None
+            if standing is not None and not standing["informative"]:
+                verdict = UNINFORMATIVE  # nobody can lose what the full model does not have
+            else:
+                verdict = (
+                    "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
+                )
     columns[f"{task}/layers_per_token"] = _real(cell.get("layers_per_token"))
     columns[f"{task}/examples"] = len(examples)
     columns[f"{task}/request_ms"] = measures.request_ms(cell)
@@ -87,12 +93,8 @@ def _difference(
     """The paired difference, and McNemar's p-value where the scores are right or wrong."""
     if mine is None or theirs is None or mine.shape != theirs.shape:
         return None, None
-    counts = binary.discordant(mine, theirs)
-    if counts is not None:
-        # What a right answer adds to the metric, in its own points: the statistics may be shares, the metric a percentage.
-        points = float(how.combine(np.array([1.0, 1.0]))) * counts.scale
-        return binary.difference(replace(counts, scale=points)), binary.mcnemar(counts)
-    return intervals.paired_difference(mine, theirs, how.combine), None
+    found = scores.Paired(mine, theirs, how.combine)
+    return found.difference, found.p if found.test == scores.MCNEMAR else None
 
 
 def _statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:

@@ -9,6 +9,7 @@ the executor has several slots.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Literal, cast
 
 from harness.errors import NOT_TRIED, OUT_OF_MEMORY, BadInput, CellFailed, failure
-from harness.machine import environment
+from harness.machine import environment, turn
 from harness.machine.record import Code, Machine
 from harness.measure.alone import energy_per_token, peak_memory
+from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.speed import speed
 from harness.records.arms import Arm, Prepared
@@ -30,6 +32,7 @@ from harness.records.folder import RunStore
 from harness.records.run_record import RunRecord
 from harness.run import remeasure, shares
 from harness.run.executors.base import Arguments, Executor, Outcome, T
+from harness.run.executors.local import LocalExecutor
 from harness.run.outcome import outcome
 from harness.run.progress import Progress, Work, work
 from harness.run.remeasure import Again
@@ -39,6 +42,8 @@ Job = tuple[str, Callable[[], None], Work]
 Fields = SpeedFields | MemoryFields | EnergyFields | QualityFields
 
 Alone = Literal["memory", "energy"]
+_TIMED: frozenset[Callable[..., object]] = frozenset((prepare, speed, energy_per_token))
+"""What must be alone on the device: beside another run their times would be of both."""
 
 
 class Jobs:
@@ -153,7 +158,9 @@ class Jobs:
 
     def call(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> Outcome[T]:
         """What a function of a worker returned in a fresh process; see `harness.run.executors.base.Executor`."""
-        return self.workers.call(function, *arguments, limit_s=self.suite.time_limit_s)
+        here = isinstance(self.workers, LocalExecutor)
+        with turn.taken(self.suite.device, timed=function in _TIMED) if here else contextlib.nullcontext():
+            return self.workers.call(function, *arguments, limit_s=self.suite.time_limit_s)
 
     def _quality(self, cell: str, arm: Arm, index: int, arms: Sequence[Arm], prepared: Prepared) -> None:
         baseline, entry = arms[0], self.suite.tasks[index]

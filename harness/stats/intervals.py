@@ -109,7 +109,7 @@ def bootstrap_metric(
     value = float(_combined(combine, array.sum(0)))
     if n < 2:
         return Interval(value, math.nan, math.nan, n)
-    low, high = _ends(_resampled(array, combine, samples, seed), n, level)
+    low, high = _ends(resampled(array, combine, samples, seed), n, level)
     return Interval(value, low, high, n)
 
 
@@ -141,7 +141,7 @@ def paired_difference(
     value = float(_combined(combine, a.sum(0)) - _combined(combine, b.sum(0)))
     if n < 2:
         return Interval(value, math.nan, math.nan, n)
-    values = _resampled(a, combine, samples, seed) - _resampled(b, combine, samples, seed)
+    values = resampled(a, combine, samples, seed) - resampled(b, combine, samples, seed)
     low, high = _ends(values, n, level)
     return Interval(value, low, high, n)
 
@@ -248,7 +248,7 @@ def _combined(combine: Combine, totals: Array) -> Array:
         return np.asarray(combine(totals), dtype=np.float64)
 
 
-def _resampled(array: Array, combine: Combine, samples: int, seed: int) -> Array:
+def resampled(array: Array, combine: Combine, samples: int, seed: int) -> Array:
     """The metric of each resample."""
     return _values(array.tobytes(), array.shape, combine, samples, seed)
 

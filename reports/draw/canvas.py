@@ -21,7 +21,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from reports.draw.style import Sheet, colour, look
@@ -178,24 +180,35 @@ def method_id(swatch: Swatch | None) -> str | None:
     return f"method:{swatch.method}" if swatch else None
 
 
+def lay_out(figure: Figure) -> None:
+    """Give panels and what stands around them their places, once: what is written afterwards moves nothing."""
+    engine = figure.get_layout_engine()
+    if engine is not None and isinstance(engine, ConstrainedLayoutEngine):
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
 def named_ends(figure: Figure, ends: Sequence[tuple[Axes, Point, str, Swatch]], sheet: Sheet) -> None:
     """Write each line's name at its end, in each panel pushed apart until none covers another. Call it when all else is drawn."""
-    figure.draw_without_rendering()
-    by_panel: dict[Axes, list[tuple[float, Point, str, Swatch]]] = {}
+    by_panel: dict[Axes, list[tuple[Point, Annotation]]] = {}
     for on, point, words, swatch in ends:
-        by_panel.setdefault(on, []).append((float(on.transData.transform(point)[1]), point, words, swatch))
+        made = on.annotate(
+            words, point, (5, 0), textcoords="offset points", va="center_baseline", annotation_clip=False,
+            color=colour(look(swatch.method).colour),
+        )  # fmt: skip
+        made.set_gid(method_id(swatch))
+        by_panel.setdefault(on, []).append((point, made))
+    lay_out(figure)
     for on, some in by_panel.items():
-        some.sort(key=lambda end: end[0])
+        placed = sorted(
+            ((float(on.transData.transform(point)[1]), made) for point, made in some), key=lambda end: end[0]
+        )
         at: list[float] = []
-        for y, *_ in some:
+        for y, _ in placed:
             at.append(max([y, *(last + 1.1 * sheet.small for last in at[-1:])]))
         over = max(0.0, at[-1] - float(on.bbox.y1) - sheet.small)
-        for place, (y, point, words, swatch) in zip(at, some, strict=True):
-            made = on.annotate(
-                words, point, (5, place - y - over), textcoords="offset points", va="center_baseline",
-                annotation_clip=False, color=colour(look(swatch.method).colour),
-            )  # fmt: skip
-            made.set_gid(method_id(swatch))
+        for place, (y, made) in zip(at, placed, strict=True):
+            made.xyann = (5, place - y - over)
 
 
 def key(words: str, name: str = "ink", marker: str = "", inside: str = "", **how: Any) -> Line2D:
@@ -221,6 +234,7 @@ def legend(figure: Figure, entries: Sequence[Artist], sheet: Sheet) -> None:
 
 def finish(figure: Figure, sheet: Sheet) -> Drawing:
     """Return the drawing of a figure; call it within `settings`."""
+    lay_out(figure)
     width, height = (72 * float(v) for v in figure.get_size_inches())
     out = io.BytesIO()
     with warnings.catch_warnings():  # text stays text: the reader's typefaces have what this one lacks

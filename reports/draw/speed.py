@@ -106,7 +106,7 @@ def draw_promises(plot: Promises, sheet: Sheet) -> Canvas:
         if (v := row.realised) is not None:
             spans(on, [((v.low, i), (v.high, i))], look(row.swatch.method).colour, 2.2)
             signs(on, [(v.value, i)], row.swatch, [f"{row.name}: realised {fixed(v.value)} ({span(v.low, v.high)})"], 6)
-    on.set_xlabel(f"Speed-up of decoding, batch size {plot.batch} (× full model)")
+    figure.supxlabel(f"Speed-up of decoding, batch size {plot.batch} (× full model)")
     return figure
 
 
@@ -191,7 +191,7 @@ def draw_breakdown(plot: Breakdown, sheet: Sheet) -> Canvas:
     for i, (total, end) in enumerate(zip(totals, before, strict=True)):
         on.annotate(fixed(total, 2), (end, i), (3, 0), textcoords="offset points", va="center_baseline")
     legend(figure, keys, sheet)
-    on.set_xlabel(f"Time of a decode step, batch size {plot.batch} (ms)")
+    figure.supxlabel(f"Time of a decode step, batch size {plot.batch} (ms)")
     return figure
 
 
@@ -340,5 +340,5 @@ def draw_tax(plot: Tax, sheet: Sheet) -> Canvas:
         signs(on, [(run, i)], row.swatch, [tips], 5)
         on.get_yticklabels()[i].set_gid(method_id(row.swatch))
     legend(figure, [key("a row needed, mean", "ink", "|"), key("the batch computed", "ink", "o", "ink")], sheet)
-    on.set_xlabel(f"Blocks per token, of {plot.depth}")
+    figure.supxlabel(f"Blocks per token, of {plot.depth}")
     return figure

@@ -13,13 +13,14 @@ from matplotlib.figure import Figure as Canvas
 
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
-from reports.draw.canvas import blank, line, method_id, ratio_axis, shapes, signs, spans
+from reports.draw.canvas import blank, lay_out, line, method_id, ratio_axis, shapes, signs, spans
 from reports.draw.style import Sheet, colour, look
 from reports.draw.svg import text_width
 from reports.facts.arms import curves
 from reports.facts.facts import Facts
 from reports.facts.judge import informative
 from reports.text import counted, fixed, label, listed, span
+from reports.view.answer import few, timed
 from reports.view.cells import swatch
 from reports.view.parts import Figure, Swatch
 
@@ -60,9 +61,9 @@ class TradeOff:
 
 
 def trade_offs(facts: Facts) -> Iterator[Figure]:
-    """Every task that can show a loss, at every timed batch size."""
+    """Every task that can show a loss, at the batch sizes the answer speaks of."""
     for task in informative(facts) or facts.tasks:
-        for batch in facts.batch_sizes:
+        for batch in few(timed(facts)):
             if figure := trade_off(facts, task, batch):
                 yield figure
 
@@ -148,7 +149,7 @@ def draw(plot: TradeOff, sheet: Sheet) -> Canvas:
             up = (one.points[i].quality.value > high) == plot.higher_is_better
             shapes(on, [every_point[i]], "^" if up else "v", shade, shade, [tips[i]], 5, 0, one.swatch)
     signs(on, [(1.0, plot.quality)], full, [f"Full model: {plot.axis} {fixed(plot.quality, 1)}"], 6.5)
-    _write(on, plot, low, high, sheet)
+    _write(figure, on, plot, low, high, sheet)
     return figure
 
 
@@ -175,7 +176,6 @@ class _Writer:
     """Puts words where there is room on Axes that are laid out; lengths are points."""
 
     def __init__(self, on: Axes) -> None:
-        on.figure.draw_without_rendering()  # type: ignore[union-attr]
         self.on, self.taken, self.words = on, list[_Box](), list[_Box]()
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -214,8 +214,9 @@ class _Writer:
             made.set_gid(method_id(owner))
 
 
-def _write(on: Axes, plot: TradeOff, low: float, high: float, sheet: Sheet) -> None:
+def _write(figure: Canvas, on: Axes, plot: TradeOff, low: float, high: float, sheet: Sheet) -> None:
     """Name every curve once, in its colour, where there is room beside one of its points; then the settings that have room."""
+    lay_out(figure)
     writer = _Writer(on)
     full = writer.place(1.0, plot.quality)
     writer.keep(*full, 4)

@@ -8,15 +8,16 @@ Every metric is judged by the interval of its paired difference from the full mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.records.readings import AGREEMENT
 from harness.stats import intervals
 from reports.facts.arms import Arm
 from reports.facts.facts import Facts
 from reports.facts.metrics import MetricInfo
-from reports.text import real
+from reports.text import clean, real
 
 BETTER, KEEPS, SMALL, OPEN, LOSES = "better", "keeps quality", "small loss", "not enough data", "loses quality"
 RANK = {LOSES: 0, OPEN: 1, SMALL: 2, KEEPS: 3, BETTER: 4}
@@ -25,7 +26,7 @@ KEPT = (BETTER, KEEPS, SMALL)
 
 _CHANCE = {
     "blimp": 50.0, "winogrande": 50.0, "piqa": 50.0, "copa": 50.0, "wsc": 50.0, "hellaswag": 25.0, "arc_": 25.0, "mmlu": 25.0,
-    "openbookqa": 25.0, "race": 25.0, "sciq": 25.0, "boolq": 50.0, "rte": 50.0,
+    "openbookqa": 25.0, "race": 25.0, "sciq": 25.0, "boolq": 50.0, "rte": 50.0, "truthfulqa_mc1": 22.6,
 }  # fmt: skip
 """What guessing scores, in percent, by how a task's name begins, where a run does not store it."""
 
@@ -150,14 +151,16 @@ def uninformative(facts: Facts) -> dict[str, str]:
 def _no_better_than_chance(facts: Facts, name: str) -> str:
     full, how = facts.baseline, facts.tasks[name][0]
     scored = facts.quality.get((full.label, name, how.name)) if full else None
-    if full is None or scored is None or not how.points or how.better == "lower":
+    if full is None or scored is None:
         return ""
-    cell = facts.scored.get((full.label, name))
-    said = real(cell.get("chance")) if cell else None  # the share that guessing gets right
+    cell: Mapping[str, Any] = facts.scored.get((full.label, name)) or {}
+    if isinstance(
+        said := (cell.get("informative") or {}).get(how.name), Mapping
+    ):  # the run judged it where it was scored
+        return "" if said.get("informative", True) else clean(said.get("reason") or "the full model is at chance there")
     plain = name.partition(":")[2]
-    known = next((c for start, c in _CHANCE.items() if plain.startswith(start)), 0.0 if plain else None)
-    chance = 100 * said if said is not None else known
-    if chance is None:
+    chance = next((c for start, c in _CHANCE.items() if plain.startswith(start)), 0.0 if plain else None)
+    if chance is None or not how.points or how.better == "lower":
         return ""
     value, low = scored.value.value, scored.value.low if scored.value.known else scored.value.value
     if low > chance or (chance == 0 and value > 0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from harness.records.limits import BASELINE
 from reports.facts import judge
@@ -24,7 +25,7 @@ def board(runs: Sequence[Facts]) -> Table | None:
         )
         for curve in curves(facts.others):
             if curve.arms[0].method != BASELINE:
-                rows.append((started, facts, min(curve.arms, key=lambda arm, of=facts: judge.worth(of, arm))))
+                rows.append((started, facts, min(curve.arms, key=partial(judge.worth, facts))))
     if not rows:
         return None
     rows.sort(key=lambda row: row[0], reverse=True)

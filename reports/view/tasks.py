@@ -8,8 +8,7 @@ from reports.text import label, real
 from reports.view import papers
 from reports.view.cells import EMPTY, interval_cell, name_cell, number_cells, tone_of
 from reports.view.parts import Block, Cell, Column, Table, table
-
-LM_EVAL = "lm_eval:"
+from reports.view.verdicts import LM_EVAL
 
 
 def blocks(facts: Facts) -> tuple[Block, ...]:

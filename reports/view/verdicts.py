@@ -17,6 +17,7 @@ from reports.view.cells import EMPTY, interval_cell, lost, name_cell, number_cel
 from reports.view.parts import Cell, Column, Table, table
 
 ROWS = 8
+LM_EVAL = "lm_eval:"
 _TRAINING = {
     "not needed": "no", "trained": "yes", "schedule only": "yes (not done)", "untrained": "yes (not done)",
 }  # fmt: skip
@@ -91,18 +92,16 @@ def verdict_table(facts: Facts) -> Table:
     columns: list[tuple[Column, list[Cell]]] = [
         (Column("Method", numeric=False), [name_cell(a, "" if a.control else _trained(a)) for a in arms])
     ]
-    names = judge.informative(facts)
     if facts.others and facts.tasks:
         words = [_verdict(facts, a) for a in arms]
         columns.append((Column("Quality", numeric=False, hint="over all metrics; the worst is named"), words))
     for i, batch in enumerate(few(facts.batch_sizes)):
         cells = [ratio_cell(a, facts.speed.get((a.label, batch))) for a in arms]
         columns.append((Column(f"batch {batch}", "× full", group="Speed-up", key=not i), cells))
-    for i, task in enumerate(facts.tasks):
+    for i, task in enumerate(_headed(facts)):
         metric = facts.tasks[task][0]
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
-        marked = "" if task in names or facts.baseline is None else " (not informative)"
-        columns += _quality_columns(metric, found, f"{metric.title} on {label(task)}{marked}", arms, key=not i)
+        columns += _quality_columns(metric, found, f"{metric.title} on {label(task)}", arms, key=not i)
     columns += _layer_columns(facts)
     return table(
         "verdicts",
@@ -110,6 +109,12 @@ def verdict_table(facts: Facts) -> Table:
         columns,
         _reading(facts),
     )
+
+
+def _headed(facts: Facts) -> list[str]:
+    """The tasks with columns here: those that show something; lm-eval's have a table of their own where there are others."""
+    shown = [task for task in judge.informative(facts) or facts.tasks]
+    return [task for task in shown if not task.startswith(LM_EVAL)] or shown
 
 
 def _reading(facts: Facts) -> str:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from reports.draw import figures
 from reports.draw.speed import Breakdown, ByBatch, Promises, Tax
 from reports.draw.spreads import Depths, Heat, StepTimes
-from reports.draw.trade_off import TradeOff
+from reports.draw.trade_off import TradeOff, task_id
 from reports.facts.facts import Facts
 from reports.facts.judge import informative
 from reports.text import clean, label
 from reports.view import choice, conditions, gates, tables, tasks, told, verdicts
-from reports.view.answer import few, sentences, small, timed
+from reports.view.answer import sentences, small, timed
 from reports.view.parts import Block, Cell, Code, Column, Figure, Fold, Hero, Prose, Section, Table, Warnings, table
 from reports.view.samples import choose
 
@@ -54,24 +54,13 @@ def _answer(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
         if lines:
             blocks.append(Warnings(lines, title, lines is failed, ("All checks", "gates"), True))
     plots = drawn.pop(TradeOff)
-    first = next(iter(informative(facts) or facts.tasks), None)
-    shown = [
-        f for f in plots if f.id.startswith("fig-trade-") and isinstance(f.plot, TradeOff) and _of(f, first, facts)
-    ]
-    hero = tuple((f"batch {f.plot.batch}", f) for f in shown if isinstance(f.plot, TradeOff))
+    first = next((f"fig-trade-{task_id(task)}-" for task in informative(facts) or facts.tasks), "")
+    shown = tuple(f for f in plots if first and f.id.startswith(first))
     drawn[TradeOff] = tuple(f for f in plots if f not in shown)
+    hero = tuple((f"batch {f.plot.batch}", f) for f in shown if isinstance(f.plot, TradeOff))
     blocks.append(Hero(sentences(facts), hero, small(facts)))
     blocks += _some(verdicts.top_table(facts))
     return tuple(blocks)
-
-
-def _of(figure: Figure, task: str | None, facts: Facts) -> bool:
-    """Whether a trade-off is one of a task, at a batch size that the answer speaks of."""
-    plot = figure.plot
-    sizes = few(timed(facts))
-    return (
-        task is not None and isinstance(plot, TradeOff) and plot.batch in sizes and f" on {label(task)}" in figure.title
-    )
 
 
 def _all(facts: Facts) -> tuple[Block, ...]:
@@ -85,7 +74,7 @@ def _all(facts: Facts) -> tuple[Block, ...]:
 def _quality(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
     blocks: list[Block] = []
     if more := drawn.pop(TradeOff):
-        blocks.append(Fold("Quality against speed for the other tasks and batch sizes", more))
+        blocks.append(Fold("Quality against speed for the other tasks", more))
     blocks += [Fold(f"Every metric on {label(task)}", (verdicts.metrics_table(facts, task),)) for task in facts.tasks]
     for task in facts.tasks:
         if samples := choose(facts, task):

@@ -14,7 +14,7 @@ import harness.tune.profile
 import reports.write.view
 from harness.cli import main as cli
 from harness.measure.probes import reading
-from harness.peers import scoring
+from harness.peers import agreement, scoring
 from harness.run import contract
 from harness.run.executors import local
 from harness.tune.trials import Trials
@@ -37,6 +37,7 @@ BASE: Mapping[str, Mapping[str, str]] = {
     "score": {"prompt": "name[Mossgrove]", "continuation": "Mossgrove is here.", "--model": "{model}"},
     "baseline": {"--model": "{model}"},
     "lm-eval": {"--tasks": "none", "--model": "{model}"},
+    "scoring-agreement": {"--model": "{model}"},
     "scoring-speed": {"--model": "{model}", "--method": "full", "--sequences": "2"},
     "train": {"recipe": "{recipe}", "--out": "{out}"},
     "tune": {"method": "skipdecode", "--model": "{model}", "--task": "restaurants", "--out": "{out}", "--target-speedup": "1.1"},
@@ -74,9 +75,10 @@ def call(
     monkeypatch.setattr(Trials, "time", computes)
     monkeypatch.setattr(harness.tune.profile, "DataProfile", computes)
     monkeypatch.setattr(scoring, "score", computes)
+    monkeypatch.setattr(agreement, "HFLM", computes)
     monkeypatch.setattr(contract, "check", computes)
     monkeypatch.setattr(reading, "measure", computes)
-    monkeypatch.setattr(reports.write.view, "build", computes)
+    monkeypatch.setattr(reports.write.view, "narrow", computes)
     monkeypatch.setattr(harness.tasks.lm_eval.evaluate, "load_tasks", computes)
     monkeypatch.chdir(tmp_path)
     for setting in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
@@ -108,7 +110,7 @@ def _filled(value: str, places: Mapping[str, str]) -> str:
 
 def test_every_verb_is_swept() -> None:
     assert set(BASE) == set(sweep.VERBS), "say in BASE how the new verb is called"
-    unknown = {name for name in sweep.TEXTS if name not in {case[1] for verb in BASE for case in sweep.cases(verb)}}
+    unknown = set(sweep.TEXTS) - {name for verb in BASE for _, name, _ in sweep.cases(verb)}
     assert not unknown, f"no such options any more: {unknown}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 import methods
 from harness.decode.engine import generate
-from harness.decode.sampling import Sampling, StopStrings
+from harness.decode.sampling import Sampling, StopStrings, streams
 from harness.errors import BadInput
 from harness.models.decoder import Decoder
 from tests.conftest import ragged_prompts, tiny_opt
@@ -121,3 +122,24 @@ def test_any_of_several_end_tokens_ends_a_row(spec: str) -> None:
         assert int(out.lengths[row]) == want
         assert torch.equal(out.tokens[row, :want], free[row, :want])
         assert not out.tokens[row, want:].any()
+
+
+@pytest.mark.parametrize("spec", ["full", "layerskip(exit_layer=1)"])
+def test_a_row_draws_what_it_draws_alone_and_equal_prompts_draw_their_own(opt: Decoder, spec: str) -> None:
+    """Noise came from the row's number: a prompt's sample changed with its place in the batch."""
+    ids, mask = ragged_prompts()
+    ids, mask = torch.cat((ids, ids)), torch.cat((mask, mask))
+    method, sampling = methods.create(spec), Sampling(temperature=2.0, seed=3)
+    options: dict[str, Any] = {"max_new_tokens": 10, "stop_at_eos": False, "sampling": sampling}
+    together = generate(opt, method, ids, mask, **options).tokens
+    half = len(ids) // 2
+    assert not any(torch.equal(together[i], together[i + half]) for i in range(half))
+    row = half - 1
+    kept = ids[row][mask[row].bool()]
+    assert torch.equal(generate(opt, method, kept.unsqueeze(0), **options).tokens[0], together[row])
+    prompts = [row[kept.bool()].tolist() for row, kept in zip(ids, mask, strict=True)]
+    again = streams(prompts)[row + half]
+    alone = generate(opt, method, kept.unsqueeze(0), noise=[again], **options).tokens[0]
+    assert torch.equal(alone, together[row + half])
+    with pytest.raises(BadInput, match="noise: 2 streams; give one for each of the 1 rows"):
+        generate(opt, method, kept.unsqueeze(0), noise=[1, 2], **options)

@@ -87,6 +87,15 @@ def test_a_name_is_fetched_once_and_is_the_model_of_its_file(
     assert not list(kept_in.rglob("*.part")) and not list(kept_in.rglob("*.whl"))
 
 
+def test_without_the_reader_the_extra_is_named_before_anything_is_fetched(
+    wheel: Path, letters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named, "download", lambda *_: pytest.fail("fetched for nothing"))
+    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
+    for model in (NAME, letters):
+        assert "pip install 'depthbench[gguf]'" in line(model)
+
+
 def test_the_smollm2_row_is_complete() -> None:
     row = named.NAMED["smollm2-135m"]
     assert (len(row.file_sha256), len(row.wheel_sha256), row.licence) == (64, 64, "Apache-2.0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import subprocess
 import sys
@@ -234,3 +235,17 @@ def test_the_verb(tmp_path: Path) -> None:
     assert isinstance(failed.exception, CellFailed)
     with pytest.raises(BadInput, match="threshold"):
         compare.compare(a, b, threshold=1.5)
+
+
+def test_right_and_wrong_answers_have_the_interval_of_matched_shares(tmp_path: Path) -> None:
+    """A bootstrap of answers of which none changed says that the difference is 0 for certain."""
+    for folder in ("a", "b"):
+        make_run(tmp_path / folder)
+        for path in (tmp_path / folder / "cells").glob("quality-*.json"):
+            cell = json.loads(path.read_text())
+            for place, example in enumerate(cell["examples"]):
+                example["stats"] = {"acc": [float(place % 2), 1.0]}
+            path.write_text(json.dumps(cell))
+    change = found(tmp_path / "a", tmp_path / "b")["Skip", "restaurants/acc"]
+    assert change.effect.value == 0 and change.effect.low < -1 < 1 < change.effect.high
+    assert change.verdict == AMBIGUOUS

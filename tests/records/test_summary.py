@@ -322,6 +322,19 @@ def test_the_margin_is_the_suites():
     assert summarise(run(*cells, quality_margin=15.0), margin=1.0)[1]["quality_verdict"] == "loses quality"
 
 
+def test_a_task_at_chance_decides_no_verdict():
+    """Its full model has nothing that a method could lose: neither `keeps quality` nor `loses quality` follows."""
+    cells = [full_speed(), speed(SKIP), quality(FULL, [7] * 30), quality(SKIP, [6] * 30)]
+    cells += [quality(FULL, [7] * 30, task="told"), quality(SKIP, [7] * 30, task="told")]
+    assert rows(*cells)["Skip", 1]["quality_verdict"] == "loses quality"
+    for cell in cells:
+        if cell.get("task") == "toy":
+            cell["informative"] = {"score": {"value": 7, "chance": 7, "informative": False, "reason": "is a guess"}}
+    row = rows(*cells)["Skip", 1]
+    assert row["quality_verdict"] == "keeps quality" and row["toy/score_diff"], "the difference is still shown"
+    assert rows(*cells[:4])["Skip", 1]["quality_verdict"] == "inconclusive"
+
+
 def test_right_and_wrong_answers_are_tested_as_such():
     """0/1 scores get McNemar's test, and 40 equal answers are not proof of a loss below one point."""
     full, skip = quality(FULL, [0] * 40, names=("score",)), quality(SKIP, [0] * 40, names=("score",))

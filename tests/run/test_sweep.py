@@ -118,6 +118,11 @@ def test_other_weights_may_not_continue_a_run(finished: tuple[Suite, Path]) -> N
     (out / "run.json").write_text(json.dumps(record))
     with pytest.raises(BadInput, match=r"another arms: arms.0.weights is \"0000"):
         sweep.run_suite(suite, out, resume=True, workers=InProcess())
+    record = json.loads(before)
+    record["arms"][0]["beside_weights"]["end_tokens"] = [9]  # what else changes a generation
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=r"another arms: arms.0.beside_weights.end_tokens.0 is 9 there and 1 now"):
+        sweep.run_suite(suite, out, resume=True, workers=InProcess())
     (out / "run.json").write_text(before)
 
 

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.machine.environment import memory_limit
-from harness.models.kernels import native, threads
+from harness.models.kernels import native, pages, threads
 
 NATIVE, TORCH = "native", "torch"
 MAX_BUCKET = 256
@@ -28,6 +28,9 @@ ROOM = 0.8
 
 _SMALL = 8192
 """Numbers whose largest torch finds while a call of the kernels is made ready."""
+
+_LARGE = 1 << 23
+"""Elements of a weight that are worth asking the system for their pages."""
 
 _choices: dict[str, str] = {}
 _forced: str | None = None
@@ -142,6 +145,8 @@ class Linear:
             assert self._library is not None, "asked only where there are kernels"
             weight = self._library.panels(self.weight.detach())
             n, k = self.weight.shape
+            if self.weight.numel() >= _LARGE:  # one of the two ends; those of blocks are given back together (fused.py)
+                pages.give_back((self.weight,))
             self._panels = weight, native.Map(weight.data_ptr(), native.pointer(self.bias), n, k)
         return self._panels[1]
 

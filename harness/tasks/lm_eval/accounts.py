@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose request it is: a task's document."""
+
+    task: str
+    document: str
+
+    @staticmethod
+    def of(request: Any, documents: Mapping[str, Sequence[int]]) -> Asked:
+        """The task and document of an lm-eval `Instance`; which numbers documents by their place among those asked for."""
+        task, number = str(request.task_name), request.doc_id
+        return Asked(task, str(documents[task][number] if task in documents else number))
+
+    def __str__(self) -> str:
+        return f"task {self.task}, document {self.document}"
 
 
 @dataclass
@@ -26,7 +44,7 @@ class Work:
 
     Attributes:
         requests: answered.
-        blocks: block runs that the answers rest on, each request by itself: its context at full depth, its steps as planned.
+        blocks: block runs that the answers rest on, each request by itself: its context as prompts run, its steps as planned.
         full_blocks: what they would be at full depth.
         positions: positions of all requests, each by itself.
         computed_positions: positions given to the model, padding left out; a shared context counts once.
@@ -45,7 +63,7 @@ class Work:
         self.positions += positions
         self.full_blocks += depth * positions
         # The first token stands for the context's last position, which is in the context's share.
-        self.blocks += depth * context + sum(layers[1:])
+        self.blocks += layers[0] * context + sum(layers[1:])
 
     @property
     def executed_share(self) -> float | None:
@@ -55,7 +73,7 @@ class Work:
 
 @dataclass
 class Record:
-    """Depths of one request.
+    """Depths of one answer.
 
     Attributes:
         layers: blocks that ran for each scored or generated token.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import sqlite3
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.errors import BadInput
+from harness.errors import BadInput, one_line
 from harness.method import Method
 from harness.models.decoder import Decoder
 
@@ -30,6 +33,19 @@ def owner_name(method: Method, identity: Mapping[str, Any]) -> str:
     """Name that differs for every identity: model, checkpoint, method and setting."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return f"{method.name}-{digest}"
+
+
+def check(file: str) -> None:
+    """BadInput unless answers can be kept in `file`; said before anything is computed."""
+    path = Path(file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+    except (OSError, sqlite3.Error, ValueError) as error:
+        raise BadInput(f"use_cache: answers cannot be kept in {file} ({one_line(error)}); name another place") from None
 
 
 def claim(store: MutableMapping[str, Any], name: str) -> None:

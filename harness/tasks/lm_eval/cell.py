@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import lm_eval
 
 import methods
-from harness.errors import BadInput
+from harness.errors import BadInput, CellFailed
 from harness.models.decoder import Decoder
 from harness.tasks.base import Example, Task
 from harness.tasks.lm_eval.bridge import MethodLM
@@ -107,6 +107,8 @@ def cell(
     began = time.perf_counter()
     results = evaluate(lm, options, data)
     seconds = time.perf_counter() - began
+    if broken := results["depthbench"]["not_finite"]:
+        raise CellFailed("; ".join(broken))
     examples: list[Json] = []
     for task, samples in results["samples"].items():
         scores = document_statistics(results, task)
@@ -129,6 +131,7 @@ def cell(
         "metrics": list(dict.fromkeys(name for e in examples for name in e["stats"])),
         "layers_per_token": ran / sum(steps) if stepped else None,
         "layers_by_position": [],
+        "informative": _informative(results["depthbench"]["informative"]),
         "depth": decoder.depth,
         "tokens": sum(e["tokens"] for e in examples),
         "seconds": seconds,
@@ -143,6 +146,19 @@ def cell(
             "n_shot": results["n-shot"],
         },
     }
+
+
+def _informative(standings: Mapping[str, Mapping[str, Json]]) -> dict[str, Json]:
+    """How the arm stands to chance by metric, see `harness.tasks.lm_eval.chance`; of a group, in the first task not above it.
+
+    What counts is the full model's own cell: a method cannot be seen to lose what that does not have.
+    """
+    found: dict[str, Json] = {}
+    for standing in standings.values():
+        for metric, one in standing.items():
+            if metric not in found or found[metric]["informative"]:
+                found[metric] = one
+    return found
 
 
 def _parted(examples: Sequence[Json], lossless: Mapping[str, Sequence[int]] | None) -> Json:

@@ -5,7 +5,8 @@ loaded with `--data DIR`, that call is answered from `DIR/lm_eval/<folder>` or `
 
 Any data set: `<folder>` is its name after the slash, in it `<config>/` if there is one, and one file per split,
 `<split>.jsonl`, `.json`, `.csv` or `.parquet` (the first two may be gzipped), rows as the hub has them. The data sets of
-`READERS` are read from the files of their authors.
+`READERS` are read from the files of their authors. A task that names files itself (`dataset_path: json` with `data_files`) reads
+those.
 """
 
 from __future__ import annotations
@@ -57,11 +58,15 @@ def local_data(data: Path | None) -> Iterator[list[str]]:
 
     def load(path: Any = None, name: Any = None, *arguments: Any, **settings: Any) -> Any:
         what = f"data set {path}" if name in (None, "default") else f"data set {path} ({name})"
-        if data is None:
+        if data is None or _names_files(path):
             try:
                 return original(path, name, *arguments, **settings)
             except Exception as error:  # the library's failures have many types; all mean that the data cannot be had
                 why = " ".join(str(error).split())[:160]
+                if _names_files(path):
+                    files = (settings.get("data_files"), settings.get("data_dir"))
+                    given = next((value for value in files if value is not None), "no data_files")
+                    raise BadInput(f"{what} of {given}: cannot be read ({type(error).__name__}: {why})") from None
                 raise BadInput(
                     f"{what} cannot be had from the hub ({type(error).__name__}: {why}); {how_to_give(path, name)}"
                 ) from None
@@ -77,6 +82,14 @@ def local_data(data: Path | None) -> Iterator[list[str]]:
         yield absent
     finally:
         datasets.load_dataset = original
+
+
+def _names_files(path: Any) -> bool:
+    """Whether a data set is a reader of files that the task itself names (json, csv, parquet, ...), or a folder that is there."""
+    from datasets import packaged_modules
+
+    named = str(path)
+    return named in packaged_modules._PACKAGED_DATASETS_MODULES or (named[:1] in "./~" and Path(named).is_dir())
 
 
 def how_to_give(path: Any, name: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from harness.records import readings
-from harness.stats import binary, intervals
+from harness.stats import scores
 from harness.tasks.lm_eval import metrics
 
 Json = dict[str, Any]
@@ -44,34 +45,43 @@ def compare(mine: Mapping[str, Any], full: Mapping[str, Any]) -> list[Json]:
     """Paired differences of one evaluation to that of the full model, by task and metric.
 
     Returns:
-        `task`, `metric`, `value`, `full`, `difference` with `low` and `high` (paired bootstrap over documents, 95 %), `mcnemar`
-        where answers are right or wrong, and the number of `documents`.
+        `task`, `metric`, `value`, `full`, `difference` with `low` and `high` (95 %), `test` and its p-value `p`, `gained` and
+        `lost` where answers are right or wrong, the number of `documents`, `uninformative` (why the full model's score says
+        nothing; empty where it does), and `p_holm`: of the first metric of every informative task, corrected over these tasks.
     """
     rows: list[Json] = []
     for task in mine["samples"]:
         if task not in full["samples"]:
             continue
         ours, theirs = (document_statistics(results, task) for results in (mine, full))
-        names = list(dict.fromkeys(name for own in ours.values() for name in own))
-        for name in names:
+        standing = full.get("depthbench", {}).get("informative", {}).get(task, {})
+        for name in dict.fromkeys(name for own in ours.values() for name in own):
             shared = [key for key in ours if name in ours[key] and name in theirs.get(key, {})]
             how = readings.reading(name)
             if how is None or not shared:
                 continue
             a, b = (np.array([found[key][name] for key in shared]) for found in (ours, theirs))
-            gap = intervals.paired_difference(a, b, how.combine)
-            counts = binary.discordant(a, b)
-            rows.append(
-                {
+            found = scores.Paired(a, b, how.combine)
+            with np.errstate(over="ignore"):
+                row = {
                     "task": task,
                     "metric": name,
                     "value": float(how.combine(a.sum(0))),
                     "full": float(how.combine(b.sum(0))),
-                    "difference": gap.value,
-                    "low": gap.low,
-                    "high": gap.high,
-                    "mcnemar": counts and {"gained": counts.gained, "lost": counts.lost, "p": binary.mcnemar(counts)},
+                    "difference": found.difference.value,
+                    "low": found.difference.low,
+                    "high": found.difference.high,
+                    "test": found.test,
+                    "p": found.p,
+                    "p_holm": None,
+                    "gained": found.counts and found.counts.gained,
+                    "lost": found.counts and found.counts.lost,
+                    "uninformative": standing.get(name, {}).get("reason", ""),
                     "documents": len(shared),
                 }
-            )
+            rows.append(row)
+    first = list({row["task"]: row for row in reversed(rows)}.values())
+    asked = [row for row in first if not row["uninformative"] and math.isfinite(row["p"])]
+    for row, p in zip(asked, scores.holm([row["p"] for row in asked]), strict=True):
+        row["p_holm"] = p
     return rows

@@ -1,178 +1,47 @@
-"""Running lm-eval's evaluation over a model under a method: tasks found and loaded, results with depths beside them.
+"""Running lm-eval's evaluation over a model under a method: results with depths beside them.
 
 lm-eval's numbers are what its own `simple_evaluate` returns, untouched. Beside them stand its version, its task versions and
-hashes, the depths of every request in the samples, what was truncated, and the share of the full model's block runs.
+hashes, the depths of every request in the samples, what was truncated, the share of the full model's block runs, and how the
+scores stand to chance.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lm_eval
-from lm_eval.api import model as api_model
-from lm_eval.api import task as api_task
-from lm_eval.tasks import TaskManager
 from lm_eval.utils import hash_string, simple_parse_args_string
-from tqdm import tqdm
 
-from harness.errors import BadInput, near
+from harness.errors import BadInput, CellFailed
+from harness.tasks.lm_eval import cache, chance
+from harness.tasks.lm_eval.accounts import Record
 from harness.tasks.lm_eval.bridge import MethodLM
 from harness.tasks.lm_eval.data import local_data
+from harness.tasks.lm_eval.documents import document_statistics
 from harness.tasks.lm_eval.generation import MAX_GENERATED
+from harness.tasks.lm_eval.loading import Loaded, load_tasks, quiet, why
+from harness.tasks.lm_eval.options import Options
+
+__all__ = ["DEPTHS", "Loaded", "Options", "evaluate", "expected_tokens", "load_tasks", "quiet"]
 
 Json = dict[str, Any]
 
 LOOKED_AT = 200
 """Documents whose targets the expected number of tokens is the median of; the first ones, whatever the limit."""
 DEPTHS = (
-    "contexts run at full depth, so a continuation's first token is predicted by the full model; its token j is processed by "
-    "decode step j + 1; every rolling window starts anew, with its context (one token but in a shorter last window) at full depth"
+    "contexts run as the method runs prompts, at full depth but for methods that say otherwise, and a continuation's first "
+    "token is predicted from there; its token j is processed by "
+    "decode step j + 1; every rolling window starts anew, with its context (one token but in a shorter last window) as prompt"
 )
-
-
-@dataclass(frozen=True)
-class Options:
-    """lm-eval's own options, with its defaults.
-
-    Attributes:
-        tasks: names, groups, tags, patterns or YAML files.
-        limit: documents per task, below 1 a share of them.
-        num_fewshot: examples in the prompt; None: what the task says.
-        apply_chat_template: whether, or which.
-        system_instruction: put before the prompt.
-        fewshot_as_multiturn: examples as turns of a chat.
-        include_path: folder with more tasks.
-        gen_kwargs: change a task's generation settings.
-        use_cache: prefix of the file that answers are kept in; the model's and method's digest is added.
-        bootstrap_iters: of lm-eval's own standard errors.
-        predict_only: no metrics.
-        seeds: python, numpy, torch, few-shot.
-    """
-
-    tasks: tuple[str, ...]
-    limit: float | None = None
-    num_fewshot: int | None = None
-    apply_chat_template: bool | str = False
-    system_instruction: str | None = None
-    fewshot_as_multiturn: bool = True
-    include_path: str | None = None
-    gen_kwargs: str | None = None
-    use_cache: str | None = None
-    bootstrap_iters: int = 1000
-    predict_only: bool = False
-    seeds: tuple[int | None, int | None, int | None, int | None] = (0, 1234, 1234, 1234)
-
-    def __post_init__(self) -> None:
-        if not self.tasks:
-            raise BadInput("tasks: none is given; name some, e.g. --tasks lambada_openai,gsm8k")
-        if self.limit is not None and self.limit <= 0:
-            raise BadInput(f"limit: {self.limit:g} is out of range; give documents per task, or a share below 1")
-        if self.num_fewshot is not None and self.num_fewshot < 0:
-            raise BadInput(f"num_fewshot: {self.num_fewshot} is out of range; give 0 or more")
-        if self.include_path is not None and not Path(self.include_path).is_dir():
-            raise BadInput(f"include_path: {self.include_path} is no folder; give one with lm-eval task files")
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """Tasks ready to run: what was asked for, as lm-eval's objects, its single tasks by name, and splits that are not there."""
-
-    roots: list[Any]
-    tasks: Mapping[str, Any]
-    manager: TaskManager
-    absent: list[str]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """lm-eval says a great deal at level WARNING that is no warning, and draws its bars into files; errors are still heard."""
-    logger = logging.getLogger("lm_eval")
-    # Its transformers backend draws one whatever it is told; it is loaded only where it is measured.
-    backend = sys.modules.get("lm_eval.models.huggingface")
-    modules = (api_model, api_task, *([backend] if backend is not None else []))
-    before, bars = logger.level, [(module, vars(module)["tqdm"]) for module in modules]
-    logger.setLevel(logging.ERROR)
-    for module in modules:
-        vars(module)["tqdm"] = _bar
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-        for module, bar in bars:
-            vars(module)["tqdm"] = bar
-
-
-def _bar(*arguments: Any, **settings: Any) -> Any:
-    """A progress bar that shows on a terminal only."""
-    return tqdm(*arguments, **{**settings, "disable": settings.get("disable") or None})
-
-
-def load_tasks(options: Options, data: Path | None) -> Loaded:
-    """The tasks of a run.
-
-    Raises:
-        BadInput: no task has a name given (with near ones), or the data of one cannot be had (with how to give it).
-    """
-    if options.include_path is not None:
-        # lm-eval takes seconds to read its own thousands of task files; where the user's folder has all, they are not needed.
-        with contextlib.suppress(KeyError, BadInput):
-            return _load(_manager(options.include_path, False), options, data)
-    return _load(_manager(options.include_path, True), options, data)
-
-
-@cache
-def _manager(include_path: str | None, defaults: bool) -> TaskManager:
-    return TaskManager(include_path=include_path, include_defaults=defaults)
-
-
-def _load(manager: TaskManager, options: Options, data: Path | None) -> Loaded:
-    names: list[str] = []
-    for given in options.tasks:
-        if Path(given).suffix in (".yaml", ".yml"):
-            if not Path(given).is_file():
-                raise BadInput(f"tasks: there is no file {given}; give an lm-eval task file or a name")
-            names.append(given)
-            continue
-        found = manager.match_tasks([given])
-        if not found:
-            hint = near(given, manager.all_tasks, "`lm-eval ls tasks` lists them")
-            raise BadInput(f"tasks: lm-eval {lm_eval.__version__} has no task {given!r}; {hint}")
-        names += [name for name in found if name not in names]
-    with local_data(data) as absent, quiet():
-        try:
-            loaded = manager.load(names)
-        except (BadInput, KeyError):
-            raise
-        except ImportError as error:
-            raise BadInput(
-                f"tasks: {', '.join(names)}: needs a package that is not installed ({_line(error)})"
-            ) from None
-        except Exception as error:  # task files are programs: what they raise has many types
-            raise BadInput(f"tasks: {', '.join(names)}: cannot be loaded ({_why(error, absent)})") from None
-    groups, tasks = loaded.get("groups", {}), loaded["tasks"]
-    inner = {child for group in groups.values() for child in group.child_names}
-    inner |= {task.task_name for group in groups.values() for task in group.get_all_tasks()}
-    roots = [group for name, group in groups.items() if name not in inner]
-    roots += [task for name, task in tasks.items() if name not in inner]
-    return Loaded(roots, tasks, manager, absent)
-
-
-def _why(error: Exception, absent: Sequence[str]) -> str:
-    """The cause in one line; splits that are not there come first, for they explain most of what follows."""
-    return "; ".join([*dict.fromkeys(absent), f"{type(error).__name__}: {_line(error)}"])
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def expected_tokens(lm: MethodLM, task: Any, options: Options) -> int | None:
@@ -193,65 +62,67 @@ def expected_tokens(lm: MethodLM, task: Any, options: Options) -> int | None:
         return None
     median = int(statistics.median(counts))
     if kind == "generate_until":
-        settings = {**(task.config.generation_kwargs or {}), **simple_parse_args_string(options.gen_kwargs)}
-        median = min(median, int(settings.get("max_gen_toks", MAX_GENERATED)))
+        given = options.gen_kwargs
+        changed = simple_parse_args_string(given) if given is None or isinstance(given, str) else given
+        most = {**(task.config.generation_kwargs or {}), **changed}.get("max_gen_toks", MAX_GENERATED)
+        with contextlib.suppress(TypeError, ValueError):  # what is no number is refused when it is asked for
+            median = min(median, int(most))
     return max(1, min(median, lm.max_length))
 
 
-def evaluate(lm: MethodLM, options: Options, data: Path | None = None, loaded: Loaded | None = None) -> Json:
+def evaluate(
+    lm: MethodLM, options: Options, data: Path | None = None, loaded: Loaded | None = None, level: int = logging.ERROR
+) -> Json:
     """What lm-eval's `simple_evaluate` returns, with depths beside it.
 
     Returns:
         lm-eval's record, its numbers untouched, and: in every sample `executed_layers` (blocks per scored or generated token, one
-        mean per request) and `layers` (blocks of each token); `task_hashes`; `aggregations` by task and metric; and `depthbench`:
-        method, depth rule, expected tokens, requests truncated, and the share of block runs.
+        mean for every request and sample of it) and `layers` (blocks of each token); `task_hashes`; `aggregations` by task and
+        metric; and `depthbench`: method, depth rule, expected tokens, requests truncated, the share of block runs, how scores
+        stand to chance (`informative`, by task and metric), and metrics that are not finite, in words (`not_finite`).
 
     Raises:
         BadInput: see `load_tasks`; a task asks for what a method or the model cannot give.
+        CellFailed: an answer is not finite.
     """
     loaded = loaded or load_tasks(options, data)
-    with local_data(data) as absent, quiet():
-        try:
-            results: Json = lm_eval.simple_evaluate(
-                model=lm,
-                tasks=loaded.roots,
-                num_fewshot=options.num_fewshot,
-                batch_size=str(lm.batch_size),
-                device=str(lm.device),
-                # lm-eval adds a rank and `.db`.
-                use_cache=None if options.use_cache is None else f"{options.use_cache}-{lm.cache_name()}",
-                limit=options.limit,
-                bootstrap_iters=options.bootstrap_iters,
-                log_samples=True,
-                system_instruction=options.system_instruction,
-                apply_chat_template=options.apply_chat_template,
-                fewshot_as_multiturn=options.fewshot_as_multiturn,
-                gen_kwargs=options.gen_kwargs,
-                task_manager=loaded.manager,
-                predict_only=options.predict_only,
-                random_seed=options.seeds[0],
-                numpy_random_seed=options.seeds[1],
-                torch_random_seed=options.seeds[2],
-                fewshot_random_seed=options.seeds[3],
-            )
-        except AssertionError as error:
-            if "no documents available for sampling" not in str(error):
-                raise
-            wanted = ", ".join(loaded.tasks)
-            raise BadInput(f"num_fewshot: {wanted} has no split with documents to draw examples from; give 0") from None
-        except ValueError as error:
-            if isinstance(error, BadInput):
-                raise
-            raise BadInput(f"tasks: {', '.join(loaded.tasks)}: {_why(error, [*loaded.absent, *absent])}") from None
-    for name, samples in results["samples"].items():
-        kinds = _kinds(loaded.tasks[name])
-        for sample in samples:
-            records = [_record(lm, kinds, arguments) for arguments in sample["arguments"]]
-            sample["executed_layers"] = [record.mean_layers for record in records]
-            sample["layers"] = [record.layers for record in records]
-            sample["generated_tokens"] = [record.tokens for record in records if record.tokens]
-    results["task_hashes"] = {name: _task_hash(samples) for name, samples in results["samples"].items()}
+    if options.use_cache is not None:
+        cache.check(f"{options.use_cache}-{lm.cache_name()}_rank0.db")  # lm-eval adds a rank and `.db`
+    samples = _samples(options, loaded)
+    lm.documents = samples or {}
+    with local_data(data) as absent, quiet(level), _tasks_errors(options, loaded, absent), _shown(options.write_out):
+        results: Json = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=loaded.roots,
+            num_fewshot=options.num_fewshot,
+            batch_size=str(lm.batch_size),
+            device=str(lm.device),
+            use_cache=None if options.use_cache is None else f"{options.use_cache}-{lm.cache_name()}",
+            cache_requests=options.cache_requests in ("true", "refresh"),
+            rewrite_requests_cache=options.cache_requests == "refresh",
+            delete_requests_cache=options.cache_requests == "delete",
+            limit=options.limit,
+            samples=samples,
+            bootstrap_iters=options.bootstrap_iters,
+            write_out=options.write_out,
+            log_samples=True,
+            system_instruction=options.system_instruction,
+            apply_chat_template=options.apply_chat_template,
+            fewshot_as_multiturn=options.fewshot_as_multiturn,
+            gen_kwargs=options.gen_kwargs if options.gen_kwargs is None else _copied(options.gen_kwargs),
+            task_manager=loaded.manager,
+            predict_only=options.predict_only,
+            confirm_run_unsafe_code=options.confirm_run_unsafe_code,
+            random_seed=options.seeds[0],
+            numpy_random_seed=options.seeds[1],
+            torch_random_seed=options.seeds[2],
+            fewshot_random_seed=options.seeds[3],
+        )
+    for name, found in results["samples"].items():
+        _add_depths(lm, _kinds(loaded.tasks[name]), found)
+    results["task_hashes"] = {name: _task_hash(found) for name, found in results["samples"].items()}
     results["aggregations"] = {name: _aggregations(task) for name, task in loaded.tasks.items()}
+    vocabulary = lm.decoder.geometry.vocabulary
     results["depthbench"] = {
         "method": str(lm.method),
         "depth": lm.decoder.depth,
@@ -259,8 +130,83 @@ def evaluate(lm: MethodLM, options: Options, data: Path | None = None, loaded: L
         "identity": lm.identity(),
         "truncated": {name: vars(found) for name, found in sorted(lm.truncated.items())},
         "work": {kind: {**vars(found), "executed_share": found.executed_share} for kind, found in lm.work.items()},
+        "informative": {
+            name: chance.standings(
+                document_statistics(results, name), found, str(loaded.tasks[name].OUTPUT_TYPE), vocabulary
+            )
+            for name, found in results["samples"].items()
+        },
+        "not_finite": _not_finite(results),
     }
     return results
+
+
+def _copied(settings: str | Mapping[str, Any]) -> Any:
+    return settings if isinstance(settings, str) else dict(settings)
+
+
+def _samples(options: Options, loaded: Loaded) -> dict[str, list[int]] | None:
+    """The documents asked for, in the order in which lm-eval takes them: it gives those of another order each other's numbers."""
+    if options.samples is None:
+        return None
+    for name in options.samples:
+        if name not in loaded.tasks:
+            raise BadInput(f"samples: {name!r} is none of the tasks; they are {', '.join(loaded.tasks)}")
+    found = {name: sorted(set(numbers)) for name, numbers in options.samples.items()}
+    for name, numbers in found.items():
+        count = len(loaded.tasks[name].eval_docs)
+        if numbers[-1] >= count:
+            raise BadInput(f"samples: {name} has documents 0 to {count - 1}, not {numbers[-1]}")
+    return found
+
+
+@contextlib.contextmanager
+def _tasks_errors(options: Options, loaded: Loaded, absent: Sequence[str]) -> Iterator[None]:
+    """Task definitions are programs: what they or lm-eval raise is said in one line. What we raise is ours, traceback included."""
+    names = ", ".join(loaded.tasks)
+    try:
+        yield
+    except (BadInput, CellFailed, MemoryError):
+        raise
+    except OverflowError as error:
+        raise CellFailed(f"tasks: {names}: a metric is too large for a number ({error})") from None
+    except Exception as error:
+        if _raised_by_us(error):
+            raise
+        if "no documents available for sampling" in str(error):
+            raise BadInput(f"num_fewshot: {names} has no split with documents to draw examples from; give 0") from None
+        if options.num_fewshot and "ample larger than population" in str(error):
+            raise BadInput(
+                f"num_fewshot: {options.num_fewshot} is more than the documents that {names} can draw examples from; give fewer"
+            ) from None
+        raise BadInput(f"tasks: {names}: {why(error, [*loaded.absent, *absent])}") from error
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    """Whether a call of ours, below lm-eval's, is on the way to where it was raised: a fault in answering, not in a task."""
+    frames, at = [], error.__traceback__
+    while at is not None:
+        frames.append(str(at.tb_frame.f_globals.get("__name__", "")))
+        at = at.tb_next
+    below = frames[max((i for i, name in enumerate(frames) if name == "lm_eval.evaluator"), default=0) :]
+    return any(name.partition(".")[0] == "harness" for name in below)
+
+
+@contextlib.contextmanager
+def _shown(wanted: bool) -> Iterator[None]:
+    """lm-eval's `write_out` speaks through its log."""
+    if not wanted:
+        yield
+        return
+    logger, handler = logging.getLogger("lm_eval.evaluator_utils"), logging.StreamHandler(sys.stderr)
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 def _kinds(task: Any) -> tuple[str, ...]:
@@ -268,11 +214,46 @@ def _kinds(task: Any) -> tuple[str, ...]:
     return first, *(k for k in ("loglikelihood", "loglikelihood_rolling", "generate_until") if k != first)
 
 
-def _record(lm: MethodLM, kinds: Sequence[str], arguments: Sequence[Any]) -> Any:
-    found = next((record for kind in kinds if (record := lm.record(kind, arguments)) is not None), None)
+def _add_depths(lm: MethodLM, kinds: Sequence[str], samples: Sequence[Json]) -> None:
+    """Put the records of a task's requests into its samples, a document's own where several ask the same."""
+    taken: Counter[tuple[str, str]] = Counter()
+    for sample in samples:
+        records: list[Record] = []
+        for arguments, answers in zip(sample["arguments"], sample["resps"], strict=True):
+            found = _records(lm, kinds, arguments)
+            key = sample["filter"], repr(arguments)
+            begin = taken[key] if len(found) >= taken[key] + len(answers) else 0
+            taken[key] += len(answers)
+            records += found[begin : begin + len(answers)]
+        sample["executed_layers"] = [record.mean_layers for record in records]
+        sample["layers"] = [record.layers for record in records]
+        sample["generated_tokens"] = [record.tokens for record in records if record.tokens]
+
+
+def _records(lm: MethodLM, kinds: Sequence[str], arguments: Sequence[Any]) -> list[Record]:
+    found = next((records for kind in kinds if (records := lm.record(kind, arguments))), None)
     if found is None:
         raise BadInput("use_cache: holds an answer without its depths; name another file")
     return found
+
+
+def _not_finite(results: Mapping[str, Any]) -> list[str]:
+    """Metrics that are no finite number, with the first document that is the cause; a standard error may be missing."""
+    found = []
+    for task, numbers in results["results"].items():
+        for key, value in numbers.items():
+            if isinstance(value, float) and not math.isfinite(value) and "_stderr" not in key:
+                metric, _, filter_name = key.partition(",")
+                own = [s for s in results["samples"].get(task, ()) if s["filter"] == filter_name]
+                cause = next((s["doc_id"] for s in own if _lacks_number(s.get(metric))), None)
+                where = "" if cause is None else f", document {cause}"
+                found.append(f"task {task}{where}: {metric} is {value}, not a finite number")
+    return found
+
+
+def _lacks_number(value: Any) -> bool:
+    parts = value if isinstance(value, (list, tuple)) else (value,)
+    return any(isinstance(part, float) and not math.isfinite(part) for part in parts)
 
 
 def _task_hash(samples: Sequence[Mapping[str, Any]]) -> str:

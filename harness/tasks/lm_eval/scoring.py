@@ -1,4 +1,7 @@
-"""Log-likelihoods of many continuations: sorted by length, in batches, a context that several share computed once."""
+"""Log-likelihoods of many continuations, under one method or several: sorted by length, in batches, every context computed once.
+
+Nearly every method runs contexts at full depth, so what several continuations share is also what several methods share.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from harness.decode.forced import force, proceed
 from harness.decode.prompt_pass import Forced, Started, start
 from harness.method import Method
 from harness.models.decoder import Decoder
+from harness.plan import LayerPlan
 
 _LOGITS_AT_ONCE, _LOGITS_AT_ONCE_CPU = 32 << 20, 2 << 20
 """Elements of the logits computed at once; on a CPU fewer, since a fresh large tensor costs more in page faults than in sums."""
@@ -54,26 +58,35 @@ class _Row:
     places: list[int]
 
 
+@dataclass(frozen=True)
+class Arm:
+    """A resolved method, and the number of tokens that its steps reckon with (`expected_tokens` of `generate`)."""
+
+    method: Method
+    expected_tokens: int
+
+
 def score_pairs(
     decoder: Decoder,
-    method: Method,
+    arms: Sequence[Arm],
     pairs: Sequence[Pair],
     *,
-    expected_tokens: int,
     batch_size: int,
     shrink: bool = False,
     progress: Callable[[int], object] = lambda count: None,
-) -> Result:
-    """Score continuations under a method.
+) -> list[Result]:
+    """Score continuations under methods.
 
     Args:
         decoder: the model.
-        method: resolved method.
+        arms: one method or more.
         pairs: what to score; the model has room for context and continuation less its last token.
-        expected_tokens: as in `generate`.
         batch_size: continuations computed together at most.
         shrink: halve the batch where the device has no room for it, instead of failing.
-        progress: is told how many requests were answered.
+        progress: is told how many requests were answered, under all methods.
+
+    Returns:
+        What was scored under each method; positions of contexts are counted with the first.
     """
     rows: dict[tuple[tuple[int, ...], tuple[int, ...]], _Row] = {}
     for place, pair in enumerate(pairs):
@@ -84,7 +97,7 @@ def score_pairs(
         contexts.setdefault(row.context, []).append(row)
     for group in contexts.values():
         group.sort(key=lambda row: -len(row.steps))
-    run = _Run(decoder, method, pairs, expected_tokens, progress)
+    run = _Run(decoder, arms, pairs, progress)
     alone = [group[0] for group in contexts.values() if len(group) == 1]
     # The longest first: what does not fit shows at once, and the progress bar errs on the safe side.
     alone.sort(key=_size, reverse=True)
@@ -104,8 +117,10 @@ def score_pairs(
         batch_size = run.attempt(lambda groups=groups, size=batch_size: run.shared(groups, size), batch_size, shrink)  # type: ignore[misc]
         if not run.fitted:
             waiting.extend(groups[::-1])
-    assert all(one is not None for one in run.answers)
-    return Result([one for one in run.answers if one is not None], run.computed, batch_size)
+    return [
+        Result([one for one in answers if one is not None], computed, batch_size)
+        for answers, computed in zip(run.answers, run.computed, strict=True)
+    ]
 
 
 def _size(row: _Row) -> tuple[int, int, int]:
@@ -125,17 +140,11 @@ def _alike(rows: Sequence[_Row]) -> Sequence[_Row]:
 
 class _Run:
     def __init__(
-        self,
-        decoder: Decoder,
-        method: Method,
-        pairs: Sequence[Pair],
-        expected_tokens: int,
-        progress: Callable[[int], object],
+        self, decoder: Decoder, arms: Sequence[Arm], pairs: Sequence[Pair], progress: Callable[[int], object]
     ) -> None:
-        self.decoder, self.method, self.pairs = decoder, method, pairs
-        self.expected, self.progress = expected_tokens, progress
-        self.answers: list[Scored | None] = [None] * len(pairs)
-        self.computed = 0
+        self.decoder, self.arms, self.pairs, self.progress = decoder, arms, pairs, progress
+        self.answers: list[list[Scored | None]] = [[None] * len(pairs) for _ in arms]
+        self.computed = [0] * len(arms)
         self.fitted = True
 
     def attempt(self, job: Callable[[], None], batch_size: int, shrink: bool) -> int:
@@ -153,49 +162,66 @@ class _Run:
         return batch_size
 
     def unshared(self, batch: Sequence[_Row]) -> None:
-        """Rows whose contexts differ: context and continuation of each as one sequence, if the method allows."""
+        """Rows whose contexts differ. Under one method context and continuation are one sequence, if the method allows."""
+        if len(self.arms) > 1:
+            self.shared([[row] for row in batch], len(batch))
+            return
         prompts, lengths = self._padded([row.context for row in batch])
         targets, counts = self._padded([row.steps for row in batch])
         forced = force(
             self.decoder,
-            self.method,
+            self.arms[0].method,
             prompts,
             lengths,
             targets,
-            expected_tokens=self.expected,
+            expected_tokens=self.arms[0].expected_tokens,
             target_lengths=counts,
         )
-        self.computed += sum(len(row.context) + len(row.steps) for row in batch)
-        self._answer(batch, range(len(batch)), range(len(batch)), forced.prompt_last, forced)
+        self.computed[0] += sum(len(row.context) + len(row.steps) for row in batch)
+        self._answer([0], batch, range(len(batch)), range(len(batch)), forced.prompt_last, forced)
+        self.progress(sum(len(row.places) for row in batch))
 
     def shared(self, groups: Sequence[Sequence[_Row]], batch_size: int) -> None:
-        """Contexts that several rows continue: each computed once, then its rows, `batch_size` of them at a time."""
+        """Contexts that several rows or methods continue: each computed once, then its rows, `batch_size` of them at a time.
+
+        Methods share what they run over a prompt, which for nearly all of them is everything.
+        """
+        alike: dict[LayerPlan, list[int]] = {}
+        for arm, one in enumerate(self.arms):
+            alike.setdefault(one.method.prompt_plan(self.decoder.depth), []).append(arm)
+        for arms in alike.values():
+            self._continued(arms, groups, batch_size)
+        self.progress(sum(len(row.places) for group in groups for row in group))
+
+    def _continued(self, arms: Sequence[int], groups: Sequence[Sequence[_Row]], batch_size: int) -> None:
+        """The groups' rows under methods that run prompts alike."""
         prompts, lengths = self._padded([group[0].context for group in groups])
-        started = start(self.decoder, self.method, prompts, lengths)
-        self.computed += sum(len(group[0].context) for group in groups)
+        started = start(self.decoder, self.arms[arms[0]].method, prompts, lengths)
+        self.computed[arms[0]] += sum(len(group[0].context) for group in groups)
         last = started.last
         rows = [(owner, row) for owner, group in enumerate(groups) for row in group]
         # Rows without a step need the context alone.
         short = [(owner, row) for owner, row in rows if not row.steps]
         if short:
-            self._answer([row for _, row in short], [owner for owner, _ in short], [], last, None)
+            self._answer(arms, [row for _, row in short], [owner for owner, _ in short], [], last, None)
         longer = sorted(((o, r) for o, r in rows if r.steps), key=lambda pair: -len(pair[1].steps))
-        for begin in range(0, len(longer), batch_size):
-            self._proceed(started, last, longer[begin : begin + batch_size])
+        for arm in arms:
+            for begin in range(0, len(longer), batch_size):
+                self._proceed(arm, started, last, longer[begin : begin + batch_size])
 
-    def _proceed(self, started: Started, last: torch.Tensor, rows: Sequence[tuple[int, _Row]]) -> None:
+    def _proceed(self, arm: int, started: Started, last: torch.Tensor, rows: Sequence[tuple[int, _Row]]) -> None:
         owners = [owner for owner, _ in rows]
         targets, _ = self._padded([row.steps for _, row in rows])
         forced = proceed(
             self.decoder,
-            self.method,
+            self.arms[arm].method,
             started,
             targets,
             torch.tensor(owners, device=self.decoder.device),
-            expected_tokens=self.expected,
+            expected_tokens=self.arms[arm].expected_tokens,
         )
-        self.computed += sum(len(row.steps) for _, row in rows)
-        self._answer([row for _, row in rows], owners, range(len(rows)), last, forced)
+        self.computed[arm] += sum(len(row.steps) for _, row in rows)
+        self._answer([arm], [row for _, row in rows], owners, range(len(rows)), last, forced)
 
     def _padded(self, rows: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded ids and lengths, on the model's device."""
@@ -206,14 +232,15 @@ class _Run:
 
     def _answer(
         self,
+        arms: Sequence[int],
         rows: Sequence[_Row],
         owners: Sequence[int],
         targets: Sequence[int],
         last: torch.Tensor,
         forced: Forced | None,
     ) -> None:
-        """The head where a continuation's token is predicted, and nowhere else; then the answers of the rows' requests."""
-        depth = self.decoder.depth
+        """The head where a continuation's token is predicted, and nowhere else; then what the rows' requests get under `arms`."""
+        depth = self.arms[arms[0]].method.prompt_plan(self.decoder.depth).budget
         states = [last[list(owners)]]
         if forced is not None and forced.target_hidden.shape[1]:
             real = [(target, step) for target, row in zip(targets, rows, strict=True) for step in range(len(row.steps))]
@@ -235,8 +262,8 @@ class _Run:
         values, greedy = self._token_scores(torch.cat(states), wanted)
         for request, begin, ran in spans:
             end = begin + len(ran)
-            self.answers[request] = Scored(float(sum(values[begin:end])), all(greedy[begin:end]), list(ran))
-        self.progress(len(spans))
+            for arm in arms:
+                self.answers[arm][request] = Scored(float(sum(values[begin:end])), all(greedy[begin:end]), list(ran))
 
     def _token_scores(self, states: torch.Tensor, wanted: Sequence[tuple[int, int]]) -> tuple[list[float], list[bool]]:
         """Log-likelihood of the wanted (state, token) pairs, and whether the token is the most likely one."""

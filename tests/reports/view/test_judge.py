@@ -91,8 +91,15 @@ def test_a_task_that_shows_nothing_is_left_out_and_said(facts: Facts) -> None:
     assert "guessing 50" in judge.uninformative(changed)[name]
     before, after = judge.arm(facts, arm_of(facts)), judge.arm(changed, arm_of(changed))
     assert before is not None and after is not None and before.state == after.state
-    assert "not informative" in verdicts.verdict_table(changed).note
+    table = verdicts.verdict_table(changed)
+    assert "not informative" in table.note and not any("blimp" in column.group for column in table.columns)
+    scored = {
+        **facts.scored,
+        ("Full model", name): {"informative": {"acc": {"informative": False, "reason": "at chance"}}},
+    }
     quality["Full model", name, "acc"] = Quality(Interval(80.0, 76.0, 84.0, 300), None)
+    said = replace(changed, quality=quality, scored=scored, kept={})  # type: ignore[arg-type]
+    assert judge.uninformative(said) == {name: "at chance"}, "what the run says of itself comes first"
     assert name in judge.informative(replace(changed, quality=quality, kept={}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -42,6 +43,16 @@ def model(family: str) -> Decoder:
     again = load_model(decoder.source, tokenizer=tokenizer())
     again.extras = decoder.extras
     return again
+
+
+@cache
+def bos_model(family: str = "llama") -> Decoder:
+    """The same with a tokenizer that puts a BOS before every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    own = copy.deepcopy(tokenizer())
+    own.backend_tokenizer.post_processor = TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 1)])
+    return load_model(model(family).source, tokenizer=own)
 
 
 def hf(decoder: Decoder, batch_size: int) -> HFLM:

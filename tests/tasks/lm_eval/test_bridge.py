@@ -87,8 +87,8 @@ def test_a_likelihood_is_that_of_decoding_token_by_token(family: str, spec: str)
     value, greedy = lm.loglikelihood_tokens(others, ["t"] * 3, disable_tqdm=True)[2]
     assert greedy
     made.close([value], [float(want)])
-    record = lm.record("loglikelihood", ("c", "d"))
-    assert record is not None and record.layers[0] == decoder.depth
+    (record,) = lm.record("loglikelihood", ("c", "d"))
+    assert record.layers[0] == decoder.depth
     assert record.layers == decoding.output().trace.layers[0].sum(1).tolist()
 
 
@@ -135,11 +135,11 @@ def test_a_shared_context_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
     runs: list[int] = []
     inner = scoring.start
     monkeypatch.setattr(scoring, "start", lambda *a: (runs.append(len(a[2])), inner(*a))[1])
-    found = scoring.score_pairs(decoder, method, pairs, expected_tokens=3, batch_size=2)
+    found = scoring.score_pairs(decoder, [scoring.Arm(method, 3)], pairs, batch_size=2)[0]
     assert runs == [1]
     assert found.computed_positions == len(context) + 5 * 2
     assert [len(one.layers) for one in found.scored] == [3] * 6 + [1, 1]
-    alone = [scoring.score_pairs(decoder, method, [p], expected_tokens=3, batch_size=1).scored[0] for p in pairs]
+    alone = [scoring.score_pairs(decoder, [scoring.Arm(method, 3)], [p], batch_size=1)[0].scored[0] for p in pairs]
     made.close([one.log_likelihood for one in found.scored], [one.log_likelihood for one in alone])
 
 
@@ -150,7 +150,7 @@ def test_the_head_runs_only_where_a_token_is_scored(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(decoder, "head", lambda x: (rows.append(len(x)), head(x))[1])
     pairs = [scoring.Pair(tuple(range(5, 45)), (3, 4)), scoring.Pair(tuple(range(5, 25)), (3,))]
     full = methods.create("full")
-    scoring.score_pairs(decoder, full, pairs, expected_tokens=2, batch_size=8)
+    scoring.score_pairs(decoder, [scoring.Arm(full, 2)], pairs, batch_size=8)
     assert sum(rows) == 3
 
 
@@ -243,8 +243,8 @@ def test_a_cache_of_another_method_is_refused(tmp_path: Any) -> None:
     cached = CachingLM(again, store)
     assert cached.loglikelihood(requests) == want
     assert again.work == {}, "the answers came from the cache"
-    record = again.record("loglikelihood", requests[1].args)
-    assert record is not None and len(record.layers) > 1
+    (record,) = again.record("loglikelihood", requests[1].args)
+    assert len(record.layers) > 1
     with pytest.raises(BadInput, match="use_cache: holds answers of skipdecode-"):
         CachingLM(MethodLM(made.model("opt")), store)
 
@@ -252,7 +252,7 @@ def test_a_cache_of_another_method_is_refused(tmp_path: Any) -> None:
 def test_what_cannot_work_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = made.model("opt")
     lm = MethodLM(decoder)
-    with pytest.raises(BadInput, match="task t: document 0: empty continuation"):
+    with pytest.raises(BadInput, match="task t, document 0: the continuation has no token"):
         lm.loglikelihood(made.likelihoods([("a", "")]))
     with pytest.raises(BadInput, match="longer than the model's 96 positions"):
         lm.loglikelihood(made.likelihoods([("a", " b" * 200)]), True)
@@ -305,8 +305,8 @@ def test_one_long_context_does_not_make_short_ones_run_skipped_blocks(monkeypatc
         return inner(*arguments, **more)
 
     monkeypatch.setattr(scoring, "force", force)
-    together = scoring.score_pairs(decoder, method, pairs, expected_tokens=3, batch_size=8)
+    together = scoring.score_pairs(decoder, [scoring.Arm(method, 3)], pairs, batch_size=8)[0]
     assert batches == [[40], [1, 1, 1]]
-    alone = [scoring.score_pairs(decoder, method, [p], expected_tokens=3, batch_size=1).scored[0] for p in pairs]
+    alone = [scoring.score_pairs(decoder, [scoring.Arm(method, 3)], [p], batch_size=1)[0].scored[0] for p in pairs]
     for one, other in zip(together.scored, alone, strict=True):
         assert one.log_likelihood == pytest.approx(other.log_likelihood, abs=1e-4) and one.greedy == other.greedy

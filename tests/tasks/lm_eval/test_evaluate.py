@@ -120,11 +120,11 @@ def test_results_are_lm_evals_own_with_depths_beside_them(tiny_tasks: tuple[Path
     assert accuracy["full"] == pytest.approx(100 * full["results"]["tiny_choice"]["acc,none"])
     assert accuracy["value"] == pytest.approx(100 * skip["results"]["tiny_choice"]["acc,none"])
     assert accuracy["low"] <= accuracy["difference"] <= accuracy["high"]
-    test = accuracy["mcnemar"]
-    assert 100 * (test["gained"] - test["lost"]) / 6 == pytest.approx(accuracy["difference"])
+    assert accuracy["test"] == "McNemar"
+    assert 100 * (accuracy["gained"] - accuracy["lost"]) / 6 == pytest.approx(accuracy["difference"])
     perplexity = rows["tiny_last", "perplexity"]
     assert perplexity["value"] == pytest.approx(skip["results"]["tiny_last"]["perplexity,none"])
-    assert perplexity["mcnemar"] is None
+    assert perplexity["gained"] is None and perplexity["test"] == "paired bootstrap"
 
 
 def test_the_command(
@@ -152,26 +152,57 @@ def test_the_command(
     assert call(monkeypatch, *command) == 0
     text = capsys.readouterr().out
     assert "|tiny_choice|" in text and "layers per token" in text and "McNemar" in text
-    (results,) = out.glob("*/results_*.json")
+    (results,) = out.glob("*skipdecode*/results_*.json")
     record = json.loads(results.read_text())
     assert record["results"]["tiny_choice"]["sample_len"] == 4 and record["task_hashes"]["tiny_choice"]
     assert record["depthbench"]["identity"]["parameters"]["speedup"] == 2.0
-    (samples,) = out.glob("*/samples_tiny_choice_*.jsonl")
+    (samples,) = out.glob("*skipdecode*/samples_tiny_choice_*.jsonl")
     assert len(samples.read_text().splitlines()) == 4
     first = json.loads(samples.read_text().splitlines()[0])
     assert len(first["layers"]) == 3 and first["arguments"]["gen_args_0"]["arg_1"] == " two eggs"
     # From the cache the second time: the same numbers, depths included.
     assert call(monkeypatch, *command) == 0
-    files = sorted(out.glob("*/samples_tiny_choice_*.jsonl"))
+    files = sorted(out.glob("*skipdecode*/samples_tiny_choice_*.jsonl"))
     assert len(files) == 2 and files[0].read_text() == files[1].read_text()
 
 
 BAD = [
     (("--tasks", "tiny_choicee"), "did you mean 'tiny_choice'"),
     (("--tasks", "tiny_choice", "--limit", "-3"), "limit: -3 is out of range"),
-    (("--tasks", "tiny_choice", "--limit", "few"), "limit: 'few' is not a number"),
+    (("--tasks", "tiny_choice", "--limit", "few"), "limit: 'few' does not fit; lm-eval says: Limit examples per task"),
+    (("--tasks", "tiny_choice", "--limit", "nan"), "limit: nan is out of range"),
     (("--tasks", "tiny_choice", "--batch-size", "0"), "batch_size"),
-    (("--tasks", "tiny_choice", "--log-samples"), "give --output-path"),
+    (("--tasks", "tiny_choice", "--output-path", "/dev/null/x"), "output_path /dev/null/x"),
+    (("--tasks", "tiny_choice", "--use_cache", "/dev/null/x"), "use_cache: answers cannot be kept"),
+    (("--tasks", "tiny_choice", "--trust_remote_code"), "trust_remote_code: is not supported: no code"),
+    (
+        ("--tasks", "tiny_choice", "--model_args", "trust_remote_code=True"),
+        "trust_remote_code=True is not supported: no code",
+    ),
+    (("--tasks", "tiny_choice", "--model_args", "pretrained=x"), "are two models; give one"),
+    (("--tasks", "tiny_choice", "--model_args", "dtyp=x"), "did you mean 'dtype'"),
+    (("--tasks", "tiny_choice", "--model_args", "max_length=long"), "max_length='long' is no whole number"),
+    (("--tasks", "tiny_choice", "--model_args", "max_length=9999"), "max_length: 9999 is out of range"),
+    (("--tasks", "tiny_choice", "--model_args", "dtype"), "model_args: expected `key=value`"),
+    (("--tasks", "tiny_choice", "--wandb_args", "project=x"), "wandb_args: is not supported: results are files"),
+    (("--tasks", "tiny_choice", "--check_integrity"), "check_integrity: is not supported"),
+    (("--tasks", "tiny_choice", "--verbosity", "LOUD"), "verbosity: 'LOUD' is no level"),
+    (
+        ("--tasks", "tiny_choice", "--samples", '{"tiny_choice": [9]}'),
+        "samples: tiny_choice has documents 0 to 5, not 9",
+    ),
+    (("--tasks", "tiny_choice", "--samples", '{"tiny": [1]}'), "samples: 'tiny' is none of the tasks"),
+    (("--tasks", "tiny_choice", "--samples", "[1]"), "samples: give the numbers of documents by task"),
+    (("--tasks", "tiny_choice", "--samples", "{1"), "samples: '{1' does not fit"),
+    (("--tasks", "tiny_choice", "--config", "no.yaml"), "config no.yaml: Config file not found"),
+    (("--tasks", "tiny_choice", "--cache_requests", "maybe"), "cache_requests: invalid value 'maybe'"),
+    (("--tasks", "tiny_choice", "--fewshot_as_multiturn"), "`apply_chat_template` must be set"),
+    (("--tasks", "tiny_choice", "--method", "full", "--method", "full"), "'full' is given twice"),
+    (("--tasks", "tiny_choice", "--no-such-option"), "--no_such_option"),
+    (("--tasks", "tiny_choice", "--expected-tokens", "0"), "--expected-tokens"),
+    (("--tasks", "tiny_write", "--num-fewshot", "200"), "num_fewshot"),
+    (("--tasks", "tiny_write", "--gen-kwargs", "top_p=7", "do_sample=True"), "top_p"),
+    (("--tasks", "tiny_write", "--gen-kwargs", "until=5"), "until"),
     (("--tasks", "tiny_choice", "--seed", "1,2"), "seed"),
     (("--tasks", "tiny_choice", "--apply-chat-template"), "no chat template"),
     (("--tasks", "tiny_write", "--num-fewshot", "2"), "num_fewshot: tiny_write has no split"),
@@ -189,10 +220,12 @@ def test_bad_input_is_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
     checkpoint: Path,
     tiny_tasks: tuple[Path, Path],
+    tmp_path: Path,
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
     tasks, data = tiny_tasks
+    monkeypatch.chdir(tmp_path)
     common = ("lm-eval", "--model", str(checkpoint), "--include-path", str(tasks), "--data", str(data))
     assert call(monkeypatch, *common, *arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("depthbench:")]
