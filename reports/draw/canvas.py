@@ -180,12 +180,18 @@ def method_id(swatch: Swatch | None) -> str | None:
     return f"method:{swatch.method}" if swatch else None
 
 
+_MISSING = "Glyph .* missing from"
+"""What matplotlib says of characters its typeface lacks: the reader's has them."""
+
+
 def lay_out(figure: Figure) -> None:
     """Give panels and what stands around them their places, once: what is written afterwards moves nothing."""
     engine = figure.get_layout_engine()
     if engine is not None and isinstance(engine, ConstrainedLayoutEngine):
-        for _ in range(2):  # ticks know what they need room for only where the panel has its size
-            engine.execute(figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _MISSING, UserWarning)
+            for _ in range(2):  # ticks know what they need room for only where the panel has its size
+                engine.execute(figure)
         figure.set_layout_engine("none")
 
 
@@ -239,7 +245,7 @@ def finish(figure: Figure, sheet: Sheet) -> Drawing:
     width, height = (72 * float(v) for v in figure.get_size_inches())
     out = io.BytesIO()
     with warnings.catch_warnings():  # text stays text: the reader's typefaces have what this one lacks
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        warnings.filterwarnings("ignore", _MISSING, UserWarning)
         figure.savefig(out, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(out.getvalue())
     used = {name for e in root.iter() for value in e.attrib.values() for name in _REFERENCE.findall(value)}
