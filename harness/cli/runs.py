@@ -23,7 +23,7 @@ from harness.cli.app import (
     print_table,
     verb,
 )
-from harness.errors import CellFailed
+from harness.errors import BadInput, CellFailed
 from harness.machine.doctor import OK, Finding
 
 
@@ -56,6 +56,9 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
     ] = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="With --resume: measure unusable timed cells again; the rest is kept.")
+    ] = False,
     executor: Annotated[
         Literal["local", "ray"],
         typer.Option("--executor", help="Where the cells are measured: here, or spread over a Ray cluster."),
@@ -79,6 +82,8 @@ def run(
     from harness.suites import suite as config
     from reports.write.report import write_report
 
+    if remeasure and not resume:
+        raise BadInput("--remeasure: goes with --resume: it measures cells of a finished run again")
     chosen = config.load_suite(suite, set_ or [], method or [])
     config.check_tasks(chosen, tasks.names())
     if plan:
@@ -86,13 +91,16 @@ def run(
     folder = out or Path("results") / chosen.name
     command = ["depthbench", *sys.argv[1:]]
     workers = executors.create(executor)
-    done = sweep.run_suite(chosen, folder, data=data, resume=resume, command=command, workers=workers)
+    done = sweep.run_suite(
+        chosen, folder, data=data, resume=resume, command=command, workers=workers, remeasure=remeasure
+    )
+    for line in gates.lines(done.gates):  # first of all: whether what follows can be believed
+        typer.echo(line, err=True)
+    typer.echo("writing the report", err=True)
     report_path = write_report([done])
     rows = listing.summary_rows(done.summary)
     print_table(rows, left=("label", "verdict"), least=listing.summary_least(rows[0]))
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
-    for line in gates.lines(done.gates):
-        typer.echo(line, err=True)
     stopped = sum(gate.stops for gate in done.gates)
     if done.failed or stopped:
         raise CellFailed(f"{done.failed} cells and {stopped} gates failed; see the lines above and {folder}")

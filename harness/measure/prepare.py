@@ -11,7 +11,7 @@ from typing import cast
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy
-from harness.measure.running import say_arm
+from harness.measure.running import say, say_arm
 from harness.measure.setup import (
     lm_eval_cells,
     lm_eval_options,
@@ -39,7 +39,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     Returns:
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
         `kernels`: what runs each number of rows, and `contests`: the times that decided it; `energy_counters`: names of those that
-        can be read here.
+        can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured).
 
     Raises:
         BadInput: something does not fit; the message names it.
@@ -107,13 +107,18 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
             }
         )
     contests = _contests(suite, first)
-    meters = [meter.name for meter in energy.counters(first.device)]
+    meters = energy.counters(first.device)
+    quiet = None
+    if suite.energy and meters:  # once for all cells: the idle machine does not change with the arm
+        say("reading the energy counters of the idle machine")
+        quiet = energy.idle(meters, first.device, suite.energy_window_s)
     return {
         "arms": described,
         "expected_tokens": expected,
         "kernels": linear.table(),
         "contests": contests,
-        "energy_counters": meters,
+        "energy_counters": [meter.name for meter in meters],
+        "energy_idle": quiet,
     }
 
 
@@ -147,6 +152,7 @@ def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
 def _contests(suite: Suite, decoder: Decoder) -> list[Contest]:
     """What runs the full model's step at every number of rows that will be decoded, chosen once for all processes of the run."""
     sizes = (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes
+    say("timing the kernels against torch")
     held = [contest.hold(decoder, size) for size in sorted(set(sizes))]
     return [cast(Contest, {**asdict(found), "said": str(found)}) for found in held]
 

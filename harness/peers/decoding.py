@@ -175,8 +175,8 @@ def _row(
     def decode(engine: str) -> list[float]:
         return [max(w - f, 1e-9) / (settings.new_tokens - 1) for w, f in zip(whole[engine], first[engine], strict=True)]
 
-    ratio = intervals.bootstrap_ratio([decode(name)], [decode(OWN)])
-    total = intervals.bootstrap_ratio([whole[name]], [whole[OWN]])
+    ratio = intervals.paired_ratio([decode(name)], [decode(OWN)])
+    total = intervals.paired_ratio([whole[name]], [whole[OWN]])
     pairs = [
         (a, b) for mine, other in zip(tokens[name], tokens[OWN], strict=True) for a, b in zip(mine, other, strict=False)
     ]

@@ -9,6 +9,8 @@ from typing import (
 
 from typing_extensions import TypedDict
 
+from harness.records.fields import Idle
+
 Expected = dict[str, int | dict[str, int]]
 """Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
 
@@ -70,3 +72,4 @@ class Prepared(TypedDict, total=False):
     kernels: Required[dict[str, str]]
     contests: list[Contest]
     energy_counters: list[str]
+    energy_idle: Idle | None

@@ -65,7 +65,7 @@ def promises(facts: Facts) -> Figure | None:
     for arm in facts.others:
         timed = facts.speed.get((arm.label, batch)) if batch is not None else None
         if timed and not timed.unusable:
-            predicted = timed.number("ideal_speedup")
+            predicted = timed.number("predicted_speedup")
             ratio = facts.ratio(arm, batch)
             row = Promise(arm.short, swatch(arm), arm.target, timed.number("layer_ratio"), predicted, ratio)
             rows += [row] if row.values else []
@@ -230,7 +230,7 @@ def by_batch(facts: Facts) -> Figure | None:
             realised = tuple((b, r) for b in facts.batch_sizes if (r := facts.ratio(arm, b)))
             timed = [(b, facts.speed.get((arm.label, b))) for b in facts.batch_sizes]
             predicted = tuple(
-                (b, v) for b, s in timed if s and not s.unusable and (v := s.number("ideal_speedup")) is not None
+                (b, v) for b, s in timed if s and not s.unusable and (v := s.number("predicted_speedup")) is not None
             )
             if realised or predicted:
                 series.append(Series(name, swatch(arm), realised, predicted))

@@ -64,7 +64,7 @@ def promise_table(facts: Facts, batches: Sequence[int]) -> Table:
             ),
             number_cells([computed(s) for s in timed], 2),
         ),
-        shown("ideal_speedup"),
+        shown("predicted_speedup"),
         (_column(realised), [ratio_cell(arm, s) for (arm, _), s in zip(pairs, timed, strict=True)]),
         shown("efficiency"),
         shown("layers_per_token"),

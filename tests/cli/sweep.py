@@ -55,7 +55,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "trim out": (*NO_FOLDER_TO_WRITE, "{folder}"),
     "list what": NO_NAME,
     "doctor --out": ("", NOT_UTF8),
-    "new-method name": (*NO_NAME, "full", "class", "1st", "a-b", "a/b", "../a", "Über"),
+    "new-method name": (*(name for name in NO_NAME if name != "nan"), "full", "class", "1st", "a-b", "a/b", "../a", "Über"),
     "check method": (*NO_SPEC, "{folder}/none.py:X", "{binary}:X", "mine.py"),
     "selfcheck suite": (*NO_NAME, "quick", "{file}", "{binary}"),
     "selfcheck --out": NO_FOLDER_TO_WRITE,

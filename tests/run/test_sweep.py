@@ -34,7 +34,7 @@ repeats: 5
 energy: false
 threads: 1
 quality_batch_size: 3
-limits: {{dispersion: 1000}}  # steps of a fraction of a millisecond, on a machine that does other things
+limits: {{dispersion: 1000, noisy_share: 1}}  # steps of a fraction of a millisecond, on a machine that does other things
 {extra}"""
     )
     return path
@@ -68,7 +68,8 @@ def test_speed_cells_hold_raw_values_under_equal_conditions(finished: tuple[Suit
         # ABBA: an arm that went first in one repeat goes last in the next.
         assert all(order[0] + order[1] == len(same) - 1 for order in orders)
         for cell in same:
-            assert len(cell["runs"]) == 5 and cell["finite"] and cell["repeatable"]
+            asked = [run for run in cell["runs"] if "again" not in run]  # a busy machine has some measured again
+            assert len(asked) == 5 and cell["finite"] and cell["repeatable"]
             assert all(len(run["step_s"]) == 5 and run["step_tokens"] == [batch] * 5 for run in cell["runs"])
             assert len(cell["layers_by_position"]) == 5 and cell["depth"] == 4
     full = next(cell for cell in cells if cell["arm"]["method"] == "full")

@@ -102,7 +102,7 @@ def test_speed_up_is_the_ratio_of_decode_times(tmp_path: Path) -> None:
     assert column(table, "batch 2") == ["1", "2.00", "0.75"]
     assert [row[1].tone for row in table.rows] == ["", "good", "bad"]
     twice = facts.speed["twice", 2]
-    assert twice.number("ideal_speedup") == pytest.approx(2.0)
+    assert twice.number("predicted_speedup") == pytest.approx(2.0)
     assert twice.number("efficiency") == pytest.approx(1.0)
 
 
@@ -231,7 +231,7 @@ def test_every_cell_failed(small_run: Path) -> None:
     [
         (
             "speed-*",
-            "ideal_speedup",
+            "predicted_speedup",
             {"layers_by_position": None, "step_parts_s": None, "ideal_step_s": None, "flops_per_token": None},
         ),
         ("memory-*", "peak_memory_mb", {"peak_rss_bytes": None, "baseline_rss_bytes": None, "weights_bytes": None}),
