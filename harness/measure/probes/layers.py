@@ -127,6 +127,6 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
         batch / columns,
         tokens,
         *one_after_another,
-        ran_attention / tokens,
-        ran_feed / tokens,
+        attention_per_token=ran_attention / tokens,
+        feed_per_token=ran_feed / tokens,
     )
