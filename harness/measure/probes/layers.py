@@ -120,13 +120,6 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     shares = [[1.0] * depth for _ in range(longest)]
     if not tokens:
         return LayerCount(shares, None, None, 0, *(None,) * 6)
-    one_after_another = (each / columns for each in (serial, attention, feed, heads))
-    return LayerCount(
-        shares,
-        executed / tokens,
-        batch / columns,
-        tokens,
-        *one_after_another,
-        attention_per_token=ran_attention / tokens,
-        feed_per_token=ran_feed / tokens,
-    )
+    one, two, three, four = (each / columns for each in (serial, attention, feed, heads))
+    in_all = ran_attention / tokens, ran_feed / tokens
+    return LayerCount(shares, executed / tokens, batch / columns, tokens, one, two, three, four, *in_all)
