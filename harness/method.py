@@ -233,19 +233,6 @@ class Exit(Gate):
         return ~self.should_exit(layer - 1, x, state)
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """Tokens proposed to follow each row.
-
-    Attributes:
-        tokens: [B, d], any token of the vocabulary beyond a row's own.
-        lengths: how many of them each row was proposed [B], on the CPU; 0 for none.
-    """
-
-    tokens: torch.Tensor
-    lengths: torch.Tensor
-
-
 class Verification(Protocol):
     """What a draft may learn from a verification: T columns of B rows, the newest token and what was drafted after it.
 
@@ -259,11 +246,14 @@ class Verification(Protocol):
     chosen: torch.Tensor
     """[B, T]: the full model's token after each column."""
     drafted: torch.Tensor
-    """Tokens drafted for each row [B]."""
-    agreed: torch.Tensor
-    """How many of them the full model agreed with [B]; the column of this number is the one the newest token came from."""
+    """Tokens drafted for each row [B], on the CPU."""
     states: Sequence[torch.Tensor]
     """[B, T, D] before the first sublayer and after each of the 2 L sublayers, where `keeps_states` asked for them."""
+
+    @property
+    def agreed(self) -> torch.Tensor:
+        """How many drafts the full model agreed with [B]; the column of this number is the one the newest token came from."""
+        ...
 
     @property
     def known(self) -> int:
@@ -311,12 +301,13 @@ class Draft(Method):
     def draft_tokens(self) -> int:
         """Tokens drafted per step at most, 1 or more."""
 
-    def propose(self, tokens: torch.Tensor, counts: torch.Tensor, memory: Any) -> Proposal | None:
-        """Drafts that the model does not make; None: it makes them, under `draft_plan`.
+    def propose(self, new: Sequence[Sequence[int]], memory: Any) -> Sequence[Sequence[int]] | None:
+        """Drafts that the model does not make: for every row up to `draft_tokens` tokens, or none.
+
+        None instead: the model makes them, under `draft_plan`.
 
         Args:
-            tokens: generated so far [B, N]; of row b the first `counts[b]` are there.
-            counts: [B].
+            new: the tokens that every row got since the last time; the first time the one that the prompt yielded.
             memory: of the generation.
         """
         return None

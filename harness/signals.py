@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -48,13 +49,16 @@ class Stopping:
 
 @contextlib.contextmanager
 def deaf_children() -> Iterator[None]:
-    """Processes started inside never see Ctrl-C, which a terminal sends to all of them: the driver ends them."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if _in_main_thread() else None
+    """Processes started inside never see Ctrl-C, which a terminal sends to all of them: the driver ends them.
+
+    They inherit that the signal is held back; here it arrives afterwards.
+    """
+    resource_tracker.ensure_running()  # started later, it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_main_thread() -> bool:

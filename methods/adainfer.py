@@ -74,7 +74,9 @@ class AdaInfer(Exit):
         return replace(self, confidence=1.0)
 
     def candidates(self, depth: int) -> list[AdaInfer]:
-        """See `Method.candidates`: confidences from 0.95 down."""
+        """See `Method.candidates`: confidences from 0.95 down; none before the rule is fitted."""
+        if not (self.top or self.gap or self.bias):
+            return []
         return [replace(self, confidence=step / 20) for step in range(19, -1, -1)]
 
     def profile(self, profile: Profile) -> AdaInfer:

@@ -17,12 +17,11 @@ Cost: the columns verified beside the newest token, and a table of n-grams on th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
-
-from harness.method import Draft, Proposal, Start
+from harness.method import Draft, Start
 
 
 @dataclass(frozen=True)
@@ -55,24 +54,13 @@ class PromptLookup(Draft):
     def begin(self, start: Start) -> list[_Text]:
         """See `Method.begin`: the text of every row."""
         rows = zip(start.prompts.tolist(), start.lengths.tolist(), strict=True)
-        return [_Text(self, prompt[len(prompt) - length :], length) for prompt, length in rows]
+        return [_Text(self, prompt[len(prompt) - length :]) for prompt, length in rows]
 
-    def propose(self, tokens: torch.Tensor, counts: torch.Tensor, memory: Any) -> Proposal:
+    def propose(self, new: Sequence[Sequence[int]], memory: Any) -> list[list[int]]:
         """See `Draft.propose`."""
-        known = counts.tolist()
-        most = max(known)
-        # Only what is new leaves the device.
-        oldest = min(text.generated for text in memory)
-        fresh = tokens[:, oldest:most].tolist()
-        found = []
-        for text, row, count in zip(memory, fresh, known, strict=True):
-            text.add(row[text.generated - oldest : count - oldest])
-            found.append(text.continued())
-        width = max(map(len, found))
-        padded = [ids + [0] * (width - len(ids)) for ids in found]
-        return Proposal(
-            torch.tensor(padded, dtype=torch.long).view(len(found), width), torch.tensor([len(ids) for ids in found])
-        )
+        for text, tokens in zip(memory, new, strict=True):
+            text.add(tokens)
+        return [text.continued() for text in memory]
 
 
 @dataclass
@@ -82,22 +70,15 @@ class _Text:
     Attributes:
         rule: the method's parameters.
         ids: prompt and output.
-        prompt: tokens of the prompt.
         ends: for every n-gram the place after it (the first or the last of its places that may be drafted from).
     """
 
     rule: PromptLookup
     ids: list[int]
-    prompt: int
     ends: dict[tuple[int, ...], int] = field(default_factory=dict)
     done: int = 0
 
-    @property
-    def generated(self) -> int:
-        """Tokens of the output."""
-        return len(self.ids) - self.prompt
-
-    def add(self, new: list[int]) -> None:
+    def add(self, new: Sequence[int]) -> None:
         """Take new tokens, and enter the n-grams that something has followed by now."""
         self.ids += new
         # A place counts once enough tokens follow it.

@@ -56,12 +56,21 @@ def real(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
 def fixed(value: Any, decimals: int = 2) -> str:
-    """Return `value` with a fixed number of decimals and a true minus sign; a dash where there is no value."""
+    """Return `value` with a fixed number of decimals and a true minus sign; a dash where there is no value.
+
+    From ten thousand on the decimals go, from a million on it is a power of ten.
+    """
     number = real(value)
     if number is None:
         return MISSING
-    text = f"{number:,.{decimals}f}"
+    if abs(number) >= 1e6:
+        digits, power = f"{number:.1e}".split("e")
+        return f"{digits}×10{str(int(power)).translate(_RAISED)}".replace("-", "\u2212")
+    text = f"{number:,.{0 if abs(number) >= 1e4 else decimals}f}"
     return text.lstrip("-") if not text.strip("-0.,") else text.replace("-", "\u2212")
 
 

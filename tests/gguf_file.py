@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 
-def tiny_gguf(file: Path, merges: Sequence[str] = ("! #",), **changes: float) -> Path:
+def tiny_gguf(file: Path, merges: Sequence[str] = ("! #",), factors: bool = False, **changes: float) -> Path:
     """A Llama of two blocks with random weights as a GGUF file, with a vocabulary of single letters; needs the package gguf.
 
     Args:
         file: where it goes.
         merges: of the tokenizer.
+        factors: also a tensor with factors for the rotary frequencies.
         changes: numbers of the header in place of the usual ones.
     """
     import gguf
@@ -44,6 +45,8 @@ def tiny_gguf(file: Path, merges: Sequence[str] = ("! #",), **changes: float) ->
     add("token_embd", vocabulary, width)
     add("output", vocabulary, width)
     add("output_norm", width)
+    if factors:
+        add("rope_freqs", width // heads // 2)
     for i in range(depth):
         kv = width // heads * kv_heads
         for name, shape in (

@@ -196,6 +196,7 @@ def print_table(rows: Sequence[tuple[str, ...]], left: tuple[str, ...], least: S
         left: columns of text.
         least: columns that a narrow terminal may do without, the least important one first; off a terminal all are kept.
     """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
@@ -214,8 +215,9 @@ def print_table(rows: Sequence[tuple[str, ...]], left: tuple[str, ...], least: S
     for row in shown[1:]:
         table.add_row(*row)
     if width is None:
-        widest = sum(max(map(len, column)) + 2 for column in zip(*shown, strict=True))
-        console = Console(width=widest, soft_wrap=True)
+        console = Console(
+            width=sum(max(map(cell_len, column)) + 2 for column in zip(*shown, strict=True)), soft_wrap=True
+        )
     console.print(table, markup=False)
     if dropped:
         typer.echo(f"left out for want of width: {', '.join(dropped)}")

@@ -9,7 +9,8 @@ import atexit
 import gc
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import typer
 
@@ -20,7 +21,7 @@ from harness.cli.streams import standard_streams
 from harness.errors import BadInput, CellFailed, DiskFull
 from harness.signals import Stopping
 
-__all__ = ["app", "main", "runs", "single", "training"]
+__all__ = ["app", "command", "main", "runs", "single", "training"]
 
 
 def main(stopping: Stopping | None = None) -> None:
@@ -41,11 +42,17 @@ def main(stopping: Stopping | None = None) -> None:
         sys.exit(status)
 
 
+@cache
+def command() -> Callable[..., object]:
+    """The verbs as click has them, made once."""
+    return typer.main.get_command(app)
+
+
 def _status(arguments: Sequence[str], stopping: Stopping) -> int:
     """Run a verb, and say in one line what was wrong; the exit status."""
     try:
         _readable(arguments)
-        returned = app(args=list(arguments), standalone_mode=False)
+        returned = command()(args=list(arguments), standalone_mode=False)
         if stopping.signal is None:
             return returned if isinstance(returned, int) else 0
         raise KeyboardInterrupt  # Typer answers one with a status of its own

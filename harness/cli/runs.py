@@ -23,7 +23,7 @@ from harness.cli.app import (
     print_table,
     verb,
 )
-from harness.errors import CellFailed
+from harness.errors import BadInput, CellFailed
 from harness.machine.doctor import OK, Finding
 
 
@@ -40,6 +40,9 @@ def run(
     set_: Override = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
+    ] = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="With --resume: measure unusable timed cells again; the rest is kept.")
     ] = False,
     executor: Annotated[
         Literal["local", "ray"],
@@ -64,6 +67,8 @@ def run(
     from harness.suites import suite as config
     from reports.write.report import write_report
 
+    if remeasure and not resume:
+        raise BadInput("--remeasure: goes with --resume: it measures cells of a finished run again")
     chosen = config.load_suite(suite, set_ or [])
     config.check_tasks(chosen, tasks.names())
     if plan:
@@ -71,19 +76,27 @@ def run(
     folder = out or Path("results") / chosen.name
     command = ["depthbench", *sys.argv[1:]]
     workers = executors.create(executor)
-    done = sweep.run_suite(chosen, folder, data=data, resume=resume, command=command, workers=workers)
+    done = sweep.run_suite(
+        chosen, folder, data=data, resume=resume, command=command, workers=workers, remeasure=remeasure
+    )
+    for line in gates.lines(done.gates):  # first of all: whether what follows can be believed
+        typer.echo(line, err=True)
+    typer.echo("writing the report", err=True)
     report_path = write_report([done])
     rows = listing.summary_rows(done.summary)
     print_table(rows, left=("label", "verdict"), least=listing.summary_least(rows[0]))
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
-    for line in gates.lines(done.gates):
-        typer.echo(line, err=True)
     stopped = sum(gate.stops for gate in done.gates)
     if done.failed or stopped:
         raise CellFailed(f"{done.failed} cells and {stopped} gates failed; see the lines above and {folder}")
 
 
-@verb(MEASURE, "report results/quick", "report results/quick results/mine --out both.html")
+@verb(
+    MEASURE,
+    "report results/quick",
+    "report results/quick results/mine --out both.html",
+    "report results/quick --arms 'CALM*' --batch 1 --style paper",
+)
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out: Annotated[
@@ -96,9 +109,26 @@ def report(
         Literal["page", "paper"],
         typer.Option("--style", help="What figures/ is drawn for: a page, or a column of a paper."),
     ] = "page",
+    arms: Annotated[
+        str,
+        typer.Option(
+            "--arms", help="Labels to show, with * and ?, a comma between. Without it: all.", metavar="PATTERNS"
+        ),
+    ] = "",
+    batch: Annotated[
+        str, typer.Option("--batch", help="Batch sizes to show, a comma between. Without it: all.", metavar="SIZES")
+    ] = "",
+    metric: Annotated[
+        str, typer.Option("--metric", help="Metric that heads each task that has it, as rougeL.", metavar="NAME")
+    ] = "",
+    order: Annotated[
+        Literal["given", "speed", "quality", "label"], typer.Option("--order", help="Order of the rows.")
+    ] = "given",
 ) -> None:
     """Render stored results as HTML and PDF, with figures and tables as files; nothing is measured again."""
+    from harness.cli import listing
     from harness.files import check_writable
+    from reports.facts.wanted import Wanted
     from reports.write.report import write_report
 
     if out is None and (folders[0] / "run.json").is_file():  # else it is refused when it is read
@@ -106,10 +136,12 @@ def report(
     if out is not None:
         page = out.suffix.lower() in (".html", ".htm")
         check_writable(out, "out", folder=not page or out.is_dir())
-    typer.echo(write_report(folders, out, style=style))
+    patterns = tuple(filter(None, (part.strip() for part in arms.split(","))))
+    wanted = Wanted(patterns, listing.numbers("batch", batch) if batch else (), metric, order)
+    typer.echo(write_report(folders, out, style=style, wanted=wanted))
 
 
-@verb(MEASURE, "compare results/before results/after --fail-if 'speedup drop > 5%'")
+@verb(MEASURE, "compare results/old results/new --fail-if 'speedup drop > 5%'")
 def compare(
     before: Annotated[Path, typer.Argument(help="Run folder to compare with.")],
     after: Annotated[Path, typer.Argument(help="Run folder that is judged.")],
@@ -136,6 +168,7 @@ def compare(
     from harness.records import compare as comparing
 
     compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
+    typer.echo(compared.headline)
     if compared.processors:
         typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
     print_table(comparing.table(compared), left=("label", "where", "what", "verdict"), least=("before", "after"))

@@ -45,7 +45,7 @@ def generate(
         typer.echo(result)
 
 
-@verb(LOOK, r"score 'name[Zizzi]\n' 'Zizzi is here.' --method 'calm(threshold=0.9)'")
+@verb(LOOK, r"score 'name[Zizzi]\n' 'Zizzi is here.' --method calm")
 def score(
     prompt: Annotated[str, typer.Argument(help=r"Prompt; `\n` stands for a line feed.")],
     continuation: Annotated[str, typer.Argument(help="Text whose log-likelihood is wanted.")],

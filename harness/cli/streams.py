@@ -40,7 +40,7 @@ def standard_streams() -> Iterator[list[str]]:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a closed stream's number would be given to the next file opened, and prints would go into it
     os.close(number)
-    made: list[tuple[str, str, io.TextIOWrapper, _Stream, Any]] = []
+    made: list[tuple[str, str, Any, _Stream, Any]] = []
     for name, what, number in (("stdout", "standard output", 1), ("stderr", "standard error", 2)):
         before = getattr(sys, name)
         if before is None or before is getattr(sys, f"__{name}__"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +11,7 @@ import methods
 from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.errors import BadInput
+from harness.models.checks import said
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.tasks.encoding import Encoding
@@ -20,6 +22,8 @@ def _load(model: str, device: str, dtype: str) -> Decoder:
     decoder = load_model(model, device=device, dtype=dtype)
     if decoder.tokenizer is None:
         raise BadInput(f"model: {model} has no tokenizer; save one beside the weights")
+    if line := said(model, decoder.ignored):
+        print(line, file=sys.stderr)
     return decoder
 
 

@@ -106,7 +106,7 @@ Limit = Annotated[
 ]
 
 
-@verb(MAKE, "tune skipdecode --target-speedup 3 --data data --out skipdecode-3x.json")
+@verb(MAKE, "tune skipdecode --target-speedup 3 --data data --out sd-3x.json")
 def tune(
     method: Fixed,
     out: Annotated[
@@ -206,7 +206,7 @@ def tune(
         raise CellFailed(record["finding"])
 
 
-@verb(MAKE, 'profile "static_prune(order=sleb, count=7)" --data data --out sleb-7.json')
+@verb(MAKE, "profile 'static_prune(count=7)' --data data --out sleb-7.json")
 def profile(
     method: Annotated[
         str,

@@ -22,7 +22,7 @@ class Verb(TyperCommand):
         """As click does, after a look at what was given twice and what was given empty."""
         if not ctx.resilient_parsing:
             given, _, order = self.make_parser(ctx).parse_args(args=list(args))
-            named = [param for param in order if param.param_type_name == "option"]
+            named: list[Any] = [param for param in order if param.param_type_name == "option"]
             for param in named:
                 if named.count(param) > 1 and not (param.multiple or param.is_flag):
                     ctx.fail(f"{param.opts[0]} is given twice; give it once.")

@@ -1,4 +1,4 @@
-"""What a generation may be asked for: refused before any compute, with the argument's name and what would be right."""
+"""What a generation may be asked for, refused before any compute; and what it must not give, numbers that are none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from harness.errors import BadInput
+from harness.errors import BadInput, CellFailed
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
@@ -46,6 +46,13 @@ def check_generation(
             f"max_new_tokens: {max_new_tokens} after a prompt of {longest} tokens needs {longest + max_new_tokens - 1} "
             f"positions, the model has {limit}; give at most {limit - longest + 1}"
         )
+
+
+def check_finite(values: torch.Tensor | float | None, what: str) -> None:
+    """Raise CellFailed if a number is NaN or infinite: whatever is read from such numbers (a token, a score) means nothing."""
+    if values is None or bool(torch.as_tensor(values).isfinite().all()):
+        return
+    raise CellFailed(f"{what}: not finite; the weights hold NaN or infinite values, or their type is too narrow")
 
 
 def check_plans(method: Method, depth: int, prompt: LayerPlan, plans: Sequence[LayerPlan]) -> None:

@@ -6,6 +6,7 @@ Rows accept different numbers of tokens, so every row has a column of its own in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,15 +27,15 @@ class _Drafts:
 
     Attributes:
         tokens: [B, T], the newest token of every row and the drafted ones after it.
-        lengths: how many of them are drafts of the row's own [B].
+        lengths: how many of them are drafts of each row's own.
         states: after the shared blocks, [B, 1, D] of every column that ran them.
         below: where all states are kept, those of every column after each sublayer of the shared blocks, the first one's
             input before them.
         passes: what was run.
     """
 
-    tokens: list[torch.Tensor]
-    lengths: torch.Tensor
+    tokens: torch.Tensor
+    lengths: list[int]
     states: list[torch.Tensor] = field(default_factory=list)
     below: list[list[torch.Tensor]] = field(default_factory=list)
     passes: list[Pass] = field(default_factory=list)
@@ -66,62 +67,76 @@ class DraftSteps:
         self.decoder, self.cache, self.rows, self.ids, self.mask = decoder, cache, rows, ids, mask
         self._method, self._memory = method, memory
         count, self.width = ids.shape
+        self._new: list[list[int]] | None = None
         self._real = ids.new_full((count,), self.width) if mask is None else mask.sum(1)
 
     def step(self) -> tuple[torch.Tensor, StepTrace]:
         """Logits [B, T, V] of all columns that were verified, and what ran; the rows have their tokens then."""
-        decoder, depth, method = self.decoder, self.decoder.depth, self._method
-        most = min(method.draft_tokens, int(self.rows.left.max()) - 1)
+        decoder, depth, method, rows = self.decoder, self.decoder.depth, self._method, self.rows
+        counts = rows.counts.tolist()
+        if self._new is None:
+            self._new = rows.tokens[:, :1].tolist()
+        most = min(method.draft_tokens, rows.most - min(counts) - 1)
         keeps = method.keeps_states(self._memory)
-        proposal = method.propose(self.rows.tokens, self.rows.counts, self._memory)
+        proposed = method.propose(self._new, self._memory)
         shared = 0
-        if proposal is None:
+        if proposed is None:
             plan = method.draft_plan(depth, self._memory)
             # Leading blocks that the draft runs whole compute what the full model computes there: their output is kept.
             whole = [a and f for a, f in zip(plan.attention, plan.feed, strict=True)]
             shared = whole.index(False) if False in whole else depth
-            drafts = self._drafted(plan, shared, most, keeps)
+            drafts = self._drafted(plan, shared, most, keeps, counts)
         else:
-            tokens, lengths = proposal.tokens[:, :most], proposal.lengths.clamp_max(most)
-            longest = int(lengths.max())
-            if longest > tokens.shape[1] or longest < 0:
-                raise BadInput(f"{method.name}: propose() gives lengths up to {longest} of {tokens.shape[1]} tokens")
-            drafts = _Drafts(
-                [self.rows.newest, tokens[:, :longest].to(decoder.device)], lengths.to(decoder.device).long()
-            )
-        tokens = torch.cat(drafts.tokens, 1)
+            drafts = self._proposed(proposed, most)
+        tokens = drafts.tokens
         count = tokens.shape[1]
-        column = self.width + self.rows.counts - 1
-        context, held = self.at(column, count)
+        context, held = self.at(counts, 0, count)
         x = torch.cat(drafts.states, dim=1) if shared else decoder.embed(tokens, context.positions)
         kept = [torch.cat(columns, dim=1) for columns in zip(*drafts.below, strict=True)] or [x]
         x = self._run(_whole(shared, depth), x, context, kept if keeps else None)
         logits = decoder.head(x)
         passes = drafts.passes
-        rows = tokens.shape[0]
-        plan = LayerPlan.of(range(shared, depth), depth)
-        passes.append(Pass(plan, count, held, rows * count, False, embeds=not shared))
-        chosen = self.rows.pick_columns(logits)
-        agreed = torch.zeros_like(self.rows.counts)
-        if count > 1:
-            place = torch.arange(count - 1, device=logits.device)
-            same = (chosen[:, :-1] == tokens[:, 1:]) & (place < drafts.lengths.unsqueeze(1))
-            agreed = same.long().cumprod(1).sum(1)
-        got = self.rows.take(chosen, agreed)
-        if not self.rows.done:
-            learned = Probes(self, tokens, logits, chosen, drafts.lengths, agreed, kept if keeps else [], column)
+        passes.append(
+            Pass(LayerPlan.of(range(shared, depth), depth), count, held, tokens.numel(), False, embeds=not shared)
+        )
+        chosen = rows.pick_columns(logits)
+        said, drafted = chosen.tolist(), drafts.lengths
+        asked = tokens[:, 1:].tolist()
+        agreed = [
+            next((i for i in range(length) if ours[i] != theirs[i]), length)
+            for ours, theirs, length in zip(said, asked, drafted, strict=True)
+        ]
+        self._new = rows.take(said, agreed)
+        lengths = torch.tensor(drafted)
+        if not rows.done:
+            learned = Probes(self, tokens, logits, chosen, lengths, agreed, kept if keeps else [], counts)
             method.verified(learned, self._memory)
             passes += learned.passes
-        return logits, StepTrace(LayerPlan.full(depth), passes=tuple(passes), drafted=drafts.lengths, yielded=got)
+        yielded = torch.tensor([len(got) for got in self._new])
+        return logits, StepTrace(LayerPlan.full(depth), passes=tuple(passes), drafted=lengths, yielded=yielded)
 
-    def _drafted(self, plan: LayerPlan, shared: int, most: int, keeps: bool) -> _Drafts:
+    def _proposed(self, proposed: Sequence[Sequence[int]], most: int) -> _Drafts:
+        """Drafts that the method brought, at most so many for each row."""
+        own = [list(tokens)[:most] for tokens in proposed]
+        if len(own) != self.ids.shape[0]:
+            raise BadInput(
+                f"{self._method.name}: propose() gives {len(own)} rows of tokens for {self.ids.shape[0]} rows"
+            )
+        width, vocabulary = max(map(len, own)), self.decoder.geometry.vocabulary
+        if any(not 0 <= token < vocabulary for tokens in own for token in tokens):
+            raise BadInput(f"{self._method.name}: propose() gives a token outside the vocabulary 0..{vocabulary - 1}")
+        padded = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in own], dtype=torch.long)
+        newest = self.rows.newest
+        tokens = torch.cat((newest, padded.to(newest.device)), 1) if width else newest
+        return _Drafts(tokens, [len(tokens) for tokens in own])
+
+    def _drafted(self, plan: LayerPlan, shared: int, most: int, keeps: bool, counts: list[int]) -> _Drafts:
         """At most so many tokens, one after the other, under a plan whose first `shared` blocks are whole."""
         decoder, depth = self.decoder, self.decoder.depth
         rows = self.ids.shape[0]
-        column = self.width + self.rows.counts - 1
         token = self.rows.newest
-        drafts = _Drafts([token], torch.zeros_like(self.rows.counts))
-        drafting = torch.ones(rows, dtype=torch.bool, device=token.device)
+        tokens, drafts = [token], _Drafts(token, [0] * rows)
+        drafting = [True] * rows
         below, above = _whole(0, shared), tuple(call for call in plan.calls if call[0] >= shared)
 
         def share(context: Context) -> torch.Tensor:
@@ -134,23 +149,23 @@ class DraftSteps:
             return x
 
         for i in range(most):
-            context, held = self.at(column + i, 1)
+            context, held = self.at(counts, i, 1)
             x = share(context)
             logits = decoder.head(self._run(above, x, context)[:, 0])
             drafts.passes.append(Pass(plan, 1, held, rows, True))
             token = self.rows.pick(logits, i).unsqueeze(1)
-            drafts.tokens.append(token)
-            drafts.lengths += drafting
+            tokens.append(token)
+            drafts.lengths = [length + goes for length, goes in zip(drafts.lengths, drafting, strict=True)]
             more = self._method.goes_on(logits, self._memory)
             if more is not None:
-                drafting = drafting & more
-                if not bool(drafting.any()):
+                drafting = [goes and on for goes, on in zip(drafting, more.tolist(), strict=True)]
+                if not any(drafting):
                     break
         if shared:
-            count = len(drafts.tokens)
-            context, held = self.at(column + count - 1, 1)
+            context, held = self.at(counts, len(tokens) - 1, 1)
             share(context)
-            drafts.passes.append(Pass(LayerPlan.of(range(shared), depth), 1, held, 0, count > 1))
+            drafts.passes.append(Pass(LayerPlan.of(range(shared), depth), 1, held, 0, len(tokens) > 1))
+        drafts.tokens = torch.cat(tokens, 1)
         return drafts
 
     def _run(
@@ -166,10 +181,14 @@ class DraftSteps:
             states += [y, x]
         return x
 
-    def at(self, column: torch.Tensor, count: int) -> tuple[Context, int]:
-        """Context of `count` columns of every row from `column` [B] on, the cache made to write there; and the keys seen."""
-        lowest, highest = int(column.min()), int(column.max())
-        level = lowest == highest
+    def at(self, counts: list[int], ahead: int, count: int) -> tuple[Context, int]:
+        """Context of `count` columns of every row, the cache made to write there; and the keys seen.
+
+        The first of them is that of a row's newest token when it had `counts` [B] tokens, or so many columns ahead of it.
+        """
+        lowest = self.width + min(counts) - 1 + ahead
+        level = min(counts) == max(counts)
+        column = torch.tensor([self.width + c - 1 + ahead for c in counts], device=self.ids.device)
         held = self.cache.seek(lowest if level else column, count)
         positions = self.positions(column, count)
         if level and count == 1 and self.mask is None:
@@ -182,7 +201,7 @@ class DraftSteps:
         """Positions [B, count] of the columns from `column` [B] on."""
         columns = column.unsqueeze(1) + torch.arange(count, device=column.device)
         # Rows that are done are computed along; what lies beyond the last position is theirs, or will be thrown away.
-        positions = self._real.unsqueeze(1) + columns - self.width
+        positions = columns if self.mask is None else columns + (self._real - self.width).unsqueeze(1)
         return positions.clamp(0, self.decoder.geometry.max_positions - 1)
 
     def visible(self, seen: torch.Tensor) -> torch.Tensor:

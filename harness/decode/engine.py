@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.decode.arguments import check_generation, check_plans
+from harness.decode.arguments import check_finite, check_generation, check_plans
 from harness.decode.drafting import DraftSteps
 from harness.decode.gated import run_gated
 from harness.decode.prompt_pass import run_prompt
@@ -87,6 +87,8 @@ class Decoding:
         static: bool | None = None,
     ) -> None:
         check_generation(decoder, input_ids, attention_mask, max_new_tokens, expected_tokens)
+        with decoder.lock:
+            decoder.renew()
         self.decoder = decoder
         self.method = method.resolve(decoder.depth, decoder.extras)
         self._ids = input_ids.to(decoder.device)
@@ -143,6 +145,10 @@ class Decoding:
     @torch.inference_mode()
     def prefill(self) -> int:
         """Run the prompts and yield token 0 of every row; returns the tokens yielded over the batch."""
+        with self.decoder.lock, self.decoder.own_threads(self._ids.shape[0]):
+            return self._prefill()
+
+    def _prefill(self) -> int:
         hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask, self._prompt)
         if self._static is not None:
             self._static.start(self._next_position, self._mask)
@@ -160,6 +166,10 @@ class Decoding:
     @torch.inference_mode()
     def step(self) -> int:
         """One decode step: process the newest token of every row, yield the next; returns tokens yielded over the batch."""
+        with self.decoder.lock, self.decoder.own_threads(self._ids.shape[0]):
+            return self._step()
+
+    def _step(self) -> int:
         if self._drafting is not None:
             self.logits, record = self._drafting.step()
             self.trace.steps.append(record)
@@ -230,7 +240,11 @@ def generate(
     compact_exits: bool = False,
     static: bool | None = None,
 ) -> Output:
-    """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`."""
+    """Generation of a batch under a method, greedy unless `sampling` says otherwise; arguments and errors as in `Decoding`.
+
+    Raises:
+        CellFailed: the logits after the prompt, or after the last step, are not finite: the tokens would mean nothing.
+    """
     decoding = Decoding(
         decoder,
         method,
@@ -246,6 +260,8 @@ def generate(
         static=static,
     )
     decoding.prefill()
+    check_finite(decoding.logits, "logits after the prompt")
     while not decoding.done:
         decoding.step()
+    check_finite(decoding.logits, "logits after the last step")
     return decoding.output()

@@ -19,7 +19,7 @@ from functools import cache, partial
 
 import torch
 
-from harness.decode.arguments import check_plans
+from harness.decode.arguments import check_finite, check_plans
 from harness.decode.forced_gated import GatedColumns
 from harness.decode.forced_joined import prefixes, run_joined
 from harness.decode.prompt_pass import Forced, Started, Through, around, at_once, ran, start
@@ -220,6 +220,7 @@ def score(
 
     Raises:
         BadInput: shapes or lengths do not fit each other or the model, or the method cannot be scored.
+        CellFailed: logits are not finite.
     """
     if input_ids.dim() != 2 or not input_ids.numel():
         raise BadInput(f"input_ids: shape {tuple(input_ids.shape)}; give [batch, tokens] with at least one of each")
@@ -237,7 +238,8 @@ def score(
     after = lengths.unsqueeze(1) + torch.arange(longest, device=input_ids.device)
     targets = input_ids.gather(1, after.clamp_max(total - 1))
     method = method.resolve(decoder.depth, decoder.extras)
-    with torch.inference_mode():
+    with torch.inference_mode(), decoder.lock:
+        decoder.renew()
         forced = force(
             decoder,
             method,
@@ -250,4 +252,6 @@ def score(
         hidden = torch.cat((forced.prompt_hidden, forced.target_hidden), dim=1)
         column = torch.arange(total, device=input_ids.device).expand(rows, total)
         place = torch.where(column < lengths.unsqueeze(1), column, column + (width - lengths).unsqueeze(1))
-        return decoder.head(hidden.gather(1, place.unsqueeze(2).expand(-1, -1, hidden.shape[2])))
+        logits = decoder.head(hidden.gather(1, place.unsqueeze(2).expand(-1, -1, hidden.shape[2])))
+        check_finite(logits, "logits")
+        return logits

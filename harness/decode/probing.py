@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,9 +26,9 @@ class Probes:
         logits: of the full model [B, T, V].
         chosen: tokens that follow from them [B, T].
         drafted: tokens drafted for each row [B].
-        agreed: how many of them agreed [B].
+        agreed: how many of them agreed.
         states: after every sublayer [B, T, D], the first one's input before them; empty where they were not kept.
-        column: first column of every row [B].
+        counts: tokens of each row before.
 
     Attributes:
         passes: what was computed.
@@ -40,14 +41,20 @@ class Probes:
         logits: torch.Tensor,
         chosen: torch.Tensor,
         drafted: torch.Tensor,
-        agreed: torch.Tensor,
+        agreed: Sequence[int],
         states: Sequence[torch.Tensor],
-        column: torch.Tensor,
+        counts: Sequence[int],
     ) -> None:
         self.tokens, self.logits, self.chosen, self.states = tokens, logits, chosen, states
-        self.drafted, self.agreed = drafted, agreed
+        self.drafted = drafted
         self.passes: list[Pass] = []
-        self._steps, self._column = steps, column
+        self._steps, self._counts = steps, counts
+        self._agreed = agreed
+
+    @cached_property
+    def agreed(self) -> torch.Tensor:
+        """See `Verification.agreed`."""
+        return torch.tensor(self._agreed, device=self.logits.device)
 
     @property
     def known(self) -> int:
@@ -82,7 +89,7 @@ class Probes:
         """See `Verification.branch`."""
         steps, depth = self._steps, self._steps.decoder.depth
         block = steps.decoder.blocks[layer]
-        at = self._column + self.agreed
+        at = steps.width - 1 + self.agreed + torch.tensor(self._counts, device=x.device)
         start, count = int(at.max()), x.shape[1]
         flags = tuple(i == layer for i in range(depth))
         none = (False,) * depth

@@ -50,16 +50,12 @@ class Rows:
         self._noise = noise
         self._sampling, self._stops = sampling, stops
         self._eos = torch.tensor(eos, device=device) if eos else None
+        self._ends_at = frozenset(eos)
 
     @property
     def newest(self) -> torch.Tensor:
         """The newest token of every row [B, 1]."""
         return self.tokens.gather(1, (self.counts - 1).unsqueeze(1))
-
-    @property
-    def left(self) -> torch.Tensor:
-        """How many tokens every row may still get [B]."""
-        return self.most - self.counts
 
     def pick(self, logits: torch.Tensor, ahead: int) -> torch.Tensor:
         """The token [B] that follows from logits [B, V], `ahead` places after the next one."""
@@ -67,6 +63,8 @@ class Rows:
 
     def pick_columns(self, logits: torch.Tensor) -> torch.Tensor:
         """The tokens [B, T] that follow from logits [B, T, V], the next one and those after it."""
+        if self._sampling.temperature == 0:
+            return logits.argmax(-1)
         rows, count, _ = logits.shape
         places = self.counts.unsqueeze(1) + torch.arange(count, device=logits.device)
         chosen = self._sampling.pick(logits.flatten(0, 1), self._noise.repeat_interleave(count), places.flatten())
@@ -96,24 +94,36 @@ class Rows:
         self.done = self.generated == self.most or bool(self.ended.all())
         return yielded
 
-    def take(self, chosen: torch.Tensor, agreed: torch.Tensor) -> torch.Tensor:
-        """Give every row the first `agreed` [B] and one more of the tokens `chosen` [B, T]; returns how many it got [B]."""
-        count = chosen.shape[1]
-        columns = torch.arange(count, device=chosen.device)
-        got = torch.minimum(agreed + 1, self.left)
-        got = torch.where(self.ended, 0, got)
-        if self._eos is not None:
-            ends = torch.isin(chosen, self._eos)
-            first = torch.where(ends.any(1), ends.long().argmax(1) + 1, count + 1)
-            self.ended = self.ended | (first <= got)
-            got = torch.minimum(got, first)
-        taken = columns < got.unsqueeze(1)
-        self.tokens.scatter_(1, self.counts.unsqueeze(1) + columns, torch.where(taken, chosen, self.pad))
-        self.counts = self.counts + got
-        self._stop(got)
-        self.lengths = torch.where(self.ended, self.counts, self.most)
-        self.generated = int(self.counts.max())
-        self.done = bool((self.ended | (self.counts == self.most)).all())
+    def take(self, chosen: list[list[int]], agreed: list[int]) -> list[list[int]]:
+        """Give every row the first `agreed` [B] and one more of the tokens `chosen` [B][T]; returns those it got.
+
+        On the host throughout, where the tokens must come anyway: a device is asked once a step.
+        """
+        counts, ended = self.counts.tolist(), self.ended.tolist()
+        got = []
+        for row, (tokens, count) in enumerate(zip(chosen, counts, strict=True)):
+            most = 0 if ended[row] else min(agreed[row] + 1, self.most - count)
+            end = next((i + 1 for i in range(most) if tokens[i] in self._ends_at), None)
+            ended[row] = ended[row] or end is not None
+            got.append(tokens[: most if end is None else end])
+        width = max(map(len, got))
+        device = self.tokens.device
+        new = torch.tensor([tokens + [self.pad] * (width - len(tokens)) for tokens in got], device=device)
+        if width:
+            places = self.counts.unsqueeze(1) + torch.arange(width, device=device)
+            self.tokens.scatter_(1, places, new)
+        self.counts = torch.tensor([c + len(t) for c, t in zip(counts, got, strict=True)], device=device)
+        self.ended = torch.tensor(ended, device=device)
+        if self._stops:
+            kept = torch.tensor([len(tokens) for tokens in got])
+            self._stop(kept)
+            got = [tokens[:count] for tokens, count in zip(got, kept.tolist(), strict=True)]
+            counts, ended = self.counts.tolist(), self.ended.tolist()
+        else:
+            counts = [c + len(t) for c, t in zip(counts, got, strict=True)]
+        self.lengths = torch.tensor([c if e else self.most for c, e in zip(counts, ended, strict=True)], device=device)
+        self.generated = max(counts)
+        self.done = all(e or c == self.most for c, e in zip(counts, ended, strict=True))
         return got
 
     def _stop(self, new: torch.Tensor) -> None:

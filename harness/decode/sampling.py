@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from harness.errors import BadInput
+from harness.models.kernels.linear import argmax
 
 _MIX = (-4658895280553007687, -7723592293110705685)  # the multipliers of splitmix64, as signed 64-bit integers
 _STEP = -7046029254386353131
@@ -51,7 +52,7 @@ class Sampling:
     def pick(self, logits: torch.Tensor, rows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Tokens [R] from logits [R, V]; `rows` and `places` [R] are the row's stream and the index of the generated token."""
         if self.temperature == 0:
-            return logits.argmax(-1)
+            return argmax(logits)
         kept = self.keep(logits.float() / self.temperature)
         return (kept + self._gumbel(logits.shape[-1], rows, places)).argmax(-1)
 

@@ -214,6 +214,16 @@ def _load() -> float | None:
 
 def counters() -> dict[str, float | None]:
     """Counters that only rise: processor seconds of the whole machine, and how often we were slowed down."""
+    return {
+        **processor_seconds(),
+        "quota_throttled": _quota("nr_throttled"),
+        "quota_periods": _quota("nr_periods"),
+        "thermal_throttled": _thermal_throttled(),
+    }
+
+
+def processor_seconds() -> dict[str, float | None]:
+    """`busy_s`, `capacity_s` and `steal_s` of all processors together since the machine started; None where it does not tell."""
     times = attempt(psutil.cpu_times)
     busy = capacity = steal = None
     if times is not None:
@@ -222,14 +232,7 @@ def counters() -> dict[str, float | None]:
         steal = parts.get("steal")
         capacity = sum(parts.values())
         busy = capacity - parts["idle"] - parts.get("iowait", 0.0) - (steal or 0.0)
-    return {
-        "busy_s": busy,
-        "capacity_s": capacity,
-        "steal_s": steal,
-        "quota_throttled": _quota("nr_throttled"),
-        "quota_periods": _quota("nr_periods"),
-        "thermal_throttled": _thermal_throttled(),
-    }
+    return {"busy_s": busy, "capacity_s": capacity, "steal_s": steal}
 
 
 def _quota(key: str) -> int | None:

@@ -67,6 +67,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
         decoder.device,
         suite.energy_window_s,
         power_w=None if gpu is None else gpu.power_w,
+        quiet=prepared.get("energy_idle"),
     )
     found["conditions"], found["steps"] = conditions, evidence.steps([out])
     found["batch_size"], found["new_tokens"] = batch_size, suite.new_tokens

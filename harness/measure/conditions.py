@@ -18,6 +18,7 @@ from harness.decode.forced import score
 from harness.machine.environment import THREAD_VARIABLES, cpu_model, gpu_driver
 from harness.method import Method
 from harness.models.decoder import Decoder
+from harness.models.identity import beside_weights, digest
 from harness.models.kernels import native
 from harness.records.fields import Conditions, Divergence, Divergences, Seen
 from harness.suites.suite import BASELINE, Suite
@@ -29,6 +30,7 @@ from harness.tasks.prompts import drawn
 def conditions(suite: Suite, decoder: Decoder) -> Conditions:
     """What no method may change and every cell of a run shares: hashed, and named where two cells differ."""
     cuda = decoder.device.type == "cuda"
+    beside = beside_weights(decoder)
     return {
         "model": suite.model,
         "dtype": suite.dtype,
@@ -50,6 +52,10 @@ def conditions(suite: Suite, decoder: Decoder) -> Conditions:
         "seed": suite.seed,
         "exited_rows": "left out" if suite.compact_exits else "computed along",
         "vocabulary": vocabulary(decoder),
+        "end_tokens": ", ".join(map(str, beside["end_tokens"])),
+        "pad_token": beside["pad_token"],
+        "tokenizer": beside["tokenizer"],
+        "configuration": digest(beside["configuration"]),
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),
     }

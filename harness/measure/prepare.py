@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ import methods
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy
+from harness.measure.running import say
 from harness.measure.setup import (
     lm_eval_cells,
     lm_eval_options,
@@ -21,9 +23,12 @@ from harness.measure.setup import (
 )
 from harness.method import Method
 from harness.models import contest
+from harness.models.checks import said
 from harness.models.decoder import Decoder
+from harness.models.identity import beside_weights
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Contest, Expected, Planned, Prepared
+from harness.records.differences import differences
 from harness.suites.suite import Suite
 from harness.tasks.prompts import expected_tokens
 
@@ -34,7 +39,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     Returns:
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
         `kernels`: what runs each number of rows, and `contests`: the times that decided it; `energy_counters`: names of those that
-        can be read here.
+        can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured).
 
     Raises:
         BadInput: something does not fit; the message names it.
@@ -74,6 +79,9 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
             f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
             f"{first.name} has {first.geometry.max_positions}"
         )
+    for name, decoder in decoders.items():
+        if line := said(name, decoder.ignored):
+            print(line, file=sys.stderr)
     digests = {name: evidence.sampled_weights(decoder) for name, decoder in decoders.items()}
     for name in decoders:
         for index in range(1, len(suite.tasks)) if "{task}" in name else ():
@@ -95,31 +103,45 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
                 "skipped_kv": method.skipped_kv,
                 "trained": _trained(method, decoder),
                 "weights": digests[arm["checkpoint"]],
+                "beside_weights": beside_weights(decoder),
             }
         )
     contests = _contests(suite, first)
-    meters = [meter.name for meter in energy.counters(first.device)]
+    meters = energy.counters(first.device)
+    quiet = None
+    if suite.energy and meters:  # once for all cells: the idle machine does not change with the arm
+        say("reading the energy counters of the idle machine")
+        quiet = energy.idle(meters, first.device, suite.energy_window_s)
     return {
         "arms": described,
         "expected_tokens": expected,
         "kernels": linear.table(),
         "contests": contests,
-        "energy_counters": meters,
+        "energy_counters": [meter.name for meter in meters],
+        "energy_idle": quiet,
     }
 
 
 def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
-    """BadInput unless both have the same sizes and the same tokenizer."""
+    """BadInput unless both have the same sizes, the same tokenizer, end tokens and numbers of the configuration."""
+    if decoder is first:
+        return
     if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
         raise BadInput(
             f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "
             "one suite compares weights of one shape"
+        )
+    for found in differences(beside_weights(decoder), beside_weights(first))[:1]:
+        raise BadInput(
+            f"methods: {what}: checkpoint {decoder.name} has {found.name} {found.ours!r}, {first.name} has {found.theirs!r}; "
+            "one suite compares weights that generate alike"
         )
 
 
 def _contests(suite: Suite, decoder: Decoder) -> list[Contest]:
     """What runs the full model's step at every number of rows that will be decoded, chosen once for all processes of the run."""
     sizes = (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes
+    say("timing the kernels against torch")
     held = [contest.hold(decoder, size) for size in sorted(set(sizes))]
     return [cast(Contest, {**asdict(found), "said": str(found)}) for found in held]
 

@@ -10,6 +10,7 @@ import methods
 from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
 from harness.measure.probes import latency, layers
+from harness.measure.running import say
 from harness.measure.setup import (
     begin,
     lm_eval_cells,
@@ -80,6 +81,7 @@ def quality(
     batches: list[Batch] = []
     wait = latency.synchronise(decoder.device)
     for start in range(0, len(order), suite.quality_batch_size):
+        say(f"evaluating, {start} of {len(order)} examples done")
         chosen = order[start : start + suite.quality_batch_size]
         batch = to_device(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
         if not batches:  # the first request of a process pays for what is made once

@@ -1,4 +1,4 @@
-"""What a worker that runs several arms says in its log: which one runs now, should the process die. Torch-free."""
+"""What a worker says in its log: what it does now, and which arm runs, should the process die. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,24 @@ def say_arm(label: str) -> None:
     os.write(2, f"{_ARM}{label}\n".encode())
 
 
+_NOW = "[depthbench] now "
+
+
+def say(doing: str) -> None:
+    """What goes on from now on, in a few words, for whoever watches the run."""
+    os.write(2, f"{_NOW}{doing}\n".encode())
+
+
+def doing(lines: Sequence[str]) -> str:
+    """What a worker said last that it does; empty where it said nothing."""
+    for line in reversed(lines):
+        for prefix, word in ((_NOW, ""), (_ARM, "running ")):
+            if line.startswith(prefix):
+                return word + line.removeprefix(prefix)
+    return ""
+
+
 def said(lines: Sequence[str]) -> tuple[list[str], str | None]:
     """The lines of a log without those that `say_arm` wrote, and the arm that ran last, if the worker said so."""
     arms = [line.removeprefix(_ARM) for line in lines if line.startswith(_ARM)]
-    return [line for line in lines if not line.startswith(_ARM)], arms[-1] if arms else None
+    return [line for line in lines if not line.startswith((_ARM, _NOW))], arms[-1] if arms else None

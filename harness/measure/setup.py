@@ -11,6 +11,7 @@ import torch
 
 from harness import tasks
 from harness.errors import BadInput
+from harness.measure.running import say
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
@@ -42,6 +43,7 @@ def of_task(suite: Suite, checkpoint: str, index: int = 0) -> str:
 def load(suite: Suite, checkpoint: str, index: int = 0) -> Decoder:
     """A checkpoint of the suite for one of its tasks, with its tokenizer where there is text to read or write."""
     checkpoint = of_task(suite, checkpoint, index)
+    say(f"loading {checkpoint}")
     decoder = load_model(checkpoint, dtype=suite.dtype, device=suite.device)
     if suite.tasks and decoder.tokenizer is None:
         raise BadInput(f"model: {checkpoint} has no tokenizer; save one beside the weights")

@@ -17,8 +17,11 @@ import methods
 from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
-from harness.errors import BAD_INPUT, BadInput, one_line, reason_of
+from harness.errors import BAD_INPUT, BadInput, CellFailed, one_line, reason_of
 from harness.measure import conditions as evidence
+from harness.measure import disturbed
+from harness.measure.meanwhile import Before
+from harness.measure.predicted import add_predicted
 from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading
 from harness.measure.running import say_arm
 from harness.measure.setup import begin, load, speed_batch, timed_examples, timed_expected
@@ -26,7 +29,7 @@ from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Prepared
-from harness.records.fields import Conditions, Reading, SpeedFields, SpeedShare
+from harness.records.fields import Conditions, Reading, SpeedShare, Timed
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.prompts import Batch
 
@@ -75,6 +78,7 @@ def speed(
             if repeat < _CURVES:
                 bench.fewer(base_arm, states[base_arm["label"]], number, fewer)
             gc.collect()
+        bench.again(base_arm, alive, states, process)
         # The other arms' instrumented pass comes after everything that is timed.
         for arm in alive:
             if arm is not base_arm:
@@ -90,11 +94,12 @@ def speed(
         state["prompt_tokens"] = max(b.ids.shape[1] for b in batches)
         state["reading"] = read
         if state["status"] == "ok":
-            add_ideal(full, state, fewer, drafts=arm["family"] == "draft")
+            add_predicted(full, state, fewer, drafts=arm["family"] == "draft")
             state["fewer_blocks"] = [{"process": process, "blocks": n, "step_s": found} for n, found in fewer.items()]
     _compare_exact(arms, states)
     for state in states.values():
         state.pop("tokens", None)
+        state.pop("warm", None)
     return dict(states)
 
 
@@ -102,6 +107,8 @@ class _State(SpeedShare, total=False):
     """A share that is being made, with the tokens of every prompt set."""
 
     tokens: list[torch.Tensor]
+    warm: dict[int, list[float]]
+    """Decode seconds per token of the warm-up, by prompt set."""
 
 
 _CURVES = 3
@@ -183,8 +190,13 @@ class _Bench:
         decoder = self.decoders[arm["checkpoint"]]
         say_arm(arm["label"])
         try:
+            warm: dict[int, list[float]] = {}
             for _ in range(self.suite.warmup):
-                outputs = [self._measure(arm, number)[1] for number in range(len(self.batches))]
+                passes = [self._measure(arm, number) for number in range(len(self.batches))]
+                outputs = [output for _, output in passes]
+                for number, (timing, _) in enumerate(passes):
+                    seconds = disturbed.seconds_per_token(timing.step_s, timing.step_tokens)
+                    warm.setdefault(number, []).append(seconds)
             seen = [evidence.observe(self._make(arm, number)) for number in range(len(self.batches))]
         except (RuntimeError, BadInput) as error:
             failed: _State = {"status": "failed", "runs": []}
@@ -210,6 +222,7 @@ class _Bench:
             "device_uuid": evidence.device_uuid(decoder.device),
             "prompts_seen": [],
             "tokens": [output.tokens for output in outputs],
+            "warm": warm,
         }
         return cast(_State, found)
 
@@ -219,33 +232,65 @@ class _Bench:
         prompt = batch.ids[0] if batch.mask is None else batch.ids[0][batch.mask[0].bool()]
         ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)
         decoder = self.decoders[arm["checkpoint"]]
-        logits = score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
-        return bool(logits.isfinite().all())
+        try:
+            score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
+        except CellFailed:
+            return False
+        return True
 
-    def repeat(self, arm: Arm, state: _State, process: int, repeat: int, place: int, number: int) -> None:
-        """One timed generation of one arm."""
+    def again(self, base: Arm, arms: Sequence[Arm], states: Mapping[str, _State], process: int) -> None:
+        """Measure pairs of which a repeat was disturbed again, the full model's and the arm's; see `harness.measure.disturbed`."""
+        sets, following = len(self.batches), self.suite.repeats
+        for turn in range(disturbed.ROUNDS + 1):
+            timed = [arm for arm in arms if states[arm["label"]]["status"] == "ok"]
+            if base not in timed:
+                return
+            found = [states[arm["label"]] for arm in timed]
+            disturbed.mark([state["runs"] for state in found], [state["warm"] for state in found])
+            full = states[base["label"]]["runs"]
+            wanted: dict[int, list[Arm]] = {}
+            for arm in timed:
+                for repeat in disturbed.lost(full, states[arm["label"]]["runs"]):
+                    wanted.setdefault(repeat, []).append(arm)
+            if turn == disturbed.ROUNDS:
+                return
+            for repeat, those in sorted(wanted.items()):
+                order = those if base in those else [base, *those]
+                for place, arm in enumerate(order if following % 2 == 0 else order[::-1]):
+                    if states[arm["label"]]["status"] == "ok":
+                        state = states[arm["label"]]
+                        self.repeat(arm, state, process, following, place, repeat % sets, again=repeat)
+                following += 1
+            gc.collect()
+
+    def repeat(
+        self, arm: Arm, state: _State, process: int, repeat: int, place: int, number: int, again: int | None = None
+    ) -> None:
+        """One timed generation of one arm; `again` is the repeat it is measured in place of."""
         say_arm(arm["label"])
+        before = Before.read()
         try:
             timing, output = self._measure(arm, number)
         except (RuntimeError, BadInput) as error:
             _fail(state, error)
             return
+        meanwhile = before.record()
         if not torch.equal(output.tokens, state["tokens"][number]):
             state["repeatable"] = False
         if len(state["prompts_seen"]) == number:  # after the arm ran: a method that writes into its prompts would show
             state["prompts_seen"].append(self.batches[number].hash)
-        state["runs"].append(
-            {
-                "process": process,
-                "repeat": repeat,
-                "order": place,
-                "prompt_set": number,
-                "ttft_s": timing.ttft_s,
-                "step_s": timing.step_s,
-                "plan_s": [round(s, 9) for s in timing.plan_s],
-                "step_tokens": timing.step_tokens,
-            }
-        )
+        run: Timed = {
+            "process": process,
+            "repeat": repeat,
+            "order": place,
+            "prompt_set": number,
+            "ttft_s": timing.ttft_s,
+            "step_s": timing.step_s,
+            "plan_s": [round(s, 9) for s in timing.plan_s],
+            "step_tokens": timing.step_tokens,
+            "machine": meanwhile,
+        }
+        state["runs"].append(run if again is None else {**run, "again": again})
 
 
 def _fail(state: _State, error: Exception) -> None:
@@ -255,51 +300,6 @@ def _fail(state: _State, error: Exception) -> None:
     reason = BAD_INPUT if isinstance(error, BadInput) else reason_of(error)
     state["status"], state["error"] = "failed", one_line(error)
     state["failure"] = {"reason": reason, "log_tail": []}
-
-
-def add_ideal(
-    full: SpeedFields | None, state: SpeedFields, fewer: Mapping[int, Sequence[float]], *, drafts: bool
-) -> None:
-    """Add the time per token if skipping were free: that of the full model's own step with as many of its blocks as a row ran.
-
-    What is around the blocks is paid once per pass by a method that drafts; running its blocks over the several columns of a
-    verification is taken to cost what one column costs.
-    """
-    state["step_parts_s"] = state["ideal_step_s"] = state["ideal_full_step_s"] = None
-    heads, attended, fed = (
-        state["heads_per_token"], state["serial_attention_per_token"], state["serial_feed_per_token"],
-    )  # fmt: skip
-    if full is None or heads is None or attended is None or fed is None or not full["breakdown"]:
-        return
-    depth = full["depth"]
-    step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
-    # The instrumented pass has clocks in it, and the machine may run at another pace by then: its parts are taken as shares.
-    pace = step / statistics.median(seconds for each in full["breakdown"] for seconds in each["step_s"])
-    parts = {
-        part: pace * statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
-        for part in ("embed", "attention", "feed", "head", "sampling")
-    }
-    points = [(n, min(statistics.median(found), step)) for n, found in fewer.items() if found]
-    points = (
-        [*points, (depth, step)] if points else [(0, parts["embed"] + parts["head"] + parts["sampling"]), (depth, step)]
-    )
-    around = fewer_blocks.step_seconds(points, 0)
-    alone = parts["attention"] + parts["feed"]
-    # A block's sublayers, by their shares of what the blocks cost.
-    whole = step - around
-    attention, feed = (whole * parts[part] / alone / depth if alone else 0.0 for part in ("attention", "feed"))
-    blocks = attended * attention + fed * feed
-    ran = depth * blocks / whole if whole else 0.0
-    state["step_parts_s"] = {
-        "block": attention + feed,
-        "attention": attention,
-        "feed": feed,
-        "head": parts["head"],
-        "embed": parts["embed"],
-        "rest": max(around - parts["head"] - parts["embed"], 0.0),
-    }
-    state["ideal_step_s"] = heads * around + blocks if drafts else fewer_blocks.step_seconds(points, ran)
-    state["ideal_full_step_s"] = step
 
 
 def _compare_exact(arms: Sequence[Arm], states: Mapping[str, _State]) -> None:

@@ -74,7 +74,7 @@ def hold(decoder: Decoder, rows: int) -> Contest:
 
     def step(how: str) -> None:
         cache.lengths = [_KEYS - 1] * decoder.depth
-        with kernels.only(how):
+        with kernels.only(how), decoder.own_threads(rows):
             hidden = decoder.run_plan(operations, decoder.embed(ids, positions), cache, Context(positions))
             decoder.head(hidden[:, -1])
 
@@ -82,7 +82,7 @@ def hold(decoder: Decoder, rows: int) -> Contest:
         step(how)
     start = time.perf_counter()
     step(kernels.TORCH)
-    rounds = max(1, min(_ROUNDS, int(_BUDGET_S / _HALVES / 2 / max(time.perf_counter() - start, 1e-9))))
+    rounds = max(1, min(_ROUNDS, int(_BUDGET_S / _HALVES / 4 / max(time.perf_counter() - start, 1e-9))))
     passes = (lambda: step(kernels.NATIVE), lambda: step(kernels.TORCH))
     halves = [best_in_turns(passes, rounds) for _ in range(_HALVES)]
     ours, theirs = ([half[i] for half in halves] for i in range(2))

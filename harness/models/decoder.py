@@ -6,8 +6,10 @@ on the loaded weights: the modules of transformers hold the parameters and are n
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,9 @@ import torch
 
 from harness.errors import BadInput
 from harness.models.cache import KVCache, Memory
-from harness.models.kernels import linear
+from harness.models.checks import ignored
+from harness.models.kernels import linear, pages
+from harness.models.watch import Watch
 from harness.plan import Skip
 
 Operations = Sequence[tuple[int, bool | Skip, bool | Skip]]
@@ -198,6 +202,10 @@ class Block(ABC):
         """`fill` of several blocks at once, for blocks that can; False: one by one."""
         return False
 
+    def own_threads(self, rows: int) -> AbstractContextManager[None]:
+        """See `Decoder.own_threads`."""
+        return nullcontext()
+
     @abstractmethod
     def refresh(self) -> None:
         """Read the weights again from the transformers module (differentiably, when gradients are enabled)."""
@@ -206,6 +214,10 @@ class Block(ABC):
 @dataclass
 class Decoder(ABC):
     """A loaded model: embedding, blocks, head, tokenizer, and what is known of its weights.
+
+    Threads may share one: its steps take turns (`lock`). Weights that are changed in place are read again by the next generation or
+    score, wherever torch counts the change (an optimiser's step, `copy_`, `load_state_dict`, another Parameter); after writing
+    through `.data`, call `refresh()`. Modules that are added or replaced after loading (adapters) are refused.
 
     Attributes:
         name: what it was loaded as, e.g. `opt-e2e-mini/skipdecode`.
@@ -225,6 +237,8 @@ class Decoder(ABC):
     geometry: Geometry = field(init=False)
     static_steps: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
     """Buffers and graphs of `harness.decode.static`, which hold on to the weights as they are."""
+    lock: threading.RLock = field(init=False, default_factory=threading.RLock, repr=False, compare=False)
+    """Held by every step and score: kernels are chosen, and buffers used, by one thread at a time."""
     needs_key_positions: bool = field(init=False, default=False)
     """Attention depends on the distance between positions, so the cache keeps them; set by `build`."""
 
@@ -278,6 +292,11 @@ class Decoder(ABC):
         return self.eos_token_ids[0] if self.eos_token_ids else 0
 
     @property
+    def ignored(self) -> dict[str, Any]:
+        """What the checkpoint's generation settings ask for and is not done: decoding is greedy, without penalties or beams."""
+        return ignored(self.source.generation_config)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all parameters, shared ones once."""
         return sum(p.numel() * p.element_size() for p in self.source.parameters())
@@ -303,6 +322,19 @@ class Decoder(ABC):
         group = linear.Group(self.kind, maps)
         for m in maps:
             m.group = group
+        self._watch = Watch(self.source)
+        pages.give_back(self.source.parameters())
+
+    def renew(self) -> None:
+        """Read the weights again if they were changed since; BadInput if modules were added or replaced."""
+        if self._watch.modules_changed():
+            raise BadInput(
+                f"model: {self.name}: modules were added or replaced after loading; what they do when called is not used here: "
+                "merge adapters into the weights (peft: merge_and_unload), then load the model again"
+            )
+        if self._watch.weights_changed():
+            with torch.inference_mode():
+                self.refresh()
 
     @property
     def kind(self) -> str:
@@ -312,6 +344,10 @@ class Decoder(ABC):
         return (
             f"{family} {g.depth} x {g.width}, {g.heads}/{g.kv_heads}x{g.head_dim}, {g.feed_weights}, {g.head_weights}"
         )
+
+    def own_threads(self, rows: int) -> AbstractContextManager[None]:
+        """What prompts and steps of a generation of so many rows run in, from embedding to choice of tokens: whose threads work."""
+        return self.blocks[0].own_threads(rows)
 
     def run_plan(self, operations: Operations, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
         """Sublayers of blocks in turn over x [B, T, D]; the memory gets the keys and values of those whose attention runs."""

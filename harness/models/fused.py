@@ -11,6 +11,7 @@ import ctypes
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from harness.models.cache import KVCache, Memory, RowsOfCache
 from harness.models.decoder import Block, Context, Operations
 from harness.models.kernels import linear as kernels
-from harness.models.kernels import native
+from harness.models.kernels import native, pages, threads
 from harness.models.rotary import Rotary
 from harness.plan import Skip
 
@@ -81,6 +82,11 @@ class FusableBlock(Block):
     def __init__(self, index: int) -> None:
         super().__init__(index)
         self._stack: _Stack | None = None
+
+    def own_threads(self, rows: int) -> AbstractContextManager[None]:
+        """See `Decoder.own_threads`: the kernels', where they run all blocks."""
+        library = None if self._stack is None else self._stack.runs_all(rows)
+        return nullcontext() if library is None else threads.Own(library)
 
     @abstractmethod
     def sublayers(self) -> Sublayers | None:
@@ -160,6 +166,7 @@ class _Stack:
     def forget(self) -> None:
         """Drop the panels: the weights are read again."""
         self._what: list[Sublayers | None] | None = None
+        self._all: bool | None = None
         self._held: list[native.Sublayers] | None = None
         self._library: native.Library | None = None
         self._prepared: dict[Codes, _Prepared | None] = {}
@@ -176,6 +183,15 @@ class _Stack:
         group = None if what is None else what.qkv.group
         return group is not None and group.native(rows)
 
+    def runs_all(self, rows: int) -> native.Library | None:
+        """The kernels that run every block over this number of rows now; None where they do not."""
+        if self._all is None:
+            self._all = None not in self.sublayers()
+        first = self.sublayers()[0]
+        if first is None or not self._all or not kernels.fits_kernels(first.qkv.weight) or not self.serves(0, rows):
+            return None
+        return self._library or native.library()
+
     def _ready(self, codes: Codes) -> _Prepared | None:
         """What is the same whenever these blocks run; None where the kernels cannot run all of them."""
         what = self.sublayers()
@@ -186,6 +202,7 @@ class _Stack:
             self._library = native.library()
             assert self._library is not None, "asked only where there are kernels"
             self._held = [native.Sublayers() if w is None else _described(w) for w in what]
+            pages.give_back(m.weight for w in what if w is not None for m in (w.qkv, w.out, w.up, w.down))
         assert self._library is not None
         whole = self._library.panel_columns
         if any(
@@ -244,7 +261,8 @@ class _Stack:
         assert self._library is not None
         status = self._library.calls.run(
             *(ready.address, len(codes), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), *mask),
-            *(torch.get_num_threads(), None if spent is None else spent.ctypes.data),
+            *threads.team(),
+            None if spent is None else spent.ctypes.data,
         )
         if status:
             raise MemoryError("no memory to work in for a decode step")

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 
@@ -77,15 +79,17 @@ def folder(path: Path, dtype: torch.dtype, read: Read, sha256: str | None = None
 
 
 @contextmanager
-def no_bars() -> Iterator[None]:
-    """Within it transformers shows no progress bars of its own."""
+def silent() -> Iterator[None]:
+    """Within it transformers shows no progress bars and no reports of its own: what matters is said in one line, by name."""
     from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
 
@@ -93,15 +97,31 @@ def no_bars() -> Iterator[None]:
 @contextmanager
 def quicker() -> Iterator[None]:
     """Within it transformers takes a file apart once, not three times, and shows no progress bar off a terminal."""
-    import gguf
-    from transformers import modeling_gguf_pytorch_utils as reading
-
-    reader, bar = gguf.GGUFReader, reading.tqdm
-    gguf.GGUFReader, reading.tqdm = functools.cache(reader), functools.partial(bar, disable=None)
+    place: Any = import_module("gguf")
+    reading: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    was = place.GGUFReader, reading.tqdm
+    place.GGUFReader, reading.tqdm = functools.cache(was[0]), functools.partial(was[1], disable=None)
     try:
         yield
     finally:
-        gguf.GGUFReader, reading.tqdm = reader, bar
+        place.GGUFReader, reading.tqdm = was
+
+
+def check_all_taken(path: Path, source: Any) -> None:
+    """BadInput unless the file has as many numbers as the model made of it: what transformers does not know it leaves out.
+
+    Factors for the frequencies of rotary positions (`rope_freqs`, Llama 3.1 and later) are the common case.
+    """
+    tensors = import_module("gguf").GGUFReader(str(path)).tensors
+    there, here = sum(int(tensor.n_elements) for tensor in tensors), sum(p.numel() for p in source.parameters())
+    if there == here:
+        return
+    names = [str(tensor.name) for tensor in tensors]
+    odd = [name for name in names if not name.startswith(("blk.", "token_embd.", "output"))] or names
+    raise BadInput(
+        f"model: {path} holds {there:,} numbers, the model that transformers makes of it {here:,}: it does not take all tensors "
+        f"({', '.join(odd[:3])}, ...); give the checkpoint as safetensors"
+    )
 
 
 def kept(path: Path, dtype: torch.dtype) -> Path | None:
@@ -125,7 +145,7 @@ def _write(work: Path, path: Path, source: Any, tokenizer: Any) -> None:
     # What the file was quantised with says nothing of these weights any more.
     source.config.__dict__.pop("quantization_config", None)
     source.hf_quantizer, source.is_quantized = None, False
-    with no_bars():
+    with silent():
         source.save_pretrained(work)
     tokenizer.save_pretrained(work)
     files = {file.name: file.stat().st_size for file in work.iterdir()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from harness.errors import OUT_OF_MEMORY, BadInput, near, one_line, reason_of
-from harness.models import gguf, named, shapes
+from harness.models import checks, gguf, named, shapes
 from harness.models.bundled import ASSETS as ASSETS
 from harness.models.bundled import bundled as bundled
 from harness.models.decoder import Decoder
@@ -79,7 +78,11 @@ def load_model(
         raise BadInput(f"model: {name!r} is neither bundled, a folder nor a hub id; {near(name, names)}")
     else:
         where = name
-    source, tokenizer = _load(name, where, "auto" if stored else dtype)
+    try:
+        source, tokenizer = _load(name, where, "auto" if stored else dtype)
+    finally:
+        if folder is None:  # what is wrong with a file explains more than what transformers made of it
+            _check_snapshot(name)
     return _wrap(name, source.to(device).eval(), tokenizer, folder)
 
 
@@ -113,13 +116,7 @@ def local_folder(name: str, dtype: torch.dtype = torch.float32) -> Path | None:
 def read_card(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself in `depthbench.json`; empty when it says nothing."""
     path = folder / "depthbench.json"
-    if not path.is_file():
-        return {}
-    try:
-        card = json.loads(path.read_text())
-    except ValueError:
-        raise BadInput(f"model: {path} is not valid JSON; save the checkpoint again") from None
-    return card if isinstance(card, dict) else {}
+    return checks.json_object(path) if path.is_file() else {}
 
 
 def check_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -160,12 +157,10 @@ def bundled_folder(name: str) -> Path | None:
 
 
 def _check_folder(folder: Path) -> None:
+    checks.check_files(folder)
     if not (folder / "config.json").is_file():
         raise BadInput(f"model: {folder} has no config.json; give a folder saved with save_pretrained")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError:
-        raise BadInput(f"model: {folder / 'config.json'} is not valid JSON; save the checkpoint again") from None
+    config = checks.json_object(folder / "config.json")
     _check_family(str(config.get("model_type")))
     if not list(folder.glob("*.safetensors")):
         pickles = [p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern)]
@@ -174,6 +169,15 @@ def _check_folder(folder: Path) -> None:
                 f"model: {folder / pickles[0]} is a pickle checkpoint, which can run code; save it as safetensors"
             )
         raise BadInput(f"model: {folder} has no *.safetensors file; give a folder with weights")
+
+
+def _check_snapshot(name: str) -> None:
+    """BadInput for damaged files of a hub repository as it was just read."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    if isinstance(config, str):
+        checks.check_files(Path(config).parent)
 
 
 def _check_family(model_type: str) -> None:
@@ -195,7 +199,9 @@ def family(config: Any) -> type[Decoder]:
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, dequantised by transformers' own reader."""
     with gguf.quicker():
-        return _load(str(path), str(path.parent), dtype, gguf_file=path.name)
+        source, tokenizer = _load(str(path), str(path.parent), dtype, gguf_file=path.name)
+        gguf.check_all_taken(path, source)
+        return source, tokenizer
 
 
 def _load(name: str, where: str, dtype: torch.dtype | str, **more: str) -> tuple[Any, Any]:
@@ -203,8 +209,9 @@ def _load(name: str, where: str, dtype: torch.dtype | str, **more: str) -> tuple
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
-        with gguf.no_bars():
+        with gguf.silent():
             config = AutoConfig.from_pretrained(where, trust_remote_code=False, **more)
+            checks.check_counts(vars(config))
             family(config)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 where,
@@ -213,6 +220,7 @@ def _load(name: str, where: str, dtype: torch.dtype | str, **more: str) -> tuple
                 use_safetensors=not more,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # and refused below, by name
                 **more,
             )
             source, info = loaded
@@ -231,11 +239,7 @@ def _load(name: str, where: str, dtype: torch.dtype | str, **more: str) -> tuple
         if type(error).__name__ != "PanicException":
             raise
         raise BadInput(f"model: {name} cannot be loaded, its tokenizer is damaged ({one_line(error)})") from None
-    missing = sorted(set(info["missing_keys"]) - set(getattr(source, "_tied_weights_keys", None) or ()))
-    if missing:
-        raise BadInput(
-            f"model: {name} lacks {len(missing)} of its weights, {missing[0]} first; copy the checkpoint again"
-        )
+    checks.check_tensors(name, source, info)
     return source, tokenizer
 
 
@@ -248,15 +252,23 @@ def _wrap(name: str, source: Any, tokenizer: Any, folder: Path | None) -> Decode
         raise BadInput(
             f"model: {type(source).__name__} has no output matrix; give the model for causal language modelling"
         )
-    extras: dict[str, torch.Tensor] = {}
-    card: dict[str, Any] = {}
-    if folder is not None and (folder / "extras" / "extras.safetensors").is_file():
-        from safetensors.torch import load_file
-
-        extras = {
-            k: v.to(source.device, source.dtype) for k, v in load_file(folder / "extras" / "extras.safetensors").items()
-        }
-    if folder is not None:
-        card = read_card(folder)
+    if not shapes.is_random(name):
+        checks.check_plain(name, source)
+    checks.check_tokens(name, source)
+    extras = {} if folder is None else _extras(folder / "extras" / "extras.safetensors", source)
+    card = {} if folder is None else read_card(folder)
     with torch.inference_mode():
         return cls(name, source, tokenizer, extras, card, folder)
+
+
+def _extras(file: Path, source: Any) -> dict[str, torch.Tensor]:
+    """Trained tensors beside the model's own weights, where there are any."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        return {}
+    try:
+        return {key: value.to(source.device, source.dtype) for key, value in load_file(file).items()}
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"model: {file} is damaged or truncated ({error}); copy the checkpoint again") from None

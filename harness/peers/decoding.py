@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,7 +82,8 @@ def measure(settings: Settings) -> Json:
     Returns:
         A record: `settings`, `environment`, `rows` (one per batch size and engine: raw seconds, decode time per token, ratio to
         this engine with its interval, share of equal tokens, weights read per second), `profile` of this engine's decode step,
-        `contests` of its kernels with torch's calls, `reading`: what the cores read per second, `problems`.
+        `contests` of its kernels with torch's calls, `reading`: what the cores read per second, `ignored_settings`: what the
+        checkpoint asks for and no engine does, `problems`.
 
     Raises:
         BadInput: a setting does not fit the model.
@@ -92,6 +94,7 @@ def measure(settings: Settings) -> Json:
     workers: dict[str, _Worker] = {}
     try:
         for name in settings.engines:
+            _say(f"{name}: loading {settings.model}")
             try:
                 workers[name] = _Worker(name, settings, threads)
             except (BadInput, CellFailed) as error:
@@ -99,6 +102,9 @@ def measure(settings: Settings) -> Json:
                     raise
                 record["problems"].append(f"{name}: {error}")
         sizes = workers[OWN].sizes
+        record["ignored_settings"] = workers[OWN].said
+        if record["ignored_settings"]:
+            _say(f"{record['ignored_settings']}, in every engine")
         needed = settings.prompt_tokens + settings.new_tokens - 1
         if needed > sizes["max_positions"]:
             raise BadInput(
@@ -106,6 +112,7 @@ def measure(settings: Settings) -> Json:
                 f"{settings.model} has {sizes['max_positions']}"
             )
         for batch in settings.batch_sizes:
+            _say(f"batch {batch}: choosing what runs it here")
             prompts = _prompts(settings, batch, sizes["vocabulary"])
             found = workers[OWN].ask("check", prompts, settings.new_tokens)
             record["contests"].append(found["contest"])
@@ -136,15 +143,20 @@ def _turns(
     tokens: dict[str, list[list[int]]] = {}
     alive = dict(workers)
     for name, worker in workers.items():
+        _say(f"batch {batch}: {name}, first generation")
         try:
             worker.ask("run", prompts, 1)
             tokens[name] = worker.ask("run", prompts, settings.new_tokens)[1]
         except CellFailed as error:
+            if name == OWN:
+                raise CellFailed(f"{name}, batch {batch}: {error}") from None
             problems.append(f"{name}, batch {batch}: {error}")
             del alive[name]
     whole: dict[str, list[float]] = {name: [] for name in alive}
     first: dict[str, list[float]] = {name: [] for name in alive}
     for repeat in range(settings.repeats):
+        took = "" if not repeat else f", about {sum(map(sum, whole.values())) / repeat:.0f} s each"
+        _say(f"batch {batch}: turn {repeat + 1} of {settings.repeats}{took}")
         for name in list(alive) if repeat % 2 == 0 else list(alive)[::-1]:
             time.sleep(_PAUSE_S)
             first[name].append(alive[name].ask("run", prompts, 1)[0])
@@ -163,8 +175,8 @@ def _row(
     def decode(engine: str) -> list[float]:
         return [max(w - f, 1e-9) / (settings.new_tokens - 1) for w, f in zip(whole[engine], first[engine], strict=True)]
 
-    ratio = intervals.bootstrap_ratio([decode(name)], [decode(OWN)])
-    total = intervals.bootstrap_ratio([whole[name]], [whole[OWN]])
+    ratio = intervals.paired_ratio([decode(name)], [decode(OWN)])
+    total = intervals.paired_ratio([whole[name]], [whole[OWN]])
     pairs = [
         (a, b) for mine, other in zip(tokens[name], tokens[OWN], strict=True) for a, b in zip(mine, other, strict=False)
     ]
@@ -179,6 +191,11 @@ def _row(
         "whole_ratio": {"value": total.value, "low": _finite(total.low), "high": _finite(total.high)},
         "equal_tokens": sum(a == b for a, b in pairs) / len(pairs),
     }
+
+
+def _say(what: str) -> None:
+    """A line of progress, beside the results."""
+    print(f"baseline: {what}", file=sys.stderr, flush=True)
 
 
 def _finite(value: float) -> float | None:
@@ -235,7 +252,9 @@ class _Worker:
             self._process.start()
         far.close()
         try:
-            self.sizes: dict[str, int] = self._receive()
+            self.sizes: dict[str, int]
+            self.said: str
+            self.sizes, self.said = self._receive()
         except BaseException:
             self.stop()
             raise
@@ -279,7 +298,7 @@ def _answer(pipe: Connection, name: str, model: str, dtype: str, device: str, th
     except Exception as error:  # an engine that cannot run this model is left out, with its reason
         pipe.send(("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"))
         return
-    pipe.send(("ok", engine.sizes))
+    pipe.send(("ok", (engine.sizes, getattr(engine, "said", ""))))
     while True:
         try:
             what, prompts, new_tokens = pipe.recv()

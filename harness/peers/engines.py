@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 from typing_extensions import override
 
 import methods
@@ -21,6 +22,7 @@ from harness.decode.engine import generate as continuation
 from harness.errors import BadInput
 from harness.measure.probes import breakdown, reading
 from harness.models import contest
+from harness.models.checks import said
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
@@ -40,6 +42,9 @@ class Peer(ABC):
     def __init__(self, model: str, dtype: str, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self.decoder: Decoder = load_model(model, dtype=dtype, device=device)
+        self.said = said(model, self.decoder.ignored)
+        # The same work for every engine: no penalties, beams, forced or suppressed tokens of the checkpoint's own.
+        self.decoder.source.generation_config = GenerationConfig(pad_token_id=self.decoder.pad_token_id)
 
     def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
         """Greedy continuation of prompts [B][P] of one length, end tokens ignored: [B][new_tokens]."""

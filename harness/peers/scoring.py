@@ -214,7 +214,7 @@ def _turns(jobs: Mapping[str, Callable[[], None]], repeats: int, device: torch.d
 
 def _row(what: str, arm: str, times: Sequence[float], base: Sequence[float], share: float | None) -> Json:
     """One arm: its cost as a share of the base's time, and what it may be at most."""
-    cost = intervals.bootstrap_ratio([times], [base])
+    cost = intervals.paired_ratio([times], [base])
     most = None if share is None or arm in (BACKEND, STEPS) else share if arm == FULL else share + ALLOWANCE
     return {
         "what": what,

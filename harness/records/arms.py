@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Required  # that of typing does not reach pydantic before Python 3.12
+from typing import (
+    Any,
+    Required,  # that of typing does not reach pydantic before Python 3.12
+)
 
 from typing_extensions import TypedDict
+
+from harness.records.fields import Idle
 
 Expected = dict[str, int | dict[str, int]]
 """Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
@@ -36,6 +41,7 @@ class Arm(TypedDict, total=False):
     skipped_kv: str
     trained: str | None
     weights: str
+    beside_weights: dict[str, Any]
 
 
 class Contest(TypedDict, total=False):
@@ -56,3 +62,4 @@ class Prepared(TypedDict, total=False):
     kernels: Required[dict[str, str]]
     contests: list[Contest]
     energy_counters: list[str]
+    energy_idle: Idle | None

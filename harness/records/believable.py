@@ -6,11 +6,13 @@ and all, says that the baseline is slow rather than the method fast: unless what
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.records import measures
+from harness.records.clock import Clock, speedup
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from harness.records.cells import SpeedCell
     from harness.records.run import Run
 
-UNUSABLE = "unusable"
 MARGIN = 1.1
 """Speed-up over what the work allows, beyond the interval, above which it needs an explanation."""
 EVEN = 1.5
@@ -98,25 +99,48 @@ def step_bytes(cell: SpeedCell) -> float | None:
 
 def weight_rate(cell: SpeedCell) -> float | None:
     """10^9 bytes of weights per second that the decode steps read."""
-    times = measures.times(cell).values()
-    tokens, seconds = sum(count for _, count in times), sum(spent for spent, _ in times)
+    runs = Clock.of(cell).counted
+    tokens, seconds = sum(sum(run["step_tokens"]) for run in runs), math.fsum(s for run in runs for s in run["step_s"])
     weights = measures.real(cell.get("weight_bytes_per_token"))
     return None if weights is None or not seconds else weights * tokens / seconds / 1e9
 
 
 def _explained(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> str:
     """Why fewer blocks may cost less than their share: the full model's own step shows it, and none of its blocks is slow."""
-    predicted_ = measures.ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s"))
+    predicted_ = measures.predicted_speedup(cell)
     slowest = slowest_block(full)
     if not any(one.get("step_s") for one in full.get("fewer_blocks") or []) or predicted_ is None or slowest is None:
         return ""
     if slowest[1] > EVEN or speedup.low > MARGIN * predicted_:
         return ""
-    mine, theirs, reads = step_bytes(cell), step_bytes(full), ""
-    if mine is not None and theirs is not None:
-        reads = f" (a step reads {mine / 1e6:.0f} MB, the full model's {theirs / 1e6:.0f} MB)"
     said = f"the full model's own step is {predicted_:.2f} times faster with as few of its blocks"
-    return f"{said}: what is left stays in the cache{reads}"
+    cache = _in_cache(full, cell)
+    return f"{said}: {cache}" if cache else said
+
+
+def explanation(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> str:
+    """Why a speed-up lies above its byte limit or above the predicted one, interval and all; empty where it does neither."""
+    if cell["arm"].get("method") == BASELINE:  # other weights, the same work: the control of `same_work`
+        return ""
+    said = []
+    limit, expected = byte_limit(full, cell), measures.predicted_speedup(cell)
+    cache = _in_cache(full, cell)
+    if limit is not None and speedup.low > limit:
+        host = "the baseline was bound by the host, not by bytes"
+        said.append(f"above its byte limit of {limit:.2f}: {_explained(full, cell, speedup) or cache or host}")
+    if expected is not None and speedup.low > expected:
+        said.append(f"above the predicted {expected:.2f}: {cache or 'nothing that was recorded explains it'}")
+    return "; ".join(said)
+
+
+def _in_cache(full: SpeedCell, cell: SpeedCell) -> str:
+    """Whether a step of the method fits the last-level cache and one of the full model does not, in words."""
+    sizes = [size for one in cell.get("reading") or [] if (size := measures.real(one.get("last_level_cache_bytes")))]
+    mine, theirs = step_bytes(cell), step_bytes(full)
+    if not sizes or mine is None or theirs is None or not mine <= sizes[0] < theirs:
+        return ""
+    room = f"{sizes[0] / 1e6:.0f} MB"
+    return f"what a step reads ({mine / 1e6:.0f} MB) fits the cache of {room}, the full model's {theirs / 1e6:.0f} MB do not"
 
 
 def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
@@ -129,9 +153,9 @@ def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
     for cell in alike:
         if base is None or cell is base or cell.get("conditions_hash") != base.get("conditions_hash"):
             continue
-        speedup = measures.speedup(base, cell)
-        if speedup is not None and speedup.known:
-            found.append((str(cell["arm"]["label"]), speedup))
+        against = speedup(base, cell)
+        if against is not None and against.known:
+            found.append((str(cell["arm"]["label"]), against))
     return found
 
 

@@ -4,6 +4,7 @@ Compared are the speed-up over the full model (paired inside each run), the time
 A speed-up or time of run B over that of run A is a ratio of two independent estimates; its interval comes from theirs by the
 method of variance estimates recovery on the log scale (Zou and Donner 2008, Statistics in Medicine 27:1693, section 2).
 
+Cells that are unusable in either run, or were timed beside other programs, are not compared: their times are the machine's.
 A verdict needs both: an interval that excludes no change, and a change of at least the practical threshold. `no difference`
 means that the whole interval lies within the threshold; everything else is `ambiguous`.
 """
@@ -11,7 +12,7 @@ means that the whole interval lies within the threshold; everything else is `amb
 from __future__ import annotations
 
 import math
-import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,64 +22,24 @@ import numpy as np
 
 from harness.errors import BadInput, near
 from harness.records import believable, readings, summary
-from harness.records.cells import Cell, QualityCell, SpeedCell, by_place, place
+from harness.records.cells import Cell, QualityCell, SpeedCell, place
+from harness.records.clock import Clock
+from harness.records.compare_rules import SPEEDUP, TPOT, Change, Refusal, broken, grouped, rule
 from harness.records.differences import differences, said
 from harness.records.fields import Conditions
 from harness.records.run import Run, load
+from harness.records.usability import UNUSABLE
 from harness.stats import intervals, scores
 from harness.stats.intervals import Interval
 
 FASTER, SLOWER, BETTER, WORSE = "faster", "slower", "better", "worse"
 SAME, AMBIGUOUS = "no difference", "ambiguous"
 
-SPEEDUP, TPOT = "speedup", "tpot"
 OWN = {"kernels": "chosen by measuring, anew in every run"}
 """Conditions that each run settles for itself: they are equal within a run and may differ between two."""
 
 PROCESSOR = ("cpu", "device_name", "compiled_kernels")
 """Conditions that say which processor a run was on."""
-
-_RULE = re.compile(r"\s*([\w./-]+)\s+(drop|rise)\s*>\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One quantity of one arm in both runs.
-
-    Attributes:
-        label: the arm.
-        where: batch size, or task.
-        metric: speedup, tpot, or `task/metric`.
-        before: value in the first run.
-        after: value in the second one.
-        effect: after over before for speeds and times, after minus before for scores; with its interval.
-        relative: whether `effect` is a ratio.
-        verdict: faster, slower, better, worse, no difference or ambiguous.
-    """
-
-    label: str
-    where: str
-    metric: str
-    before: float
-    after: float
-    effect: Interval
-    relative: bool
-    verdict: str
-
-    @property
-    def name(self) -> str:
-        """Arm, place and metric in words."""
-        return f"{self.label}, {self.where}: {self.metric}"
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A cell of the first run that has no like in the second: its kind (speed, quality), arm, batch or task, and why."""
-
-    kind: str
-    label: str
-    where: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -92,37 +53,23 @@ class Comparison:
     """How the processors differ; empty where they do not. Times on two processors are not compared, only ratios and scores."""
 
     @property
+    def headline(self) -> str:
+        """What was found, in one line: how many quantities changed, and which way; what says nothing or was not compared."""
+        counts = Counter(change.verdict for change in self.changes)
+        shown = [f"{counts[verdict]} {verdict}" for verdict in (SLOWER, WORSE, FASTER, BETTER) if counts[verdict]]
+        total = len(self.changes)
+        text = f"{', '.join(shown) or 'no change shown'} of {total} quantities compared"
+        rest = [f"{counts[verdict]} {verdict}" for verdict in (SAME, AMBIGUOUS) if counts[verdict]]
+        if self.refused:
+            rest.append(f"{len(self.refused)} cells not compared")
+        if not total:
+            text = "nothing could be compared"
+        return f"{text} ({', '.join(rest)})" if rest else text
+
+    @property
     def refusals(self) -> list[str]:
         """What could not be compared, cells of one reason in one line."""
-        return _grouped(self.refused)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """`metric drop > amount`: fails where such a change is shown, by interval and by size."""
-
-    text: str
-    metric: str
-    falls: bool
-    amount: float
-    percent: bool
-
-    def concerns(self, change: Change) -> bool:
-        """Whether the rule speaks of this quantity; `bleu` means that metric on every task."""
-        return self.metric in (change.metric, change.metric.rpartition("/")[2])
-
-    def holds(self, change: Change) -> bool:
-        """Whether the change is larger than the amount and its interval excludes no change."""
-        value, low, high = change.effect.value, change.effect.low, change.effect.high
-        if change.relative:
-            value, low, high = value - 1, low - 1, high - 1
-        elif self.percent:
-            if not change.before:
-                return False
-            value, low, high = (x / abs(change.before) for x in (value, low, high))
-        sign = -1 if self.falls else 1
-        amount = self.amount / 100 if self.percent else self.amount
-        return sign * value > amount and change.effect.known and (high < 0 if self.falls else low > 0)
+        return grouped(self.refused)
 
 
 def compare(
@@ -150,20 +97,17 @@ def compare(
     """
     if not 0 < threshold < 1:
         raise BadInput(f"threshold: {100 * threshold:g} is out of range; more than 0 and less than 100 percent")
-    rules = [_rule(text) for text in fail_if]
+    rules = [rule(text) for text in fail_if]
     runs = load(before), load(after)
     apart = _processors(*runs)
     pairs, refused = _pairs(*runs, {*ignore, *(PROCESSOR if apart else ())})
-    cells = [by_place(run.speed) for run in runs]
-    names = [run.full["label"] if run.full else "" for run in runs]
     changes: list[Change] = []
     for ours, theirs in pairs:
         if ours["kind"] == "speed" and theirs["kind"] == "speed":
-            fulls = [found.get((name, ours["batch_size"])) for found, name in zip(cells, names, strict=True)]
-            changes += _speeds(ours, theirs, fulls, threshold, times=not apart)
+            changes += _speeds(ours, theirs, runs, threshold, times=not apart)
         elif ours["kind"] == "quality" and theirs["kind"] == "quality":
             changes += _scores(ours, theirs, margin)
-    return Comparison(tuple(changes), tuple(refused), tuple(_broken(rules, changes, refused)), apart)
+    return Comparison(tuple(changes), tuple(refused), tuple(broken(rules, changes, refused)), apart)
 
 
 def _processors(before: Run, after: Run) -> str:
@@ -224,46 +168,6 @@ def ratio(after: Interval, before: Interval) -> Interval:
     return Interval(value, math.exp(a - b - down), math.exp(a - b + up), n)
 
 
-def _rule(text: str) -> Rule:
-    found = _RULE.fullmatch(text)
-    if not found:
-        raise BadInput(f'fail-if: {text!r} cannot be read; write e.g. "speedup drop > 5%" or "bleu drop > 1"')
-    metric, way, amount, percent = found.groups()
-    if metric in (SPEEDUP, TPOT) and not percent:
-        raise BadInput(f"fail-if: {text!r}: {metric} is compared as a ratio; give the amount in percent, as in > 5%")
-    return Rule(text.strip(), metric, way == "drop", float(amount), bool(percent))
-
-
-def _broken(rules: Sequence[Rule], changes: Sequence[Change], refused: Sequence[Refusal]) -> list[str]:
-    found = []
-    for rule in rules:
-        mine = [change for change in changes if rule.concerns(change)]
-        kind = "speed" if rule.metric in (SPEEDUP, TPOT) else "quality"
-        lost = [refusal for refusal in refused if refusal.kind == kind]
-        if not mine and not lost:
-            known = ", ".join(dict.fromkeys(change.metric for change in changes)) or "nothing"
-            raise BadInput(f"fail-if: {rule.text!r}: no {rule.metric!r} in both runs; compared are {known}")
-        found += [f"{rule.text}: {change.name} {_said(change)}" for change in mine if rule.holds(change)]
-        # A cell that is gone must not pass as one that did not get worse.
-        found += [f"{rule.text}: cannot be told: {line}" for line in _grouped(lost)]
-    return found
-
-
-def _grouped(refused: Sequence[Refusal]) -> list[str]:
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for one in refused:
-        groups.setdefault((one.kind, one.where, one.why), []).append(one.label)
-    return [f"{kind}, {where}, {_listed(labels)}: {why}" for (kind, where, why), labels in groups.items()]
-
-
-def _listed(labels: Sequence[str]) -> str:
-    return ", ".join(labels) if len(labels) <= 3 else f"{len(labels)} arms ({labels[0]}, ...)"
-
-
-def _said(change: Change) -> str:
-    return f"{change.before:.4g} to {change.after:.4g}"
-
-
 def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple[Cell, Cell]], list[Refusal]]:
     """Cells that both runs measured under the same conditions, and those of the first run that have no partner."""
     known = {key for run in (before, after) for cell in run.cells for key in cell.get("conditions") or {}}
@@ -283,6 +187,8 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
             why = f"failed in the second run ({other.get('error')})"
         elif apart := differences(_held(cell, before), _held(other, after), ignore={*ignore, *OWN}, recorded=True):
             why = f"measured under other conditions: {said(apart)}"
+        elif cell["kind"] == "speed":
+            why = _not_quiet(cell, before, "first") or _not_quiet(cell, after, "second")
         if why or other is None:
             speed = cell["kind"] == "speed"
             where = f"batch {cell.get('batch_size')}" if speed else f"task {cell.get('task')}"
@@ -317,37 +223,33 @@ def _order(run: Run) -> Any:
     return lambda cell: (cell["kind"] != "speed", cell.get("batch_size") or 0, rank[cell["arm"]["label"]])
 
 
-def _speeds(
-    before: SpeedCell, after: SpeedCell, fulls: Sequence[SpeedCell | None], threshold: float, *, times: bool
-) -> list[Change]:
+def _not_quiet(cell: SpeedCell, run: Run, which: str) -> str:
+    """Why the times of a cell say nothing about another run's; empty where they do."""
+    found = run.judged[cell["arm"]["label"], cell["batch_size"]]
+    if found.usability.state == UNUSABLE:
+        return f"not usable in the {which} run: {found.usability.reason}"
+    if found.busy:
+        return f"measured beside other programs in the {which} run ({found.usability.reason})"
+    return ""
+
+
+def _speeds(before: SpeedCell, after: SpeedCell, runs: Sequence[Run], threshold: float, *, times: bool) -> list[Change]:
     label, where = before["arm"]["label"], f"batch {before['batch_size']}"
     found = []
-    taken = [_time_per_token(cell) for cell in (before, after)] if times else [None, None]
+    taken = [Clock.of(cell).seconds_per_token() for cell in (before, after)] if times else [None, None]
     if taken[0] and taken[1]:
         effect = ratio(taken[1], taken[0])
         verdict = ratio_verdict(effect, threshold, up=SLOWER, down=FASTER)
         values = (1000 * taken[0].value, 1000 * taken[1].value)
         found.append(Change(label, where, TPOT, *values, effect, True, verdict))
-    ups = [
-        summary.speedup(full, cell) if full and full["id"] != cell["id"] else None
-        for full, cell in zip(fulls, (before, after), strict=True)
-    ]
+    if any(run.full and run.full["label"] == label for run in runs):
+        return found
+    ups = [run.judged[label, before["batch_size"]].speedup for run in runs]
     if ups[0] and ups[1]:
         effect = ratio(ups[1], ups[0])
         verdict = ratio_verdict(effect, threshold)
         found.append(Change(label, where, SPEEDUP, ups[0].value, ups[1].value, effect, True, verdict))
     return found
-
-
-def _time_per_token(cell: SpeedCell) -> Interval | None:
-    """Decode seconds per token of a row, over processes and repeats."""
-    seconds: dict[Any, list[float]] = {}
-    tokens: dict[Any, list[float]] = {}
-    for run in cell.get("runs") or []:
-        if run.get("step_s") and sum(run.get("step_tokens") or []) > 0:
-            seconds.setdefault(run.get("process"), []).append(math.fsum(run["step_s"]))
-            tokens.setdefault(run.get("process"), []).append(sum(run["step_tokens"]) / cell["batch_size"])
-    return intervals.bootstrap_ratio(list(seconds.values()), list(tokens.values())) if seconds else None
 
 
 def _scores(before: QualityCell, after: QualityCell, margin: float) -> list[Change]:

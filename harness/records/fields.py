@@ -37,6 +37,10 @@ class Conditions(TypedDict, total=False):
     seed: int
     exited_rows: str
     vocabulary: str
+    end_tokens: str
+    pad_token: int
+    tokenizer: str | None
+    configuration: str
     torch: str
     transformers: str
     batch_size: int
@@ -74,7 +78,11 @@ class Divergences(TypedDict):
 
 
 class Timed(TypedDict, total=False):
-    """One timed generation: seconds of each decode step (`plan_s`: of its plan), tokens it yielded over all rows."""
+    """One timed generation: seconds of each decode step (`plan_s`: of its plan), tokens it yielded over all rows.
+
+    `machine` is what the machine did meanwhile, `disturbed` why the repeat does not count, `again` the repeat it was measured
+    in place of, `superseded` why the whole process was measured again later.
+    """
 
     process: Required[int]
     repeat: Required[int]
@@ -84,6 +92,20 @@ class Timed(TypedDict, total=False):
     plan_s: list[float]
     step_s: list[float]
     step_tokens: list[int]
+    machine: Meanwhile
+    disturbed: str
+    again: int
+    superseded: str
+
+
+class Meanwhile(TypedDict, total=False):
+    """What the machine did during one repeat; None for what it does not tell."""
+
+    seconds: float
+    foreign_share: float | None
+    steal_share: float | None
+    switches: int | None
+    mhz: float | None
 
 
 class Reading(TypedDict, total=False):
@@ -182,11 +204,12 @@ class SpeedFields(TypedDict, total=False):
     weight_bytes_per_token: float | None
     kv_bytes_per_token: float | None
     step_parts_s: dict[str, float] | None
-    ideal_step_s: float | None
+    predicted_step_s: float | None
+    predicted_full_step_s: float | None
+    ideal_step_s: float | None  # older runs have the two under these names
     ideal_full_step_s: float | None
     finite: bool | None
     repeatable: bool | None
-    noisy: bool | None
     tokens_hash: str
     tokens_unlike_full: int
     divergences: Divergences | None
@@ -217,6 +240,13 @@ class Count(TypedDict):
     scope: str
     idle_j: float | None
     active_j: float | None
+
+
+class Idle(TypedDict):
+    """The idle machine: seconds of the window, and joules of each counter in it by name; None where one does not tell."""
+
+    window_s: float
+    joules: dict[str, float | None]
 
 
 class EnergyFields(TypedDict, total=False):

@@ -16,9 +16,8 @@ class Limits(Frozen):
     """Where the gates of a run stand (`harness.records.gates`); they judge what was measured and change nothing of it.
 
     Attributes:
-        dispersion: interquartile range over median of an arm's decode times, at most; above it a cell is marked noisy and its
-            verdict is `inconclusive`.
-        noisy_share: of the timed cells, how many may be noisy before the gate on dispersion fails the run. A few among many are
+        dispersion: interquartile range over median of an arm's decode times, at most; above it a cell is unusable.
+        noisy_share: of the timed cells, how many may be unusable before the gate on them fails the run. A few among many are
             to be expected on a machine that is shared; each costs its own cell the verdict, and the gate names it.
         throttled_share: of the samples of a GPU's clocks, how many may show a reason that slows it down.
         foreign_cpu_share: of the processor's time, how much others may use while a CPU is measured. Above it the gate says

@@ -8,17 +8,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-from harness.stats import intervals
 
 if TYPE_CHECKING:  # the table of quantities is made with these, and cells are checked by it
     from harness.records.cells import QualityCell, SpeedCell
     from harness.records.fields import Example, SpeedFields
 
 Row = dict[str, Any]
-Times = dict[tuple[int, int, int], tuple[float, float]]
 
 PARTS = ("embed", "attention", "feed", "head", "exit_tests", "kv_fill", "sampling", "host")
 """Parts of a decode step, as `harness.measure.probes.breakdown` names them."""
@@ -37,66 +33,18 @@ def ratio(above: Any, below: Any) -> float | None:
     return numerator / divisor if numerator is not None and divisor else None
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Decode times of full and of a method, repeat by repeat: [P][R][K], 0 where a repeat did not time a prompt set."""
-
-    full: list[list[list[float]]]
-    method: list[list[list[float]]]
-
-    def ratio_of_totals(self) -> intervals.Interval:
-        """The headline: total decode time of full over that of the method."""
-        full, method = ([[math.fsum(r) for r in p] for p in arm] for arm in (self.full, self.method))
-        return intervals.bootstrap_ratio(full, method)
-
-    def geometric_mean(self) -> intervals.Interval:
-        """The second number: the mean of the prompts' own ratios, every prompt counting once."""
-        return intervals.bootstrap_geometric_mean(self.full, self.method)
+def predicted_speedup(cell: SpeedFields) -> float | None:
+    """The decode speed-up if skipping were free: the full model's own step over the same with as many blocks as the method ran."""
+    full, step = cell.get("predicted_full_step_s"), cell.get("predicted_step_s")
+    return ratio(
+        cell.get("ideal_full_step_s") if full is None else full, cell.get("ideal_step_s") if step is None else step
+    )
 
 
-def paired(full: SpeedFields, cell: SpeedFields) -> Paired | None:
-    """The times of two cells, paired by process, repeat and prompt set; None if nothing can be paired."""
-    return paired_times(times(full), times(cell))
-
-
-def paired_times(theirs: Times, ours: Times) -> Paired | None:
-    """The same from what `times` returns of full and of the method.
-
-    Prompt sets of one repeat are not independent of each other: repeats are what is resampled. Times per generated token are
-    compared where the two did not generate equally many.
-    """
-    shared = sorted(key for key in theirs if key in ours)
-    equal = all(ours[key][1] == theirs[key][1] for key in shared)
-    prompts = {prompt: place for place, prompt in enumerate(sorted({key[2] for key in shared}))}
-    units: dict[int, dict[int, tuple[list[float], list[float]]]] = {}
-    for process, repeat, prompt in shared:
-        empty = ([0.0] * len(prompts), [0.0] * len(prompts))
-        unit = units.setdefault(process, {}).setdefault(repeat, empty)
-        for side, (seconds, tokens) in zip(unit, (of[process, repeat, prompt] for of in (theirs, ours)), strict=True):
-            side[prompts[prompt]] += seconds if equal else seconds / tokens
-    if not units:
-        return None
-    above, below = ([[unit[i] for unit in repeats.values()] for repeats in units.values()] for i in (0, 1))
-    return Paired(above, below)
-
-
-def speedup(full: SpeedFields, cell: SpeedFields) -> intervals.Interval | None:
-    """The realised speed-up: decode time of full over the method's; None if nothing can be paired."""
-    found = paired(full, cell)
-    return found.ratio_of_totals() if found else None
-
-
-def dispersion(cell: SpeedFields) -> float | None:
-    """Interquartile range over median of a cell's decode times, those of one prompt set against each other."""
-    return dispersion_of(times(cell))
-
-
-def dispersion_of(found: Times) -> float | None:
-    """The same from what `times` returns."""
-    groups: dict[int, list[float]] = {}
-    for (_, _, prompt), (seconds, tokens) in found.items():
-        groups.setdefault(prompt, []).append(seconds / tokens)
-    return intervals.dispersion(list(groups.values()))
+def sublayers_per_token(cell: SpeedFields) -> float | None:
+    """Attention and feed-forward sublayers a row ran one after the other per token; a block is two."""
+    attention, feed = real(cell.get("serial_attention_per_token")), real(cell.get("serial_feed_per_token"))
+    return None if attention is None or feed is None else attention + feed
 
 
 def batch_tax(cell: SpeedCell) -> float | None:
@@ -148,19 +96,6 @@ def request_ms(cell: QualityCell) -> float | None:
 def fixed_length(cell: SpeedFields) -> bool:
     """Whether a timed cell ran to a fixed length: times to a natural end are another quantity and never enter a speed-up."""
     return bool((cell.get("conditions") or {}).get("end_of_sequence", "ignored") == "ignored")
-
-
-def times(cell: SpeedFields) -> Times:
-    """Decode seconds and tokens of each timed run by (process, repeat, prompt set); summed where timed twice."""
-    found: Times = {}
-    for run in cell.get("runs") or []:
-        seconds, tokens = run.get("step_s") or [], run.get("step_tokens") or []
-        total, count = real(math.fsum(seconds)), real(sum(tokens))
-        if total and count and total > 0:
-            key = (run["process"], run["repeat"], run["prompt_set"])
-            before = found.get(key, (0.0, 0.0))
-            found[key] = (before[0] + total, before[1] + count)
-    return found
 
 
 def statistics_of(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> list[list[float]] | None:

@@ -1,4 +1,4 @@
-"""What papers printed, as data: `results/published/<bibkey>.yaml`, one file per paper. Torch-free.
+"""What papers printed, as data: `harness/published/<bibkey>.yaml`, one file per paper. Torch-free.
 
 A file holds the bibliographic head, how its numbers were read, and tables of rows. Nothing in it was measured or computed here.
 A suite names the tables that stand beside its own results (`published`); `select` puts them into run.json, so that a report
@@ -18,11 +18,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness import settings
 from harness.errors import BadInput, near
-from harness.machine.environment import ROOT
 from harness.records.run_record import PaperHead, PublishedPart, RunRecord
 from harness.validation import Frozen, Text
 
-FOLDER = ROOT / "results" / "published"
+FOLDER = Path(__file__).resolve().parents[1] / "published"
+"""Part of the package, so that a suite that names a paper runs where only the package is installed."""
 
 Json = dict[str, Any]
 
@@ -281,10 +281,6 @@ def load(key: str) -> Paper:
     Raises:
         BadInput: no such paper, or its file is not what the schema says; the message names file and field.
     """
-    if not FOLDER.is_dir():
-        raise BadInput(
-            f"published: {FOLDER} is not there; run from a checkout of the repository, or --set published=[]"
-        )
     if key not in bibkeys():
         raise BadInput(f"published: {key!r} is not known; {near(key, bibkeys())}")
     return read(FOLDER / f"{key}.yaml")

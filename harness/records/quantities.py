@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.records import believable, measures
+from harness.records.clock import Clock
 from harness.records.measures import ratio, real
 
 Measured = dict[str, float | None]
@@ -37,9 +38,8 @@ class Quantity:
         ends: `_low` and `_high` follow it, the ends of its interval.
         late: it stands after the scores of the tasks.
         words: it is no number.
-        limit: what a timed cell may have at most before it counts as noisy: a number, or a field of
-            `harness.records.limits.Limits`.
-        lacking: why a gate on the limit may find nothing to judge.
+        limit: what a timed cell may have at most before it is unusable: a number, or a field of `harness.records.limits.Limits`.
+        above: why it is unusable above it, in words, `{}` being the value.
         table: the report's table that shows it, `times` or `operations`; columns of one group stand together.
         title: its heading; empty: reports do not show it as a matter of course.
         unit: shown under the title; that of the field for BYTES and OPERATIONS, else that of the column.
@@ -57,7 +57,7 @@ class Quantity:
     late: bool = True
     words: bool = False
     limit: str | float | None = None
-    lacking: str = "no timed cell tells it"
+    above: str = ""
     table: Literal["", "times", "operations"] = ""
     title: str = ""
     unit: str = ""
@@ -96,10 +96,9 @@ TABLE: tuple[Quantity, ...] = (
     _speed("tpot_p99_ms", late=False),
     _speed("tokens_per_s", late=False, table="times", title="Throughput", unit="tokens/s", decimals=0),
     _speed("speedup", ends=True, late=False, title="realised", group=_STEP, hint="measured, paired with full"),
-    _speed("ideal_speedup", late=False, read=lambda cell: ratio(cell.get("ideal_full_step_s"), cell.get("ideal_step_s")),
-           title="ideal", group=_STEP, decimals=2,
-           hint="if skipping were free, from the full model's own block and head times"),
-    _speed("efficiency", late=False, title="Efficiency", unit="realised / ideal", decimals=2),
+    _speed("predicted_speedup", late=False, read=measures.predicted_speedup, title="predicted", group=_STEP, decimals=2,
+           hint="if skipping were free: the full model's own step over the same with as many of its blocks"),
+    _speed("efficiency", late=False, title="Efficiency", unit="realised / predicted", decimals=2),
     _speed("layers_per_token", late=False, field="layers_per_token", title="Layers per token", unit="blocks", decimals=1),
     _speed("layer_ratio", late=False, read=lambda cell: ratio(cell.get("depth"), cell.get("layers_per_token")),
            title="layer ratio", group=_STEP, decimals=2, hint="depth over blocks executed per token"),
@@ -121,9 +120,11 @@ TABLE: tuple[Quantity, ...] = (
     _operations("energy_j_per_token", "energy", "energy_j_per_token", "per token", late=False, unit="J", group=_ENERGY),
     _speed("computed_layers_per_token", field="computed_layers_per_token"),
     _speed("batch_tax", read=measures.batch_tax),
-    _speed("noisy", words=True),
-    _speed("dispersion", read=measures.dispersion, unit="interquartile range over median", limit="dispersion",
-           lacking="no timed cell has five repeats on the same prompts"),
+    _speed("sublayers_per_token", read=measures.sublayers_per_token),
+    _speed("usable", words=True),
+    _speed("reason", words=True),
+    _speed("dispersion", read=lambda cell: Clock.of(cell).dispersion, unit="interquartile range over median", limit="dispersion",
+           above="the middle half of its repeats spans {:.0%} of their median"),
     _speed("exact", words=True),
     _speed("paired_repeats"),
     _speed("speedup_geomean", ends=True),
@@ -142,6 +143,7 @@ TABLE: tuple[Quantity, ...] = (
     _speed("weight_gb_per_s", read=believable.weight_rate),
     _speed("read_gb_per_s", read=measures.read_rate),
     _speed("byte_limit"),
+    _speed("explanation", words=True),
     *(_speed(f"{part}_ms") for part in measures.PARTS),
 )  # fmt: skip
 
@@ -163,7 +165,7 @@ def values(kind: str, cell: Mapping[str, Any] | None) -> Measured:
 
 
 def limited() -> Iterator[Quantity]:
-    """Quantities that make a timed cell noisy where they are above their limit."""
+    """Quantities that make a timed cell unusable where they are above their limit."""
     return (each for each in TABLE if each.limit is not None)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.records import folder as stored
-from harness.records import gates, summary
+from harness.records import gates, summary, usability
 from harness.records.arms import Arm
 from harness.records.cells import Cell, EnergyCell, MemoryCell, QualityCell, SpeedCell
 from harness.records.limits import BASELINE
@@ -56,6 +56,22 @@ class Run:
     def full(self) -> Arm | None:
         """The arm that the others are measured against: the first that runs the full model."""
         return next((arm for arm in self.arms if arm.get("method") == BASELINE), None)
+
+    @cached_property
+    def batch_sizes(self) -> list[int]:
+        """Every batch size that was asked for or measured, rising."""
+        found = {cell.get("batch_size") for cell in self.cells if cell["kind"] != "quality"}
+        return sorted(size for size in found | set(self.suite.get("batch_sizes") or ()) if isinstance(size, int))
+
+    @cached_property
+    def judged(self) -> dict[tuple[str, int], usability.Judged]:
+        """Every arm at every batch size, by label and size, with its speed-up where there is one to print."""
+        return usability.judge(self)
+
+    @cached_property
+    def usability(self) -> dict[tuple[str, int], usability.Usability]:
+        """What every timed cell is good for and why no more, by label and batch size; see `harness.records.usability`."""
+        return {at: found.usability for at, found in self.judged.items()}
 
     @cached_property
     def summary(self) -> list[summary.Row]:

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from harness.machine.record import Environment
 from harness.records.arms import Arm, Contest, Expected
 from harness.records.checked import checked
+from harness.records.fields import Idle
 
 
 class SuiteRecord(TypedDict, total=False):
@@ -78,6 +79,7 @@ class RunRecord(TypedDict, total=False):
     kernels: dict[str, str]
     contests: list[Contest]
     energy_counters: list[str]
+    energy_idle: Idle | None
     published: list[PublishedPart]
     environment: Environment
     resumed: list[Environment]

@@ -71,7 +71,7 @@ def _rejected(method: Draft, depth: int, rows: int, keys: int) -> StepTrace:
     drafts = method.draft_tokens
     memory = _begun(method, depth, rows, keys)
     passes = []
-    if method.propose(torch.zeros(rows, 1, dtype=torch.long), torch.ones(rows, dtype=torch.long), memory) is None:
+    if method.propose([[0]] * rows, memory) is None:
         draft = method.draft_plan(depth, memory)
         passes = [Pass(draft, 1, keys + i + 1, rows, True) for i in range(drafts)]
     passes.append(Pass(LayerPlan.full(depth), drafts + 1, keys + drafts + 1, rows * (drafts + 1), False))

@@ -9,43 +9,54 @@ the executor has several slots.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
 from harness.errors import NOT_TRIED, OUT_OF_MEMORY, BadInput, CellFailed, failure
-from harness.machine import environment
+from harness.machine import environment, turn
 from harness.machine.record import Code, Machine
 from harness.measure.alone import energy_per_token, peak_memory
+from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.speed import speed
 from harness.records.arms import Arm, Prepared
-from harness.records.cells import Kind, cell_id
+from harness.records.cells import Cell, Kind, SpeedCell, cell_id
 from harness.records.fields import EnergyFields, MemoryFields, QualityFields, SpeedFields, SpeedShare
 from harness.records.folder import RunStore
 from harness.records.run_record import RunRecord
-from harness.run import shares
+from harness.run import remeasure, shares
 from harness.run.executors.base import Arguments, Executor, Outcome, T
+from harness.run.executors.local import LocalExecutor
+from harness.run.outcome import outcome
+from harness.run.progress import Progress, Work, work
+from harness.run.remeasure import Again
 from harness.suites.suite import BASELINE, Suite
 
-Job = tuple[str, Callable[[], None]]
+Job = tuple[str, Callable[[], None], Work]
 Fields = SpeedFields | MemoryFields | EnergyFields | QualityFields
 
 Alone = Literal["memory", "energy"]
+_TIMED: frozenset[Callable[..., object]] = frozenset((prepare, speed, energy_per_token))
+"""What must be alone on the device: beside another run their times would be of both."""
 
 
 class Jobs:
     """The jobs of one suite and the cells they make."""
 
-    def __init__(self, suite: Suite, store: RunStore, data: Path | None, workers: Executor) -> None:
+    def __init__(
+        self, suite: Suite, store: RunStore, data: Path | None, workers: Executor, progress: Progress | None = None
+    ) -> None:
         self.suite, self.store, self.data, self.workers = suite, store, data, workers
+        self.progress = progress or Progress()
+        self.again: Mapping[int, Again] = {}
+        """What is measured again although it is there, by batch size."""
+        self._base: dict[int, SpeedCell] = {}
         self._code: Code = {}
         self._exhausted: dict[str, int] = {}
         """Arms that ran out of memory, and the smallest batch size at which they did."""
@@ -54,24 +65,23 @@ class Jobs:
 
     def run(self, record: RunRecord) -> None:
         """Measure every cell that is not there yet."""
-        suite, arms = self.suite, record["arms"]
+        arms = record["arms"]
         now = (record.get("resumed") or [record["environment"]])[-1]
         self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
-        prepared: Prepared = {"arms": arms, "expected_tokens": record["expected_tokens"], "kernels": record["kernels"]}
+        prepared: Prepared = {
+            "arms": arms,
+            "expected_tokens": record["expected_tokens"],
+            "kernels": record["kernels"],
+            "energy_idle": record.get("energy_idle"),
+        }
         (self.store.path / shares.PARTS).mkdir(exist_ok=True)
         done = self.store.ids("ok")
         for problem in self.store.problems:
             print(f"{problem}; it is measured again", file=sys.stderr)
         stages = [*self._quality_stages(arms, prepared, done), *self._batch_stages(arms, prepared, done, record)]
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
-        shown = sys.stderr.isatty()
-        # No refreshing thread: it would draw, and take time from the worker, while a job measures.
-        with Progress(*columns, console=console, disable=not shown, auto_refresh=False) as progress:
-            bar = progress.add_task(suite.name, total=sum(map(len, stages)))
-            for stage in stages:
-                begin = partial(_show, progress, bar)
-                self._stage(stage, begin, lambda: progress.advance(bar))
+        self.progress.plan([work for stage in stages for _, _, work in stage])
+        for stage in stages:
+            self._stage(stage)
 
     def _quality_stages(self, arms: Sequence[Arm], prepared: Prepared, done: set[str]) -> list[list[Job]]:
         """The baseline's outputs, then those of the full model on other checkpoints, then the methods' own."""
@@ -82,7 +92,8 @@ class Jobs:
                 if cell not in done:
                     job = partial(self._quality, cell, arm, index, arms, prepared)
                     stage = 0 if place == 0 else 1 if arm["method"] == BASELINE else 2
-                    stages[stage].append((f"{entry.name}: {arm['label']}", job))
+                    share = work(self.suite, "quality", 0, 1, entry.limit)
+                    stages[stage].append((f"{entry.name}: {arm['label']}", job, share))
         return stages
 
     def _batch_stages(
@@ -102,35 +113,44 @@ class Jobs:
             alone: list[Job] = []
             # Shares that are still there were joined to some cells only: joined again, all cells hold the same repeats.
             begun = any((self.store.path / self._part(batch, p)).exists() for p in range(suite.processes))
-            if begun or any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms):
-                what = f"speed, batch {batch}"
-                for process in range(suite.processes):
-                    shares.append((what, partial(self._speed_part, batch, process, arms, prepared)))
-                join.append((what, partial(self._speed_cells, batch, arms)))
+            timed, first = arms, 0
+            missing = begun or any(cell_id("speed", arm["label"], f"b{batch}") not in done for arm in arms)
+            if not missing and (again := self.again.get(batch)) is not None:
+                timed = [arm for place, arm in enumerate(arms) if place == 0 or arm["label"] in again.reasons]
+                first = again.first
+            if missing or batch in self.again:
+                processes = range(first, first + suite.processes)
+                for process in processes:
+                    what = f"speed, batch {batch}, process {process - first + 1} of {suite.processes}"
+                    share = work(suite, "speed", batch, len(timed))
+                    shares.append((what, partial(self._speed_part, batch, process, timed, prepared), share))
+                joining = partial(self._speed_cells, batch, timed, processes)
+                join.append((f"speed, batch {batch}", joining, work(suite, "join", batch, len(timed))))
             for kind in (kind for kind, asked in wanted.items() if asked):
                 for arm in arms:
                     cell = cell_id(kind, arm["label"], f"b{batch}")
                     if cell not in done:
                         job = partial(self._alone, kind, cell, arm, batch, prepared)
-                        alone.append((f"{kind}, batch {batch}: {arm['label']}", job))
+                        alone.append((f"{kind}, batch {batch}: {arm['label']}", job, work(suite, kind, batch, 1)))
             stages += [shares, join, alone]
         return stages
 
-    def _stage(self, jobs: Sequence[Job], begin: Callable[[str], None], end: Callable[[], None]) -> None:
+    def _stage(self, jobs: Sequence[Job]) -> None:
         """Run jobs that do not need each other, as many at once as there are slots."""
         if self.workers.slots == 1 or len(jobs) < 2:
-            for what, job in jobs:
-                begin(what)
+            for what, job, share in jobs:
+                self.progress.begin(what)
                 job()
-                end()
+                self.progress.end(share)
             return
         with ThreadPoolExecutor(self.workers.slots) as pool:
-            running = {pool.submit(job): what for what, job in jobs}
+            running = {pool.submit(job): (what, share) for what, job, share in jobs}
+            self.progress.begin(jobs[0][0])
             try:
                 for finished in as_completed(running):
-                    begin(running[finished])
                     finished.result()
-                    end()
+                    self.progress.end(running[finished][1])
+                    self.progress.begin(running[finished][0])
             except BaseException:
                 self.workers.close()
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -138,7 +158,9 @@ class Jobs:
 
     def call(self, function: Callable[[*Arguments], T], *arguments: *Arguments) -> Outcome[T]:
         """What a function of a worker returned in a fresh process; see `harness.run.executors.base.Executor`."""
-        return self.workers.call(function, *arguments, limit_s=self.suite.time_limit_s)
+        here = isinstance(self.workers, LocalExecutor)
+        with turn.taken(self.suite.device, timed=function in _TIMED) if here else contextlib.nullcontext():
+            return self.workers.call(function, *arguments, limit_s=self.suite.time_limit_s)
 
     def _quality(self, cell: str, arm: Arm, index: int, arms: Sequence[Arm], prepared: Prepared) -> None:
         baseline, entry = arms[0], self.suite.tasks[index]
@@ -233,13 +255,23 @@ class Jobs:
                 break
         self.store.write_text(self._part(batch, process), json.dumps(found))
 
-    def _speed_cells(self, batch: int, arms: Sequence[Arm]) -> None:
-        """Join the processes' shares to one cell per arm. A share that failed fails the cell but keeps the others' runs."""
-        paths = [self.store.path / self._part(batch, process) for process in range(self.suite.processes)]
+    def _speed_cells(self, batch: int, arms: Sequence[Arm], processes: Sequence[int]) -> None:
+        """Join the processes' shares to one cell per arm. A share that failed fails the cell but keeps the others' runs.
+
+        Where a cell is measured again it keeps what it held; one that fails now stays as it was.
+        """
+        paths = [self.store.path / self._part(batch, process) for process in processes]
         found = [shares.read(path) or {} for path in paths]
         for arm in arms:
             fields, machine, error = shares.join(batch, [each[arm["label"]] for each in found if arm["label"] in each])
             cell = cell_id("speed", arm["label"], f"b{batch}")
+            before = self.store.cell(cell) if processes[0] else None  # the first processes have nothing before them
+            if before is not None and before["kind"] == "speed":
+                if error is not None:
+                    self.progress.say(f"{cell}: measured again in vain, it stays as it was: {error}")
+                    continue
+                fields = remeasure.joined(before, fields, self.again[batch].reasons.get(arm["label"]))
+                machine = [*(before.get("machine") or []), *machine]
             if error is None:
                 self._write("speed", cell, arm, fields, machine)
             else:
@@ -260,7 +292,6 @@ class Jobs:
         if failure(error)["reason"] == OUT_OF_MEMORY and (batch := fields.get("batch_size")):
             self._exhausted[arm["label"]] = min(batch, self._exhausted.get(arm["label"], batch))
         self._write(kind, cell, arm, fields, machine, error)
-        print(f"{cell}: failed: {error}", file=sys.stderr)
 
     def _write(
         self,
@@ -292,7 +323,16 @@ class Jobs:
                 raise
             kept = {key: value for key, value in fields.items() if key in ("batch_size", "task")}
             self._fail(kind, cell, arm, cast(Fields, kept), not_finite)
+            return
+        self._tell(cast(Cell, record))
 
-
-def _show(progress: Progress, bar: TaskID, what: str) -> None:
-    progress.update(bar, description=what, refresh=True)
+    def _tell(self, cell: Cell) -> None:
+        """Say that a cell is there, and what came out."""
+        label, batch = cell["arm"]["label"], cell.get("batch_size")
+        what = f"{cell['task']}, {label}" if cell["kind"] == "quality" else f"{cell['kind']}, batch {batch}, {label}"
+        base = None
+        if cell["kind"] == "speed" and isinstance(batch, int):
+            if cell["arm"].get("method") == BASELINE:
+                self._base.setdefault(batch, cell)
+            base = self._base.get(batch)
+        self.progress.cell(what, outcome(cell, base, self.suite))

@@ -7,7 +7,6 @@ derived from the cells.
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +18,12 @@ from harness.records.arms import Planned
 from harness.records.folder import RunStore
 from harness.records.run import Run, load
 from harness.records.run_record import RunRecord
+from harness.run import remeasure as again
 from harness.run import resume as resuming
 from harness.run.executors import local
 from harness.run.executors.base import Executor
 from harness.run.jobs import Jobs
+from harness.run.progress import Progress
 from harness.run.shares import PARTS
 from harness.suites.entries import MethodEntry
 from harness.suites.suite import BASELINE, Suite, check_methods
@@ -36,6 +37,7 @@ def run_suite(
     resume: bool = False,
     command: Sequence[str] = (),
     workers: Executor | None = None,
+    remeasure: bool = False,
 ) -> Run:
     """Run a suite into a folder.
 
@@ -46,6 +48,7 @@ def run_suite(
         resume: go on with a run in `out`; what is measured already is kept, what failed is tried again.
         command: the command line, kept for the report.
         workers: where jobs run; default: one after the other on this machine.
+        remeasure: of a run that is resumed, measure the timed cells again that are unusable.
 
     Returns:
         The finished run, which knows how many cells `failed`, its `summary` and what its `gates` say.
@@ -59,17 +62,30 @@ def run_suite(
     store = RunStore(out, resume=resume)
     with resuming.lock(store.path):
         workers = workers or local.LocalExecutor()
+        progress = Progress()
+        if isinstance(workers, local.LocalExecutor):
+            workers.alive = progress.alive
         try:
-            return _run(suite, store, data, command, workers)
+            return _run(suite, store, data, command, workers, progress, remeasure)
         finally:
+            progress.close()
             workers.close()
 
 
-def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str], workers: Executor) -> Run:
-    jobs = Jobs(suite, store, data, workers)
+def _run(
+    suite: Suite,
+    store: RunStore,
+    data: Path | None,
+    command: Sequence[str],
+    workers: Executor,
+    progress: Progress,
+    remeasure: bool,
+) -> Run:
+    jobs = Jobs(suite, store, data, workers, progress)
     arms = [_planned(suite, entry) for entry in suite.methods]
     # The full model goes first, on every checkpoint: others are compared with its tokens.
     arms.sort(key=lambda arm: arm["method"] != BASELINE)
+    progress.begin("preparing")
     prepared = jobs.call(prepare, suite, arms, data).value
     record: RunRecord = {
         "name": suite.name,
@@ -79,6 +95,7 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
         "kernels": prepared["kernels"],
         "contests": prepared.get("contests", []),
         "energy_counters": prepared.get("energy_counters", []),
+        "energy_idle": prepared.get("energy_idle"),
         "published": published.select(suite.published),
         "environment": environment.fingerprint(),
         "started": _now(),
@@ -89,7 +106,9 @@ def _run(suite: Suite, store: RunStore, data: Path | None, command: Sequence[str
     store.write_run(record)
     for found in record.get("contests") or []:  # a run begun before may have none
         if found["chosen"] == "torch" and found["native_s"]:
-            print(f"kernels: {found['said']}", file=sys.stderr)
+            progress.say(f"kernels: {found['said']}")
+    if remeasure:
+        jobs.again = again.wanted(load(store.path))
     jobs.run(record)
     store.write_run({**record, "finished": _now()})
     shutil.rmtree(store.path / PARTS, ignore_errors=True)

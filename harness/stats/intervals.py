@@ -1,6 +1,6 @@
 """Intervals, percentiles and verdicts. Torch-free.
 
-Speed: a hierarchical paired bootstrap on the log of the ratio, see `harness.stats.paired`.
+Speed: paired repeats in processes on the log of the ratio, stalled ones left out, see `harness.stats.paired`.
 
 Quality: a percentile bootstrap interval over examples, with the level widened for small samples: the percentile interval
 of n values is too narrow by sqrt((n-1)/n) and by normal instead of t quantiles, so the quantiles asked for are
@@ -32,7 +32,9 @@ MIN_PAIRS = 5
 MIN_EXAMPLES = 20
 """Paired examples below which no quality verdict is given: a handful of equal outputs shows no equality."""
 WIDE = 1.2
-"""An interval of a ratio that holds 1 and whose ends lie further apart than this factor is too noisy for a verdict."""
+"""An interval of a ratio whose ends lie further apart than this factor is wide: it shows no difference smaller than that."""
+VERDICT = 0.99
+"""The interval of a speed ratio that must exclude 1 before a difference is spoken of; shown is that of 95 %."""
 
 BLOCK = 4_000_000  # resampling counts held at once, 32 MB
 
@@ -45,13 +47,15 @@ class Interval:
         value: the statistic of the sample itself; NaN where it is undefined (nothing to divide by).
         low: lower end; NaN where the sample supports no interval (fewer than two independent values).
         high: upper end; NaN likewise.
-        n: how many independent values (pairs, examples) it rests on.
+        n: how many values (pairs, examples) it rests on.
+        freedom: degrees of freedom of its t quantile, for speed ratios; 0: not of that kind.
     """
 
     value: float
     low: float
     high: float
     n: int
+    freedom: int = 0
 
     @property
     def known(self) -> bool:
@@ -59,62 +63,30 @@ class Interval:
         return all(map(math.isfinite, (self.value, self.low, self.high)))
 
 
-def bootstrap_ratio(
-    numerators: Sequence[Sequence[float]],
-    denominators: Sequence[Sequence[float]],
-    samples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Return sum(numerators) / sum(denominators) with the interval of a paired hierarchical bootstrap.
+def paired_ratio(numerators: Sequence[Sequence[float]], denominators: Sequence[Sequence[float]]) -> Interval:
+    """Return sum(numerators) / sum(denominators) with its interval; see `harness.stats.paired`.
 
-    Processes are resampled first and repeats within each drawn process next; a numerator and its denominator stay
-    together, so what a process or a moment does to both arms cancels. With one process the interval speaks of that
-    process alone, and two to four processes say little about how processes differ.
+    A numerator and its denominator stay together, so what a process or a moment does to both arms cancels; stalled pairs are
+    left out. With one process the interval speaks of that process alone.
 
     Args:
         numerators: [P][R] positive finite numbers, P processes of R repeats; R may differ between processes.
         denominators: the same shape.
-        samples: bootstrap resamples.
-        level: coverage asked for, 0 to 1.
-        seed: of the resampling.
 
     Raises:
         ValueError: shapes differ, nothing is given, or a number is not finite and positive.
     """
-    one = [[[value] for value in row] for row in numerators], [[[value] for value in row] for row in denominators]
-    return bootstrap_geometric_mean(*one, samples=samples, level=level, seed=seed)
+    one = ([[[value] for value in row] for row in arm] for arm in (numerators, denominators))
+    return interval_of(paired.Pairs.of(*one).ratio_of_totals())
 
 
-def bootstrap_geometric_mean(
-    numerators: Sequence[Sequence[Sequence[float]]],
-    denominators: Sequence[Sequence[Sequence[float]]],
-    samples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Return the geometric mean over K prompts of total numerator / total denominator, with the interval as above.
-
-    A prompt counts once whatever its length, where a ratio of totals counts it by its time; with K = 1 the two are equal.
-
-    Args:
-        numerators: [P][R][K] finite numbers: positive where a repeat timed the prompt, 0 where it did not.
-        denominators: the same shape, 0 in the same places.
-        samples: bootstrap resamples.
-        level: coverage asked for, 0 to 1.
-        seed: of the resampling.
-
-    Raises:
-        ValueError: shapes differ, nothing is given, a number is negative or not finite, or a prompt was never timed.
-    """
-    pairs = paired.Pairs.of(numerators, denominators)
-    value, n = pairs.geometric_mean(), pairs.count
-    if n < 2:
-        return Interval(value, math.nan, math.nan, n)
-    worth = pairs.independent()
-    spread = float(pairs.resampled(samples, seed).std())
-    half = _t(worth - 1, level) * math.sqrt(worth / (worth - 1)) * spread
-    return Interval(value, value * math.exp(-half), value * math.exp(half), n)
+def interval_of(found: paired.Estimate, level: float = 0.95) -> Interval:
+    """An estimate on the log scale as a ratio with its interval of `level`."""
+    value = math.exp(found.log)
+    if not found.freedom:
+        return Interval(value, math.nan, math.nan, found.n)
+    half = paired.student(found.freedom, level) * found.error
+    return Interval(value, value * math.exp(-half), value * math.exp(half), found.n, found.freedom)
 
 
 def bootstrap_metric(
@@ -215,19 +187,29 @@ def dispersion(groups: Sequence[Sequence[float]]) -> float | None:
     return (high - low) / middle
 
 
-def speed_verdict(interval: Interval) -> str:
+def speed_verdict(interval: Interval, *, wide: bool = False) -> str:
     """Return what an interval of a speed ratio (full over method) shows.
 
-    `faster` and `slower`: the interval lies above or below 1. `no difference detected`: it holds 1 and is narrow.
-    `inconclusive`: fewer than MIN_PAIRS paired repeats, no interval, or one that holds 1 and is wider than WIDE.
+    `faster` and `slower`: 1 lies outside even the interval of VERDICT (99 %), for among twenty verdicts that need 95 % one is
+    wrong; and where the cell is `wide` (the ends of its interval are further apart than WIDE, or the caller says so), the ratio
+    itself is that far from 1, too.
+    `no difference detected`: the interval holds 1 and is narrow. `inconclusive`: everything else, fewer than MIN_PAIRS paired
+    repeats, and no interval.
     """
     if interval.n < MIN_PAIRS or not interval.known:
         return "inconclusive"
-    if interval.low > 1:
-        return "faster"
-    if interval.high < 1:
-        return "slower"
-    return "no difference detected" if interval.high <= WIDE * interval.low else "inconclusive"
+    narrow = interval.high <= WIDE * interval.low
+    away = abs(math.log(interval.value))
+    if away > _stricter(interval) and (away >= math.log(WIDE) or narrow and not wide):
+        return "faster" if interval.value > 1 else "slower"
+    return "no difference detected" if narrow and interval.low <= 1 <= interval.high else "inconclusive"
+
+
+def _stricter(interval: Interval) -> float:
+    """The half width, on the log scale, of the interval of VERDICT around a ratio that has one of 95 %."""
+    half = max(math.log(interval.high / interval.value), math.log(interval.value / interval.low))
+    freedom = interval.freedom or interval.n - 1
+    return half * paired.student(freedom, VERDICT) / paired.student(freedom, 0.95)
 
 
 def quality_verdict(interval: Interval, margin: float, better: str) -> str:
@@ -315,20 +297,9 @@ def _ends(values: Array, n: int, level: float) -> tuple[float, float]:
 @lru_cache(maxsize=256)
 def _alpha(n: int, level: float) -> float:
     """The quantile to ask of the resamples for an interval of `level` from n values; see the module's docstring."""
-    return float(_ndtr(-math.sqrt(n / (n - 1)) * _t(n - 1, level)))
+    return float(_ndtr(-math.sqrt(n / (n - 1)) * paired.student(n - 1, level)))
 
 
 def _ndtr(x: float) -> float:
     """The normal distribution function."""
     return 0.5 * math.erfc(-x / math.sqrt(2))
-
-
-@lru_cache(maxsize=256)
-def _t(freedom: float, level: float) -> float:
-    """The quantile of Student's t that a two-sided interval of `level` asks for."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level} is not between 0 and 1")
-    # Imported here because it costs more than all the rest of the module, and a reader of verdicts does not need it.
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 1 - (1 - level) / 2))

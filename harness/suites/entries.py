@@ -45,7 +45,10 @@ class MethodEntry(Frozen):
             raise ValueError("give a method's name, or a mapping with name, label, checkpoint and parameters")
         name, parameters = parse_spec(given["name"])
         beside = {key: value for key, value in given.items() if key not in cls.model_fields}
-        for more in (given.get("parameters") or {}, beside):
+        inner = given.get("parameters") or {}
+        if not isinstance(inner, dict):
+            raise ValueError("parameters: is of the wrong type; a mapping of parameters to values")
+        for more in (inner, beside):
             if twice := sorted(set(parameters) & set(more)):
                 raise ValueError(f"{twice[0]} is given twice")
             parameters.update(more)

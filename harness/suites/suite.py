@@ -65,8 +65,9 @@ class Suite(Frozen):
         prompt_sets: different batches of prompts the repeats cycle over.
         expected_tokens: output length schedules plan for; None: the task's median reference length.
         memory: measure peak memory, every arm and batch size in a process of its own.
-        energy: measure energy per token where a counter can be read, every arm and batch size in a process of its own.
-        energy_window_s: seconds over which a counter is read, idle and generating each.
+        energy: measure energy per token where a counter can be read, every arm and batch size in a process of its own;
+            `--set energy=false` switches it off.
+        energy_window_s: seconds over which a counter is read, once while the machine is idle and in every cell while it generates.
         quality_margin: loss one accepts, in points of a task's first metric: `keeps quality` means that the loss is smaller
             with 95 % confidence.
         compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False

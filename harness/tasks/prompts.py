@@ -60,17 +60,31 @@ def speed_batch(
 ) -> Batch:
     """Prompts of the speed runs: `batch_size` examples drawn for `prompt_set`, the same in every process and arm.
 
-    With `prompt_tokens` every prompt has exactly that many tokens: the drawn prompts one after the other, cut to length.
+    With `prompt_tokens` every prompt has exactly that many tokens: the drawn prompts one after the other, cut to length. Each
+    row begins as the tokenizer begins a text, with a start token where it has one.
     """
     order = drawn(examples, prompt_set, seed)
     texts = [examples[order[i % len(order)]].prompt for i in range(batch_size)]
-    rows = tokenizer(texts).input_ids
+    rows = tokenizer(texts).input_ids if prompt_tokens is None else []
     if prompt_tokens is not None:
-        stream = [token for i in order for token in tokenizer(examples[i].prompt).input_ids]
-        while len(stream) < prompt_tokens * batch_size:
+        start = beginning(tokenizer)[:prompt_tokens]
+        inside = prompt_tokens - len(start)
+        stream = [t for i in order for t in tokenizer(examples[i].prompt, add_special_tokens=False).input_ids]
+        if inside and not stream:
+            raise BadInput(
+                "prompt_tokens: the first task's prompts are empty; put a task with prompts first, or leave tasks out"
+            )
+        while len(stream) < inside * batch_size:
             stream += stream
-        rows = [stream[b * prompt_tokens : (b + 1) * prompt_tokens] for b in range(batch_size)]
+        rows = [start + stream[b * inside : (b + 1) * inside] for b in range(batch_size)]
     return pad_left(rows, pad)
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """The tokens that the tokenizer puts before every text; none for most."""
+    whole, plain = (list(tokenizer("a", add_special_tokens=added).input_ids) for added in (True, False))
+    places = range(len(whole) - len(plain) + 1)
+    return whole[: next((at for at in places if whole[at : at + len(plain)] == plain), 0)]
 
 
 def fit(examples: Sequence[Example], tokenizer: Any, limit: int | None, task: str) -> tuple[list[Example], int]:

@@ -69,7 +69,7 @@ def profile(
         raise BadInput(f"windows: {source.windows} of {source.tokens} tokens; give 1 or more of 2 or more")
     if source.split == "test":
         raise BadInput("split: a profile from the test split would be selection on test data; give train or validation")
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     windows, scoring, said = _drawn(decoder, source, data)
     measured = DataProfile(decoder, windows, scoring, batch_size)
     found = method.profile(measured)
@@ -80,7 +80,11 @@ def profile(
         "asked": str(method),
         "checkpoint": decoder.name,
         "data": said,
-        "cost": {**measured.cost, "seconds": round(time.perf_counter() - began, 3)},
+        "cost": {
+            **measured.cost,
+            "seconds": round(time.perf_counter() - began, 3),
+            "cpu_seconds": round(time.process_time() - cpu, 3),
+        },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment.fingerprint(),
     }

@@ -24,7 +24,7 @@ from harness.measure.setup import load
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.load import load_model
-from harness.records import summary
+from harness.records import clock
 from harness.records.arms import Planned, Prepared
 from harness.records.fields import QualityFields
 from harness.records.limits import BASELINE
@@ -188,7 +188,7 @@ class Trials:
             cell = cells[arm["label"]]
             if cell["status"] != "ok":
                 raise BadInput(f"{arm['label']}: cannot be timed: {cell['error']}")
-            self.timed[place] = summary.speedup(cells[BASELINE], cell)
+            self.timed[place] = clock.speedup(cells[BASELINE], cell)
             self.cost["timed"] += 1
 
     def data(self) -> Json:

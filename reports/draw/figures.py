@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Canvas
 
-from reports.draw import batch_sizes, promises, spreads, trade_off
+from reports.draw import speed, spreads, trade_off
 from reports.draw.canvas import finish, settings
 from reports.draw.style import Sheet
 from reports.draw.svg import Drawing
@@ -34,15 +34,14 @@ def _one(data: Callable[[Facts], Figure | None]) -> Callable[[Facts], Iterable[F
 
 
 FIGURES: dict[type, Kind] = {
-    trade_off.TradeOff: Kind("trade-off", trade_off.trade_offs, trade_off.draw),
-    promises.Promises: Kind("speed-up", _one(promises.promises), promises.draw_promises),
-    promises.Breakdown: Kind("speed-up", promises.breakdowns, promises.draw_breakdown),
-    batch_sizes.ByBatch: Kind("batch", _one(batch_sizes.by_batch), batch_sizes.draw_by_batch),
-    batch_sizes.Rates: Kind("batch", _one(batch_sizes.rates), batch_sizes.draw_rates),
-    batch_sizes.Tax: Kind("batch", _one(batch_sizes.tax), batch_sizes.draw_tax),
+    trade_off.TradeOff: Kind("quality", trade_off.trade_offs, trade_off.draw),
+    speed.Promises: Kind("speed", _one(speed.promises), speed.draw_promises),
+    speed.Breakdown: Kind("speed", speed.breakdowns, speed.draw_breakdown),
+    speed.ByBatch: Kind("speed", _one(speed.by_batch), speed.draw_by_batch),
+    speed.Tax: Kind("speed", _one(speed.tax), speed.draw_tax),
     spreads.Heat: Kind("layers", _one(spreads.heat), spreads.draw_heat),
     spreads.Depths: Kind("layers", _one(spreads.depths), spreads.draw_depths),
-    spreads.StepTimes: Kind("latency", spreads.all_step_times, spreads.draw_step_times),
+    spreads.StepTimes: Kind("speed", spreads.all_step_times, spreads.draw_step_times),
 }
 
 

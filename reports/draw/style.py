@@ -59,7 +59,6 @@ _METHODS = {
 }
 _SPARE_COLOURS = ("green", "amber", "olive", "sky", "pink")
 _SPARE_MARKERS = ("<", ">", "h", "8", "P", "d")
-DASHES = ("", "5 1.6", "1.2 1.4", "6 1.4 1.2 1.4", "9 2.4", "3 1.2 1.2 1.2 1.2 1.2")
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ class Sheet:
     """What a figure is drawn for. Lengths are points.
 
     Attributes:
-        width: of a figure that uses all the room there is.
+        width: of a figure with many panels or rows.
         column: of a figure with one or two panels.
         per_row: panels beside each other on the full width.
-        size, small: type sizes of axis labels and of everything else.
+        size, small: type sizes of titles and of everything else.
         tall: factor on the height of panels.
         font: the families named in a drawing that stands alone.
     """
@@ -102,8 +101,8 @@ class Sheet:
 
 
 SERIF = "Libertinus Serif, Linux Libertine, Times, serif"
-PAGE = Sheet(640, 640, 4, 8.0, 7.2, 1.0, "system-ui, Helvetica, Arial, sans-serif")
-"""The HTML page, and a little smaller the PDF."""
-PAPER = Sheet(505, 241, 4, 7.4, 6.6, 0.8, SERIF)
-"""A two-column paper: simple figures in a column of 3.35 inches, the others across both."""
+PAGE = Sheet(560, 340, 3, 7.8, 7.0, 1.0, "system-ui, Helvetica, Arial, sans-serif")
+"""The HTML page and the PDF."""
+PAPER = Sheet(497, 241, 3, 7.4, 6.6, 0.85, SERIF)
+"""A two-column paper: simple figures in a column of 3.35 inches, those with many panels across both, 6.9 inches."""
 SHEETS = {"page": PAGE, "paper": PAPER}

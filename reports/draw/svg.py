@@ -65,9 +65,10 @@ def fit(text: str, size: float, room: float) -> str:
 
 def inline(drawing: Drawing, alt: str) -> str:
     """Return the drawing as an `<svg>` element; `alt` says in words what can be seen and is read out instead."""
-    natural = f"{drawing.width * 1.6:.0f}px"
-    # On a narrow screen it scrolls before it is too small to read.
-    style = f"max-width:{natural};min-width:min({natural},38rem)"
+    natural = f"{drawing.width * 1.8:.0f}px"
+    # On a narrow screen a wide one scrolls before it is too small to read.
+    least = f"min-width:min({natural},40rem)" if drawing.width > 400 else ""
+    style = f"max-width:{natural};{least}"
     body = _on_page(f"{_attributes(drawing)}>\n{drawing.body}")
     return f'<svg role="img" aria-label="{escape(alt)}" style="{style}" {body}\n</svg>'
 
@@ -97,8 +98,8 @@ def sign(swatch: Swatch) -> str:
 
 def signs(swatches: Iterable[Swatch]) -> str:
     """Return an element that is not seen and holds the shapes of these signs once."""
-    each = sorted(set(swatches), key=_name)
-    shapes = "".join(f'<g id="{_name(swatch)}">{_on_page(_shape(swatch))}</g>' for swatch in each)
+    each = {_name(swatch): _on_page(_shape(swatch)) for swatch in swatches}
+    shapes = "".join(f'<g id="{name}">{shape}</g>' for name, shape in sorted(each.items()))
     return f'<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>{shapes}</defs></svg>'
 
 

@@ -1,4 +1,4 @@
-"""Quality against speed: every arm as a point with its name beside it."""
+"""Quality against speed: one curve for each method through its settings, named once; the settings stand small at the points."""
 
 from __future__ import annotations
 
@@ -6,54 +6,64 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
-from reports.draw.arms import PLOT_LABEL, ends, plot_name
-from reports.draw.canvas import blank, line, name_axes, panel, scale, segments, signs, size_of, title
-from reports.draw.place import LEADER, Box, place
+from reports.draw.canvas import blank, lay_out, line, method_id, ratio_axis, shapes, signs, spans
 from reports.draw.style import Sheet, colour, look
 from reports.draw.svg import text_width
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import curves
+from reports.facts.facts import Facts
+from reports.facts.judge import informative
 from reports.text import counted, fixed, label, listed, span
+from reports.view.answer import few, timed
 from reports.view.cells import swatch
 from reports.view.parts import Figure, Swatch
-from reports.view.settings import quality_setting, speed_setting
 
-CROWD = 8
-"""More arms than this do not fit a column of a paper."""
+USEFUL = 0.25
+"""Who loses more than this share of the full model's score is of no use: such points stand at the lower edge, as arrows."""
 
 
 @dataclass(frozen=True)
 class Point:
     """One arm in the quality-speed plane."""
 
-    name: str
-    swatch: Swatch
+    label: str
+    setting: str
     speed: Interval
     quality: Interval
-    front: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method through its settings."""
+
+    name: str
+    swatch: Swatch
+    control: bool
+    points: tuple[Point, ...]
 
 
 @dataclass(frozen=True)
 class TradeOff:
-    """Quality against realised speed-up at one batch size."""
+    """Quality against realised speed-up at one batch size; `quality` is the full model's, and the points are not turned over."""
 
     batch: int
-    quality_axis: str
+    axis: str
     higher_is_better: bool
-    points: tuple[Point, ...]
-    full_quality: float
+    lines: tuple[Line, ...]
+    quality: float
     margin: float
 
 
 def trade_offs(facts: Facts) -> Iterator[Figure]:
-    """Every task at the smallest timed batch size, then at the largest."""
-    for batch in ends(facts):
-        for task in facts.tasks:
+    """Every task that can show a loss, at the batch sizes the answer speaks of."""
+    for task in informative(facts) or facts.tasks:
+        for batch in few(timed(facts)):
             if figure := trade_off(facts, task, batch):
                 yield figure
 
@@ -64,38 +74,38 @@ def trade_off(facts: Facts, task: str, batch: int) -> Figure | None:
     base = facts.quality.get((full.label, task, metric.name)) if full else None
     if full is None or base is None or not base.value.known or (full.label, batch) not in facts.speed:
         return None
-    found: list[tuple[Arm, Interval, Interval]] = []
-    for arm in facts.arms:
-        speed = Interval(1.0, 1.0, 1.0, 0) if arm is full else facts.ratio(arm, batch)
-        quality = facts.quality.get((arm.label, task, metric.name))
-        if speed and quality and quality.value.known:
-            found.append((arm, speed, quality.value))
-    if len(found) < 2:
+    lines = []
+    for curve in curves(facts.others):
+        points = []
+        for arm, setting in zip(curve.arms, curve.settings, strict=True):
+            speed, quality = facts.ratio(arm, batch), facts.quality.get((arm.label, task, metric.name))
+            if speed and quality and quality.value.known:
+                points.append(Point(arm.short, setting, speed, quality.value))
+        if points:
+            first = curve.arms[0]
+            lines.append(Line(curve.name, swatch(first), first.control, tuple(points)))
+    if not lines:
         return None
-    up = metric.better != "lower"
-    places = [(s.value, q.value if up else -q.value) for _, s, q in found]
-    front = [not any(o != p and o[0] >= p[0] and o[1] >= p[1] for o in places) for p in places]
-    points = tuple(Point(plot_name(a), swatch(a), s, q, f) for (a, s, q), f in zip(found, front, strict=True))
-    unit = f" ({metric.unit})" if metric.unit and metric.unit.lower() != metric.title.lower() else ""
-    best = [p for p in points if p.front]
+    unit = f", {metric.unit}" if metric.unit and metric.unit.lower() != metric.title.lower() else ""
+    told = [
+        f"{p.label} ({fixed(p.speed.value)} times, {fixed(p.quality.value, 1)})" for one in lines for p in one.points
+    ]
     alt = (
-        f"Scatter plot of {metric.title} on {label(task)} against realised speed-up at batch size {batch} "
-        f"for {counted(len(points), 'arm')}. "
-        "On the Pareto front: "
-        f"{listed([f'{p.name} ({fixed(p.speed.value)} times, {fixed(p.quality.value, 1)})' for p in best], 20)}."
+        f"{metric.title} on {label(task)} against decode speed at batch size {batch}, {counted(len(told), 'arm')}; the full "
+        f"model scores {fixed(base.value.value, 1)}. {listed(told, 40)}."
     )
+    better = "Up and right is better" if metric.better != "lower" else "Up and right is better: the axis is turned over"
     caption = (
-        f"Upper right is better{'' if up else ' turned over: lower values are better'}. Bars are 95% "
-        "intervals on both axes; the line is the "
-        f"Pareto front; the band is the margin of {fixed(facts.margin, 1)} around the full model; "
-        "hollow signs are schedules on weights "
-        f"not trained for them. {speed_setting(facts)} {quality_setting(facts, task)}"
+        f"{better}. Curve: one method at several settings. Bars: 95% intervals. Band: the margin of "
+        f"{metric.margin(facts.margin, base.value.value):.3g}. Grey: controls. Hollow: weights not trained for it. At the lower "
+        "edge: worse than shown."
     )
     plot = TradeOff(
-        batch, f"{metric.title} on {label(task, PLOT_LABEL)}{unit}", up, points, base.value.value, facts.margin
-    )
-    ident = f"fig-trade-{task_id(task)}-{batch}"
-    return Figure(ident, f"{metric.title} on {label(task)} against speed, batch size {batch}", caption, alt, plot)
+        batch, f"{metric.title} on {label(task)}{unit}", metric.better != "lower", tuple(lines), base.value.value,
+        metric.margin(facts.margin, base.value.value),
+    )  # fmt: skip
+    title = f"{metric.title} on {label(task)} against speed, batch size {batch}"
+    return Figure(f"fig-trade-{task_id(task)}-{batch}", title, caption, alt, plot)
 
 
 def task_id(task: str) -> str:
@@ -104,86 +114,135 @@ def task_id(task: str) -> str:
 
 
 def draw(plot: TradeOff, sheet: Sheet) -> Canvas:
-    """All arms; beside them a close-up of those near full where the others would squeeze them together."""
-    near = 4 * plot.margin
-    close = [p for p in plot.points if abs(p.quality.value - plot.full_quality) <= near]
-    reach = max(abs(p.quality.value - plot.full_quality) for p in plot.points)
-    width = sheet.column if len(plot.points) <= CROWD else sheet.width
-    tall = sheet.tall**2 * (240 if len(plot.points) <= 12 else 310)
-    figure = blank(width, tall + 22 + 36)
-    if reach > 3 * near and len(close) >= 3 and width > 300:
-        share = 0.42 * width
-        whole, detail = panel(figure, 42, 22, share - 42, tall), panel(figure, share + 30, 22, width - share - 38, tall)
-        _scatter(whole, plot, plot.points, [p for p in plot.points if p not in close], sheet)
-        title(whole, sheet, "All arms")
-        _scatter(detail, plot, close, close, sheet)
-        title(detail, sheet, f"Close-up: arms within {fixed(near, 0)} points of the full model")
-        (x0, x1), (y0, y1) = detail.get_xlim(), detail.get_ylim()
-        line(whole, [(x0, y0), (x0, y1), (x1, y1), (x1, y0), (x0, y0)], "muted", 0.7, "2 2", clip=True)
-    else:
-        _scatter(panel(figure, 42, 10, width - 50, tall + 12), plot, plot.points, plot.points, sheet)
-    words = f"Realised speed-up of decoding, batch size {plot.batch} (× full model)"
-    name_axes(figure, words, plot.quality_axis, sheet)
+    """Curves over the useful range of quality; what lies below it stands at the edge."""
+    figure = blank(sheet.column, 176 * sheet.tall + 26)
+    on = figure.subplots()
+    every = [p for one in plot.lines for p in one.points]
+    low, high = _useful(plot, every)
+    ratio_axis(on.xaxis, [1.0, *(p.speed.value for p in every)])
+    on.set_ylim((low, high) if plot.higher_is_better else (high, low))
+    on.axhspan(plot.quality - plot.margin, plot.quality + plot.margin, color=colour("band"), lw=0, zorder=0.2)
+    on.axvline(1.0, color=colour("muted"), lw=0.8)
+    on.set(xlabel=f"Decode speed, batch size {plot.batch} (× full model)", ylabel=plot.axis)
+    full = Swatch(BASELINE)
+    for one in sorted(plot.lines, key=lambda one: not one.control):
+        shade = "grey" if one.control else look(one.swatch.method).colour
+        inside = [p for p in one.points if low <= p.quality.value <= high]
+        crosses = [((p.speed.low, p.quality.value), (p.speed.high, p.quality.value)) for p in inside]
+        crosses += [((p.speed.value, p.quality.low), (p.speed.value, p.quality.high)) for p in inside]
+        spans(on, crosses, shade, 0.8, 0.4)
+        every_point = [(p.speed.value, min(max(p.quality.value, low), high)) for p in one.points]
+        if one.swatch.method != full.method:
+            line(on, every_point, one.swatch, shade, lw=1.3)
+        tips = [
+            f"{p.label}: {fixed(p.speed.value)} times ({span(p.speed.low, p.speed.high)}), {plot.axis} "
+            f"{fixed(p.quality.value, 1)} ({span(p.quality.low, p.quality.high, 1)})"
+            for p in one.points
+        ]
+        kept = [i for i, p in enumerate(one.points) if p in inside]
+        at, said = [every_point[i] for i in kept], [tips[i] for i in kept]
+        if one.swatch.method == full.method:  # on other weights: nothing is skipped, so it has no curve and no name
+            shapes(on, at, look(full.method).marker, shade, "paper", said, 4, swatch=full)
+        else:
+            signs(on, at, one.swatch, said, 5.5)
+        for i in set(range(len(one.points))) - set(kept):
+            up = (one.points[i].quality.value > high) == plot.higher_is_better
+            shapes(on, [every_point[i]], "^" if up else "v", shade, shade, [tips[i]], 5, 0, one.swatch)
+    signs(on, [(1.0, plot.quality)], full, [f"Full model: {plot.axis} {fixed(plot.quality, 1)}"], 6.5)
+    _write(figure, on, plot, low, high, sheet)
     return figure
 
 
-def _scatter(on: Axes, plot: TradeOff, shown: Sequence[Point], named: Sequence[Point], sheet: Sheet) -> None:
-    xs = [v for p in shown for v in (p.speed.low, p.speed.high)] + [1.0]
-    ys = [v for p in shown for v in (p.quality.low, p.quality.high)]
-    pad_x, pad_y = 0.09 * (max(xs) - min(xs) or 1), 0.09 * (max(ys) - min(ys) or 1)
-    left, right, low, high = min(xs) - pad_x, max(xs) + 1.6 * pad_x, min(ys) - pad_y, max(ys) + pad_y
-    scale(on.xaxis, left, right, 8)
-    scale(on.yaxis, *((low, high) if plot.higher_is_better else (high, low)), 8)
-    on.grid(axis="x")
-    on.axhspan(plot.full_quality - plot.margin, plot.full_quality + plot.margin, color=colour("band"), lw=0, zorder=0.2)
-    on.axhline(plot.full_quality, color=colour("faint"), lw=0.8)
-    on.axvline(1.0, color=colour("faint"), lw=0.8)
-    front = sorted((p for p in plot.points if p.front), key=lambda p: p.speed.value)
-    line(on, [(p.speed.value, p.quality.value) for p in front], "muted", 0.9, "4 2", clip=True)
-    alike: dict[Swatch, list[Point]] = {}
-    for p in shown:
-        alike.setdefault(p.swatch, []).append(p)
-    for sign, group in alike.items():
-        crosses = []
-        for p in group:
-            crosses.append([(p.speed.low, p.quality.value), (p.speed.high, p.quality.value)])
-            crosses.append([(p.speed.value, p.quality.low), (p.speed.value, p.quality.high)])
-        segments(on, crosses, look(sign.method).colour, 1.0, 0.65)
-        tips = [
-            f"{p.name}: {fixed(p.speed.value)} times ({span(p.speed.low, p.speed.high)}), {plot.quality_axis} "
-            f"{fixed(p.quality.value, 1)} ({span(p.quality.low, p.quality.high, 1)})"
-            for p in group
-        ]
-        signs(on, [(p.speed.value, p.quality.value) for p in group], sign, tips, 7)
-    _name(on, named, shown, sheet)
+def _useful(plot: TradeOff, every: Sequence[Point]) -> tuple[float, float]:
+    """The range of quality that is shown: from the worst point that is of use to the best, the full model in it."""
+    limit = USEFUL * abs(plot.quality)
+    near = [p.quality.value for p in every if abs(p.quality.value - plot.quality) <= limit]
+    if not near:
+        near = [min((p.quality.value for p in every), key=lambda v: abs(v - plot.quality))]
+    low, high = min([*near, plot.quality - plot.margin]), max([*near, plot.quality + plot.margin])
+    pad = 0.12 * (high - low or 1.0)
+    return low - pad, high + pad
 
 
-def _name(on: Axes, named: Sequence[Point], shown: Sequence[Point], sheet: Sheet) -> None:
-    """Write the arms' names beside their points so that nothing overlaps."""
-    low, mid, high = (
-        on.transData.transform([(getattr(p.speed, end), getattr(p.quality, end)) for p in shown])
-        for end in ("low", "value", "high")
-    )
-    obstacles = []
-    for (x0, y0), (x, y), (x1, y1) in zip(low, mid, high, strict=True):
-        y0, y1 = min(y0, y1), max(y0, y1)
-        obstacles += [Box(x0, y - 1, x1, y + 1), Box(x - 1, y0, x + 1, y1), Box(x - 5, y - 5, x + 5, y + 5)]
-    at = {id(p): (float(x), float(y)) for p, (x, y) in zip(shown, mid, strict=True)}
-    front = [at[id(p)] for p in sorted((p for p in shown if p.front), key=lambda p: p.speed.value)]
-    for (x0, y0), (x1, y1) in itertools.pairwise(front):  # the line, as a chain of small boxes
-        steps = max(int(math.dist((x0, y0), (x1, y1)) / 4), 1)
-        for x, y in zip(np.linspace(x0, x1, steps + 1), np.linspace(y0, y1, steps + 1), strict=True):
-            obstacles.append(Box(x - 2, y - 2, x + 2, y + 2))
-    wide, tall = size_of(on.figure)
-    area = on.get_position()
-    bounds = Box(area.x0 * wide + 2, area.y0 * tall + 2, area.x1 * wide, area.y1 * tall - 2)
-    sizes = [(text_width(p.name, sheet.small), sheet.small * 1.15) for p in named]
-    for p, placed in zip(named, place([at[id(p)] for p in named], sizes, obstacles, bounds), strict=True):
-        box, (x, y) = placed.box, at[id(p)]
-        on.figure.text(box.x0 / wide, (box.y0 + box.y1) / 2 / tall, p.name, va="center_baseline")
-        if placed.distance > LEADER:
-            end = (min(max(x, box.x0), box.x1), min(max(y, box.y0 + 1), box.y1 - 1))
-            on.annotate("", (x, y), end, xycoords="figure points", textcoords="figure points", arrowprops=_LEADER)
+_AROUND = [
+    (d * math.cos(math.radians(a)), d * math.sin(math.radians(a)))
+    for d in (8, 13, 19, 27, 36, 46, 58)
+    for a in (0, 35, -35, 90, -90, 150, -150, 180)
+]
+_Box = tuple[float, float, float, float]
 
 
-_LEADER = {"arrowstyle": "-", "color": colour("muted"), "lw": 0.5, "shrinkA": 0, "shrinkB": 0}
+class _Writer:
+    """Puts words where there is room on Axes that are laid out; lengths are points."""
+
+    def __init__(self, on: Axes) -> None:
+        self.on, self.taken, self.words = on, list[_Box](), list[_Box]()
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where data values lie."""
+        found = self.on.transData.transform((x, y))
+        return float(found[0]), float(found[1])
+
+    def keep(self, x: float, y: float, reach: float) -> None:
+        """Write nothing over this place."""
+        self.taken.append((x - reach, y - reach, x + reach, y + reach))
+
+    def write(
+        self, words: str, spots: Sequence[tuple[float, float]], shade: str, owner: Swatch, must: bool, **how: Any
+    ) -> None:
+        """Write words beside one of the spots; where all places are taken, at the best one or not at all."""
+        size = how["size"]
+        wide, area = text_width(words, size) * (1.12 if "weight" in how else 1) + 2, self.on.bbox
+        best, least = None, math.inf
+        for (dx, dy), (x, y) in itertools.product(_AROUND, spots):
+            x0 = x + dx - (wide if dx < -4 else wide / 2 if dx < 4 else 0)
+            box = (x0, y + dy - size / 2, x0 + wide, y + dy + size / 2)
+            out = box[0] < area.x0 + 1 or box[2] > area.x1 + 6 or box[1] < area.y0 or box[3] > area.y1 + 6
+            hit, over = (
+                sum(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in some)
+                for some in (self.taken, self.words)
+            )
+            if (cost := hit + 10 * over + 50 * out + math.hypot(dx, dy) / 100) < least:
+                best, least = box, cost
+        if best is not None and (must or least < 1):
+            self.words.append(best)
+            made = self.on.annotate(
+                words, (best[0], (best[1] + best[3]) / 2), xycoords="figure pixels", va="center_baseline",
+                color=colour(shade), annotation_clip=False, **how,
+            )  # fmt: skip
+            made.set_in_layout(False)
+            made.set_gid(method_id(owner))
+
+
+def _write(figure: Canvas, on: Axes, plot: TradeOff, low: float, high: float, sheet: Sheet) -> None:
+    """Name every curve once, in its colour, where there is room beside one of its points; then the settings that have room."""
+    lay_out(figure)
+    writer = _Writer(on)
+    full = writer.place(1.0, plot.quality)
+    writer.keep(*full, 4)
+    places = {}
+    for one in plot.lines:
+        found = [writer.place(p.speed.value, min(max(p.quality.value, low), high)) for p in one.points]
+        places[one] = found
+        for at in found:
+            writer.keep(*at, 3)
+        for (x0, y0), (x1, y1) in itertools.pairwise(found):
+            steps = max(2, int(math.dist((x0, y0), (x1, y1)) / 5))
+            for s in range(1, steps):
+                writer.keep(x0 + (x1 - x0) * s / steps, y0 + (y1 - y0) * s / steps, 1)
+    writer.write("full model", [full], "ink", Swatch(BASELINE), True, size=sheet.small)
+    for one in sorted(plot.lines, key=lambda one: (one.control, -len(one.points))):
+        if one.swatch.method == BASELINE:
+            continue
+        shown, ends = [low <= p.quality.value <= high for p in one.points], places[one]
+        words = one.name
+        if not any(shown):
+            values = sorted(p.quality.value for p in one.points)
+            words += f": {' to '.join(dict.fromkeys(fixed(v, 1) for v in (values[0], values[-1])))}"
+        spots = [ends[-1], ends[0], ends[len(ends) // 2]]
+        shade = "grey" if one.control else look(one.swatch.method).colour
+        writer.write(words, spots, shade, one.swatch, True, size=sheet.small, weight="bold")
+    for one in plot.lines:
+        for p, at in zip(one.points, places[one], strict=True):
+            if p.setting and low <= p.quality.value <= high:
+                writer.write(p.setting, [at], "muted", one.swatch, False, size=0.86 * sheet.small)

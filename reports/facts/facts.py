@@ -5,7 +5,6 @@ Everything here is numbers and plain words; how it looks is decided elsewhere.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,39 +15,27 @@ import numpy as np
 from harness.records.cells import Cell, EnergyCell, MemoryCell, QualityCell, SpeedCell, place
 from harness.records.differences import differences, said
 from harness.records.fields import Example, Timed
-from harness.records.measures import statistics_of
+from harness.records.limits import BASELINE
 from harness.records.run import Run
 from harness.records.summary import QUALITY_MARGIN, quality_margin
-from harness.stats import intervals
 from harness.stats.intervals import Interval
-from reports.facts.metrics import MetricInfo, metric_info
+from reports.facts import scores
+from reports.facts.arms import Arm, arms_of
+from reports.facts.metrics import MetricInfo
+from reports.facts.scores import Quality
 from reports.text import label, real
 
+USABLE, WIDE, UNUSABLE = "usable", "wide", "unusable"
 
-@dataclass(frozen=True)
-class Arm:
-    """One arm of the run as its records describe it."""
 
-    label: str
-    method: str
-    family: str
-    spec: str
-    checkpoint: str
-    trained: str
-    exact: bool
-    target: float | None
-    baseline: bool
-    order: int
-
-    @property
-    def short(self) -> str:
-        """The label in at most 60 printable characters."""
-        return label(self.label)
-
-    @property
-    def untrained(self) -> bool:
-        """Whether the method runs on weights that were not trained for it, though it asks for that."""
-        return self.trained in ("schedule only", "untrained")
+def judged(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The one judgement of a timed cell as its summary row has it, and the reason in words where it is not usable."""
+    said = str(row.get("usable") or "")
+    if said in (USABLE, WIDE, UNUSABLE):
+        return said, str(row.get("reason") or "")
+    if row.get("verdict") == UNUSABLE:
+        return UNUSABLE, str(row.get("notes") or "")
+    return (WIDE, "") if row.get("noisy") == "yes" else (USABLE, "")
 
 
 @dataclass(frozen=True)
@@ -59,6 +46,17 @@ class Speed:
     row: Mapping[str, Any]
     interval: Interval | None
     verdict: str
+
+    @cached_property
+    def state(self) -> tuple[str, str]:
+        """Usable, wide or unusable, and why."""
+        return judged(self.row)
+
+    @property
+    def unusable(self) -> str:
+        """Why no ratio may be given; empty where one may."""
+        state, why = self.state
+        return (why or "unusable") if state == UNUSABLE else ""
 
     def number(self, key: str) -> float | None:
         """A number of the summary row; None where it could not be measured."""
@@ -98,15 +96,6 @@ def _numbers(lists: Iterable[Any]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """One arm on one task under one metric."""
-
-    value: Interval
-    difference: Interval | None
-    verdict: str
-
-
-@dataclass(frozen=True)
 class Facts:
     """All facts of one run.
 
@@ -117,7 +106,8 @@ class Facts:
         quality: by (arm label, task, metric).
         examples: by (arm label, task): the scored examples by id.
         refused: sentences naming the cells left out because their conditions differ, and how.
-        told: sentences that many captions share, written once; see reports.view.settings.
+        told: sentences that many parts share, written once; see reports.view.settings.
+        kept: what is worked out once and asked for often; see reports.facts.judge.
     """
 
     data: Run
@@ -134,6 +124,7 @@ class Facts:
     margin: float = QUALITY_MARGIN
     failed: tuple[Cell, ...] = field(default=())
     told: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> dict[tuple[str, Any], Mapping[str, Any]]:
@@ -144,6 +135,22 @@ class Facts:
     def baseline(self) -> Arm | None:
         """The full model, if the run has one."""
         return next((arm for arm in self.arms if arm.baseline), None)
+
+    @cached_property
+    def beside(self) -> dict[Arm, Arm]:
+        """The exact arms whose scores are set against another full model than the baseline: the one on their own weights."""
+        found = {arm: scores.against(self.arms, arm) for arm in self.arms if arm.exact and arm.method != BASELINE}
+        return {arm: other for arm, other in found.items() if other and not other.baseline}
+
+    @cached_property
+    def same(self) -> dict[str, int]:
+        """Exact arms by label -> rows, scored and timed, that gave the full model's tokens, where none did not."""
+        found = {}
+        for arm in self.arms:
+            cells = [timed.cell for (label_, _), timed in self.speed.items() if label_ == arm.label]
+            if rows := scores.same_rows(self.arms, arm, self.examples, cells):
+                found[arm.label] = rows
+        return found
 
     @property
     def others(self) -> tuple[Arm, ...]:
@@ -175,12 +182,12 @@ class Facts:
     def ratio(self, arm: Arm, batch: int | None) -> Interval | None:
         """The realised speed-up of an arm, if it was measured and has an interval."""
         timed = self.speed.get((arm.label, batch)) if batch is not None else None
-        return timed.interval if timed and timed.interval and timed.interval.known else None
+        return timed.interval if timed and timed.interval and timed.interval.known and not timed.unusable else None
 
 
 def gather(data: Run) -> Facts:
     """Return the facts of one run; whatever is missing or failed is left out, never guessed."""
-    arms = _arms(data)
+    arms = arms_of(data)
     ok, refused = _comparable([cell for cell in data.cells if cell["status"] == "ok"], arms)
     rows = {(str(row.get("label")), row.get("batch_size")): row for row in data.summary}
     speed: dict[tuple[str, int], Speed] = {}
@@ -200,7 +207,7 @@ def gather(data: Run) -> Facts:
             else:
                 energy[key] = cell
     examples = {key: {e["id"]: e for e in cell["examples"]} for key, cell in scored.items()}
-    tasks = _tasks(data, scored)
+    tasks = scores.tasks_of(data, scored)
     batches = {c.get("batch_size") for c in data.cells if c["kind"] in ("speed", "memory")}
     return Facts(
         data=data,
@@ -210,9 +217,7 @@ def gather(data: Run) -> Facts:
         speed=speed,
         memory=memory,
         energy=energy,
-        quality=_quality(
-            arms, tasks, examples, {str(row.get("label")): row for row in data.summary}, quality_margin(data.record)
-        ),
+        quality=scores.quality(arms, tasks, examples, {str(row.get("label")): row for row in data.summary}),
         examples=examples,
         scored=scored,
         refused=refused,
@@ -223,24 +228,6 @@ def gather(data: Run) -> Facts:
 
 def _label(cell: Cell) -> str:
     return str(cell["arm"]["label"])
-
-
-def _arms(data: Run) -> tuple[Arm, ...]:
-    return tuple(
-        Arm(
-            label=str(r.get("label")),
-            method=str(r.get("method", "")),
-            family=str(r.get("family", "")),
-            spec=str(r.get("spec", "")),
-            checkpoint=str(r.get("checkpoint", "")),
-            trained=str(r.get("trained") or ""),
-            exact=bool(r.get("exact")),
-            target=real((r.get("params") or {}).get("speedup")),
-            baseline=r is data.full,
-            order=i,
-        )
-        for i, r in enumerate(data.arms)
-    )
 
 
 def _comparable(cells: list[Cell], arms: tuple[Arm, ...]) -> tuple[list[Cell], tuple[str, ...]]:
@@ -268,65 +255,7 @@ def _comparable(cells: list[Cell], arms: tuple[Arm, ...]) -> tuple[list[Cell], t
 
 
 def _speed(cell: SpeedCell, row: Mapping[str, Any], arms: tuple[Arm, ...]) -> Speed:
-    interval = _interval(row, "speedup", int(real(row.get("paired_repeats")) or 0))
+    interval = scores.interval_of(row, "speedup", int(real(row.get("paired_repeats")) or 0))
     if interval is None or any(arm.baseline and arm.label == _label(cell) for arm in arms):
         return Speed(cell, row, None, "")
     return Speed(cell, row, interval, str(row.get("verdict") or ""))
-
-
-def _tasks(data: Run, scored: Mapping[tuple[str, str], QualityCell]) -> dict[str, tuple[MetricInfo, ...]]:
-    order = [str(t.get("name") if isinstance(t, dict) else t) for t in data.suite.get("tasks") or []]
-    present = {task for _, task in scored}
-    names = [t for t in order if t in present] + sorted(present.difference(order))
-    found = {}
-    for task in names:
-        metrics = [metric_info(m) for m in _metric_names(c for (_, t), c in scored.items() if t == task)]
-        if known := tuple(m for m in metrics if m is not None):  # a task without a metric has nothing to be judged by
-            found[task] = known
-    return found
-
-
-def _metric_names(cells: Iterable[QualityCell]) -> list[str]:
-    names: dict[str, None] = {}
-    for cell in cells:
-        names.update(dict.fromkeys(str(k) for k in (cell["examples"][0].get("stats") or {})))
-    return [n for n in names if n != "agreement"] + [n for n in names if n == "agreement"]
-
-
-def statistics(examples: Mapping[str, Example], ids: Iterable[str], metric: str) -> np.ndarray | None:
-    """Return the sufficient statistics [n, K] of the examples with the given ids, or None where one lacks them."""
-    rows = statistics_of(examples, ids, metric)
-    if rows is None:
-        return None
-    array = np.asarray(rows, dtype=float)
-    return array if np.isfinite(array).all() else None
-
-
-def _quality(
-    arms: tuple[Arm, ...],
-    tasks: Mapping[str, tuple[MetricInfo, ...]],
-    examples: Mapping[tuple[str, str], Mapping[str, Example]],
-    rows: Mapping[str, Mapping[str, Any]],
-    margin: float,
-) -> dict[tuple[str, str, str], Quality]:
-    """What summary.csv says about the arms whose examples are shown."""
-    found = {}
-    for arm in arms:
-        for task, metrics in tasks.items():
-            row, n = rows.get(arm.label, {}), len(examples.get((arm.label, task), ()))
-            for metric in metrics if n else ():
-                value = _interval(row, f"{task}/{metric.name}", n)
-                if value is None:
-                    continue
-                gap = None if arm.baseline else _interval(row, f"{task}/{metric.name}_diff", n)
-                verdict = intervals.quality_verdict(gap, margin, metric.better) if gap else ""
-                found[arm.label, task, metric.name] = Quality(value, gap, verdict)
-    return found
-
-
-def _interval(row: Mapping[str, Any], key: str, n: int) -> Interval | None:
-    """An interval of a summary row; its ends are NaN where the sample supports none, None where there is no value."""
-    value, low, high = (real(row.get(key + end)) for end in ("", "_low", "_high"))
-    if value is None:
-        return None
-    return Interval(value, math.nan if low is None else low, math.nan if high is None else high, n)

@@ -21,6 +21,15 @@ class MetricInfo:
     better: str
     combine: Callable[[np.ndarray], np.ndarray]
 
+    @property
+    def points(self) -> bool:
+        """Whether it counts in points of a hundred, as the margin does."""
+        return self.unit in ("points", "%")
+
+    def margin(self, margin: float, full: float) -> float:
+        """Return the loss one accepts in the metric's own unit: points where it counts in points, else percent of full's value."""
+        return margin if self.points else abs(full) * margin / 100
+
 
 def metric_title(name: str) -> str:
     """How a metric is called in words."""

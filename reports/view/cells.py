@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from harness.stats import intervals
-from reports.facts.facts import Arm
-from reports.text import MISSING, decimals_for, fixed, real, signed, span
-from reports.view.answer import KEEPS, LOSES
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts, Speed
+from reports.facts.judge import BETTER, KEEPS, LOSES, SMALL, Judged
+from reports.text import MISSING, counted, decimals_for, fixed, label, real, signed, span
 from reports.view.parts import Cell, Swatch
 
-TONES = {"faster": "good", KEEPS: "good", "slower": "bad", LOSES: "bad"}
+TONES = {"faster": "good", BETTER: "good", KEEPS: "good", SMALL: "good", "slower": "bad", LOSES: "bad"}
 EMPTY = Cell(MISSING)
 
 
 def swatch(arm: Arm) -> Swatch:
     """The sign of an arm."""
-    return Swatch(arm.method, arm.untrained)
+    return Swatch(arm.method, arm.untrained, "control" if arm.control and not arm.baseline else arm.family)
 
 
 def name_cell(arm: Arm, detail: str = "") -> Cell:
@@ -42,6 +43,17 @@ def interval_cell(interval: intervals.Interval | None, decimals: int, *, plus: b
     return Cell(text, span(low, high, decimals, plus=plus), float(interval.value), tone, ends=ends)
 
 
+def ratio_cell(arm: Arm, timed: Speed | None) -> Cell:
+    """The realised speed-up of an arm at one batch size; what an unusable cell is unusable for, in place of a number."""
+    if timed is None:
+        return EMPTY
+    if timed.unusable:
+        return Cell("unusable", label(timed.unusable, 120), "~", "open")
+    if arm.baseline:
+        return Cell("1", "baseline", 1.0)
+    return EMPTY if timed.interval is None else interval_cell(timed.interval, 2, tone=tone_of(timed.verdict))
+
+
 def word_cell(text: str, tone: str = "", detail: str = "") -> Cell:
     """A cell of words."""
     return Cell(text or MISSING, detail, sort=text or None, tone=tone)
@@ -50,3 +62,26 @@ def word_cell(text: str, tone: str = "", detail: str = "") -> Cell:
 def tone_of(verdict: str) -> str:
     """The tone a verdict is shown in; `open` for one that decides nothing."""
     return TONES.get(verdict, "open" if verdict else "")
+
+
+def state_cell(found: Judged | None, several: bool) -> Cell:
+    """One of the five words, with the metric it is about (and its task where there are several) and what would settle it."""
+    if found is None:
+        return Cell("not measured", sort="~")
+    where = f"{found.metric.title} on {label(found.task)}" if several else found.metric.title
+    enough = f"; about {counted(found.needed, 'example')} would settle it" if found.needed else ""
+    return Cell(found.state, f"{where}{enough}", found.state, tone_of(found.state))
+
+
+def lost(facts: Facts, found: Judged) -> str:
+    """What an arm's score is on a metric and what the full model's is, as `slot error rate 0.4 instead of 0.0 %`."""
+    gain, how = found.gain[0], found.metric
+    full = facts.quality.get((facts.baseline.label, found.task, how.name)) if facts.baseline else None
+    base = full.value.value if full else 0.0
+    mine = base + (gain if how.better != "lower" else -gain)
+    return f"{inside(how.title)} {fixed(mine, 1)} instead of {fixed(base, 1)}{' %' if how.unit == '%' else ''}"
+
+
+def inside(title: str) -> str:
+    """A title as it stands inside a sentence; what is written in capitals keeps them."""
+    return title if title[1:2].isupper() or title[1:2] == "-" else title[:1].lower() + title[1:]

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 
-from reports.facts.facts import Arm, Facts
-from reports.text import MISSING, fixed, label, listed
-from reports.view.answer import LOSSES, best
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
+from reports.facts.judge import informative
+from reports.text import MISSING, fixed, listed
+from reports.view.answer import LOSSES, best, few
+from reports.view.answer import timed as timed_sizes
 from reports.view.cells import interval_cell, name_cell, swatch, tone_of, word_cell
 from reports.view.parts import Cell, Column, Table, table
-from reports.view.settings import quality_setting, speed_setting
 
 
 def choice_table(facts: Facts) -> Table | None:
     """For each accepted loss the fastest arm shown to lose no more; None without quality, speed or a full model."""
-    if facts.baseline is None or not facts.tasks or facts.headline_batch is None or not facts.others:
+    if facts.baseline is None or not informative(facts) or facts.headline_batch is None or not facts.others:
         return None
-    timed = [b for b in facts.batch_sizes if any((a.label, b) in facts.speed for a in facts.arms)]
-    batches = list(dict.fromkeys((timed[0], timed[-1])))
+    batches = few(timed_sizes(facts))
     losses = sorted({*LOSSES, facts.margin})
     columns = [(Column("Loss accepted", "points", numeric=True), [Cell(f"{v:g}", sort=v) for v in losses])]
     shown = False
@@ -39,11 +40,10 @@ def choice_table(facts: Facts) -> Table | None:
         ]
     if not shown:
         return None
-    metrics = listed(dict.fromkeys(f"{m[0].title} on {label(t)}" for t, m in facts.tasks.items()), 5)
     note = (
-        f"The fastest arm whose 95% interval of the difference from full stays within the accepted loss of {metrics}, and "
+        "The fastest arm whose 95% interval of the difference from full stays within the accepted loss on every metric, and "
         "whose speed-up is shown; the full model where none is. Points are those of the metric. "
-        f"{speed_setting(facts)} {quality_setting(facts)}"
+        "Metrics that do not count in points: percent of full's value."
     )
     return table("choice", "Best choice for a loss you accept", columns, note)
 
@@ -70,7 +70,7 @@ def crossover_table(facts: Facts) -> Table | None:
     ]
     note = (
         "From the verdict at each batch size. The crossing is read off a straight line between the two measured batch "
-        f"sizes around it, on a logarithmic scale of rows; it is no measurement. {speed_setting(facts)}"
+        "sizes around it, on a logarithmic scale of rows; it is no measurement."
     )
     return table("crossover", "Batch size at which a method stops paying", columns, note)
 

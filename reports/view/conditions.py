@@ -7,7 +7,8 @@ from typing import Any
 
 from harness.records.cells import Cell as StoredCell
 from harness.records.run_record import RunRecord
-from reports.facts.facts import Arm, Facts
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.text import BYTES, MISSING, clean, counted, fixed, label, listed, real, scaled
 from reports.view.parts import Cell, Column, Definitions, Table, table
 from reports.view.settings import machine, shared

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.records.gates import FAILED, PASSED
 from reports.facts.facts import Facts
-from reports.text import clean, label
+from reports.text import clean, counted, label
 from reports.view.cells import word_cell
 from reports.view.parts import Column, Table, table
 
@@ -32,6 +32,29 @@ def gates(facts: Facts) -> tuple[Gate, ...]:
         name = gate.name if gate.counts else f"{gate.name} (noted only)"
         found.append(Gate(label(name[:1].upper() + name[1:], 80), gate.status, clean(f"{limit}{gate.detail}")))
     return tuple(found)
+
+
+def failed(facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """A line for each gate that failed and stops a run, and one for each that warns only."""
+    found = [gate for gate in facts.data.gates if gate.status == FAILED]
+    lines = [(gate.counts, clean(f"{gate.name}: {gate.detail}", None)) for gate in found]
+    stops = tuple(label(f"{line[:1].upper()}{line[1:]}", 300) for counts, line in lines if counts)
+    return stops, tuple(label(gate.name, 80) for gate in found if not gate.counts)
+
+
+def summary(facts: Facts) -> tuple[str, ...]:
+    """How many checks passed, and what those say that did not."""
+    found = facts.data.gates
+    failed = [gate for gate in found if gate.status == FAILED]
+    passed = sum(gate.status == PASSED for gate in found)
+    unchecked = len(found) - passed - len(failed)
+    rest = f"; {unchecked} had nothing to judge by" if unchecked else ""
+    lines = [f"Of {counted(len(found), 'check')}, {passed} passed and {len(failed)} did not{rest}."]
+    lines += [
+        clean(f"{gate.name[:1].upper()}{gate.name[1:]}{'' if gate.counts else ' (a warning)'}: {gate.detail}.", 600)
+        for gate in failed
+    ]
+    return tuple(lines)
 
 
 def gates_table(facts: Facts) -> Table:

@@ -10,14 +10,14 @@ from reports.facts.metrics import metric_title
 from reports.text import clean, counted, decimals_for, fixed, label, listed, real, signed, span
 from reports.view import claims
 from reports.view.cells import EMPTY, word_cell
-from reports.view.parts import Block, Cell, Column, Prose, Table, table
+from reports.view.parts import Block, Cell, Column, Fold, Prose, Table, table
 
 
 def blocks(facts: Facts) -> tuple[Block, ...]:
-    """One table per paper that the run carries, each after a sentence; a sentence alone where it carries none."""
+    """One table per paper that the run carries, each after a sentence; nothing where it carries none."""
     carried = facts.data.record.get("published") or []
     if not carried:
-        return (Prose(("The suite names no paper to stand beside.",)),)
+        return ()
     pairs = published.pairs(facts.data.record)
     found: list[Block] = []
     for part in carried:
@@ -28,7 +28,7 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
         if own:
             if said := claims.sentences(facts, own):
                 found.append(Prose(said))
-            found.append(_table(facts, key, paper, own))
+            found.append(Fold(f"Every number of {label(key)} beside ours", (_table(facts, key, paper, own),)))
     return tuple(found)
 
 

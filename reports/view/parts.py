@@ -12,10 +12,11 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class Swatch:
-    """The sign of an arm in tables and figures: the method decides colour and marker; hollow means schedule only."""
+    """The sign of an arm: the method decides colour and marker; hollow means schedule only. Rows are filtered by the family."""
 
     method: str
     hollow: bool = False
+    family: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Column:
         numeric: aligned right, sorted by value.
         group: columns next to each other with the same group share a header above theirs.
         hint: what the column means, one sentence.
+        key: stays on a narrow screen; where no column of a table says so, the first two of numbers do.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Column:
     numeric: bool = True
     group: str = ""
     hint: str = ""
+    key: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,22 @@ class Prose:
 
 @dataclass(frozen=True)
 class Warnings:
-    """What a reader must know before believing a number."""
+    """What a reader must know before believing a number; `grave`: what failed, `brief`: one line before the answer."""
 
     items: tuple[str, ...]
+    title: str = "Before you believe a number"
+    grave: bool = False
+    more: tuple[str, str] = ("", "")
+    brief: bool = False
+
+
+@dataclass(frozen=True)
+class Hero:
+    """The answer, what is said smaller under it, and beside it the figures, one of which is seen at a time: (name, figure)."""
+
+    paragraphs: tuple[str, ...]
+    figures: tuple[tuple[str, Figure], ...]
+    small: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,14 +154,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Fold:
-    """Parts that start closed on screen; `instead` is the sentence that stands for them where there is no folding."""
+    """Parts that start closed on screen, and are left out of what is printed."""
 
     title: str
     blocks: tuple[Block, ...]
-    instead: str = ""
 
 
-Block: TypeAlias = Table | Figure | Prose | Warnings | Definitions | Code | Sample | Fold
+Block: TypeAlias = Hero | Table | Figure | Prose | Warnings | Definitions | Code | Sample | Fold
 
 
 @dataclass(frozen=True)
@@ -159,21 +174,27 @@ class Section:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run: its name, the line under it, and its sections in reading order."""
+    """One run: its name, the line under it, its sections in reading order, and how its numbers came about, in sentences.
+
+    `samples` is the path of the file with all texts beside the page; empty where there is none.
+    """
 
     id: str
     title: str
     subtitle: str
     sections: tuple[Section, ...]
+    setting: tuple[str, ...] = ()
+    samples: str = ""
 
 
 @dataclass(frozen=True)
 class ReportView:
-    """The whole report; `lead` says how its runs relate when there are several."""
+    """The whole report; `lead` says how its runs relate when there are several, and `board` puts them in one table."""
 
     title: str
     lead: tuple[str, ...]
     runs: tuple[RunView, ...]
+    board: Table | None = None
 
 
 def table(
@@ -198,7 +219,10 @@ def walk(view: ReportView) -> Iterator[Block]:
             yield block
             if isinstance(block, Fold):
                 yield from inside(block.blocks)
+            if isinstance(block, Hero):
+                yield from (figure for _, figure in block.figures)
 
+    yield from inside((view.board,) if view.board else ())
     for run in view.runs:
         for section in run.sections:
             yield from inside(section.blocks)

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.records.fields import Example
-from reports.facts.facts import Arm, Facts, statistics
+from reports.facts import judge
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts
 from reports.facts.metrics import MetricInfo
+from reports.facts.scores import statistics
 from reports.text import MISSING, clean, fixed, label
-from reports.view.answer import LOSES, quality_verdict
 from reports.view.cells import swatch
 from reports.view.parts import Output, Sample
 
@@ -44,7 +46,7 @@ def _change(facts: Facts, task: str, ids: Sequence[str], metric: MetricInfo) -> 
     """How far each example moved, and under which arm; arms that lose quality only count where there is no other."""
     full = facts.baseline
     others = [arm for arm in facts.others if (arm.label, task) in facts.examples]
-    contenders = [arm for arm in others if quality_verdict(facts, arm) != LOSES] or others
+    contenders = [arm for arm in others if (seen := judge.arm(facts, arm)) and seen.state != judge.LOSES] or others
     theirs = _scores(facts.examples[full.label, task], ids, metric) if full else {}
     found: dict[str, tuple[float, Arm]] = {}
     for arm in contenders:
@@ -80,7 +82,9 @@ def _sample(facts: Facts, task: str, ident: str, title: str, metrics: Sequence[M
     outputs = []
     for arm, example in by_arm.items():
         scores = [fixed(values.get(arm.label), 0) for values in scored]
-        scores += [fixed(example.get("tokens"), 0), fixed(example.get("layers_per_token"), 1)]
+        # What an example of a draft method notes is where its tokens end, not what was computed for them.
+        layers = MISSING if arm.family == "draft" else fixed(example.get("layers_per_token"), 1)
+        scores += [fixed(example.get("tokens"), 0), layers]
         same = base is not None and not arm.baseline and example.get("output") == base.get("output")
         words = compare(
             str(base.get("output", "")) if base and not arm.baseline else None, str(example.get("output", ""))

@@ -9,11 +9,11 @@ from typing import Literal
 from harness.records import quantities
 from harness.records.quantities import OPERATIONS, Quantity, named
 from harness.stats import intervals
-from reports.facts.facts import Arm, Facts, Speed
+from reports.facts.arms import Arm
+from reports.facts.facts import Facts, Speed
 from reports.text import BYTES, FLOPS, listed, real, scaled
-from reports.view.cells import interval_cell, name_cell, number_cells, tone_of
+from reports.view.cells import name_cell, number_cells, ratio_cell
 from reports.view.parts import Cell, Column, Table, table
-from reports.view.settings import speed_setting
 
 
 def grid(
@@ -35,7 +35,7 @@ def _of(ident: str, title: str, facts: Facts, batches: Sequence[int]) -> tuple[s
 
 
 def promise_table(facts: Facts, batches: Sequence[int]) -> Table:
-    """Target, executed, ideal and realised speed-up: where the promise goes."""
+    """Target, executed, predicted and realised speed-up: where the promise goes."""
     pairs, starts, columns = grid(
         facts, batches, lambda arm, batch: not arm.baseline and (arm.label, batch) in facts.speed
     )
@@ -64,14 +64,14 @@ def promise_table(facts: Facts, batches: Sequence[int]) -> Table:
             ),
             number_cells([computed(s) for s in timed], 2),
         ),
-        shown("ideal_speedup"),
-        (_column(realised), [interval_cell(s.interval, 2, tone=tone_of(s.verdict)) for s in timed]),
+        shown("predicted_speedup"),
+        (_column(realised), [ratio_cell(arm, s) for (arm, _), s in zip(pairs, timed, strict=True)]),
         shown("efficiency"),
         shown("layers_per_token"),
     ]
     note = (
-        "Ideal: what the full model's block and head times, measured in the same process, predict if skipping cost "
-        f"nothing. {speed_setting(facts)}"
+        "Predicted: what the full model's block and head times, measured in the same process, allow if skipping cost "
+        "nothing. Layers per token counts drafts and what verifies them."
     )
     return table(*_of("promise", "From target to realised speed-up", facts, batches), columns, note, starts)
 
@@ -100,7 +100,7 @@ def parts_table(facts: Facts) -> Table | None:
             for key, title in (("head", "Head"), ("embed", "Embedding"), ("rest", "Rest"))
         ),
     ]
-    return table("parts", "One decode step of the full model", columns, f"Medians per step. {speed_setting(facts)}")
+    return table("parts", "One decode step of the full model", columns, "Medians per step.")
 
 
 def latency_table(facts: Facts, batches: Sequence[int]) -> Table:
@@ -117,7 +117,7 @@ def latency_table(facts: Facts, batches: Sequence[int]) -> Table:
     per_row = [s.tokens_per_step for s in timed]
     if any(v is not None and v != 1 for v in per_row):  # drafts yield several tokens a step
         columns.append((Column("Tokens per step", "per row"), number_cells(per_row, 2)))
-    note = f"A percentile is empty where n does not support it. {speed_setting(facts)}"
+    note = "A percentile is empty where n does not support it."
     return table(*_of("times", "Times", facts, batches), columns, note, starts)
 
 
@@ -170,6 +170,4 @@ def cost_table(facts: Facts, batches: Sequence[int]) -> Table:
         facts, batches, lambda arm, batch: (arm.label, batch) in facts.speed or (arm.label, batch) in facts.memory
     )
     columns += measured(facts, pairs, "operations")
-    return table(
-        *_of("operations", "Operations, weights and memory", facts, batches), columns, speed_setting(facts), starts
-    )
+    return table(*_of("operations", "Operations, weights and memory", facts, batches), columns, "", starts)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from reports.facts import judge
 from reports.facts.facts import Facts
 from reports.text import label, real
 from reports.view import papers
 from reports.view.cells import EMPTY, interval_cell, name_cell, number_cells, tone_of
-from reports.view.parts import Block, Cell, Column, Prose, Table, table
-from reports.view.settings import quality_setting
-
-LM_EVAL = "lm_eval:"
+from reports.view.parts import Block, Cell, Column, Table, table
+from reports.view.verdicts import LM_EVAL
 
 
 def blocks(facts: Facts) -> tuple[Block, ...]:
-    """The section's blocks; a sentence for what the run does not hold."""
+    """The section's blocks; none where the run has nothing beside its main tasks."""
     names = [task for task in facts.tasks if task.startswith(LM_EVAL)]
     found: list[Block] = []
     if names:
         found.append(lm_eval_table(facts, names))
-    else:
-        found.append(Prose(("No lm-eval task was run.",)))
     found += papers.blocks(facts)
     return tuple(found)
 
@@ -30,7 +27,7 @@ def lm_eval_table(facts: Facts, names: list[str]) -> Table:
     columns: list[tuple[Column, list[Cell]]] = [(Column("Method", numeric=False), [name_cell(a) for a in arms])]
     for task in names:
         metric = facts.tasks[task][0]
-        group = label(task.removeprefix(LM_EVAL))
+        group = label(task.removeprefix(LM_EVAL)) + ("" if task in judge.informative(facts) else " (not informative)")
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
         hint = "lower is better" if metric.better == "lower" else ""
         columns.append(
@@ -39,8 +36,11 @@ def lm_eval_table(facts: Facts, names: list[str]) -> Table:
                 [EMPTY if q is None else interval_cell(q.value, 1) for q in found],
             )
         )
+        seen = [judge.metric(facts, a, task, metric) for a in arms]
+        tones = [tone_of(j.state) if j and task in judge.informative(facts) else "" for j in seen]
         gaps = [
-            EMPTY if q is None else interval_cell(q.difference, 1, plus=True, tone=tone_of(q.verdict)) for q in found
+            EMPTY if q is None else interval_cell(q.difference, 1, plus=True, tone=tone)
+            for q, tone in zip(found, tones, strict=True)
         ]
         columns.append((Column("from full", "paired", group=group), gaps))
         rows = {str(r.get("label")): r for r in facts.data.summary}
@@ -48,5 +48,8 @@ def lm_eval_table(facts: Facts, names: list[str]) -> Table:
         columns.append((Column("McNemar", "p", group=group), number_cells(p_values, 3)))
         depth = [facts.scored_number(a, task, "layers_per_token") for a in arms]
         columns.append((Column("Layers", "per token", group=group), number_cells(depth, 1)))
-    note = f"Differences are paired over the examples of a task. {quality_setting(facts)}"
+    silent = [
+        f"{label(task)} is not informative: {why}." for task, why in judge.uninformative(facts).items() if task in names
+    ]
+    note = " ".join(("Differences are paired over the examples of a task.", *silent))
     return table("lm-eval", "lm-eval tasks, scored under each method", columns, note)

@@ -1,143 +1,189 @@
-"""The tables about quality: the verdicts that head the report, and every metric of a task."""
+"""The tables about quality: the few rows of the first screen, every arm's verdict, and every metric of a task."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.records.limits import BASELINE
 from harness.stats import intervals
-from reports.facts.facts import Arm, Facts, Quality, Speed
+from reports.facts import judge
+from reports.facts.arms import Arm, curves
+from reports.facts.facts import Facts
 from reports.facts.metrics import MetricInfo
+from reports.facts.scores import Quality
 from reports.text import fixed, label, listed
-from reports.view.answer import KEEPS, LOSES, quality_verdict
-from reports.view.cells import EMPTY, interval_cell, name_cell, number_cells, tone_of
+from reports.view.answer import choice, few, timed
+from reports.view.cells import EMPTY, interval_cell, lost, name_cell, number_cells, ratio_cell, state_cell, tone_of
 from reports.view.parts import Cell, Column, Table, table
-from reports.view.settings import quality_setting, speed_setting
+
+ROWS = 8
+LM_EVAL = "lm_eval:"
+_TRAINING = {
+    "not needed": "no", "trained": "yes", "schedule only": "yes (not done)", "untrained": "yes (not done)",
+}  # fmt: skip
+
+
+def top_table(facts: Facts) -> Table | None:
+    """At most eight rows: the full model, what the answer names, and the best arm of every other method."""
+    arms = _top(facts)
+    if facts.baseline is None or len(arms) < 2:
+        return None
+    columns: list[tuple[Column, list[Cell]]] = [(Column("Method", numeric=False), [name_cell(a) for a in arms])]
+    sizes = few(timed(facts))
+    for i, batch in enumerate(sizes):
+        cells = [ratio_cell(a, facts.speed.get((a.label, batch))) for a in arms]
+        cells = [Cell(c.text, "", c.sort, c.tone) if a.baseline else c for a, c in zip(arms, cells, strict=True)]
+        columns.append((Column(f"batch {batch}", group="Times as fast as the full model", key=not i), cells))
+    for task in judge.informative(facts)[:1]:
+        metric = facts.tasks[task][0]
+        found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
+        title = f"{metric.title} on {label(task)}"
+        hint = "lower is better" if metric.better == "lower" else "higher is better"
+        values = [EMPTY if q is None else interval_cell(q.value, 1) for q in found]
+        columns.append((Column(title, metric.unit if metric.unit == "%" else hint, key=True), values))
+    if judge.informative(facts):
+        columns.append((Column("What is lost, on the worst metric", numeric=False), [_lost(facts, a) for a in arms]))
+    columns.append((Column("Needs training", numeric=False), [_training(a) for a in arms]))
+    left = len([a for a in facts.others if a not in arms])
+    note = (
+        f"One row for each method, its best setting here; {left} more {'arm is' if left == 1 else 'arms are'} below."
+        if left
+        else ""
+    )
+    return table("top", "At a glance", columns, note)
+
+
+def _top(facts: Facts) -> list[Arm]:
+    chosen: dict[str, Arm] = {}
+    for batch in timed(facts):
+        if judge.informative(facts) and (arm := choice(facts, batch)[1]):
+            chosen.setdefault(arm.label, arm)
+    named = [set(c.arms) for c in curves(facts.others)] if len(facts.others) > ROWS else [{a} for a in facts.others]
+    rest = []
+    for group in named:
+        if not any(a.label in chosen for a in group) and (arms := [a for a in group if a.method != BASELINE]):
+            rest.append(min(arms, key=lambda a: judge.worth(facts, a)))
+    rest.sort(key=lambda a: (a.control, *judge.worth(facts, a)))
+    full = [facts.baseline] if facts.baseline else []
+    return [*full, *list(chosen.values())[: ROWS - 1], *rest][:ROWS]
+
+
+def _lost(facts: Facts, arm: Arm) -> Cell:
+    if arm.baseline:
+        return Cell("baseline", sort="")
+    if same := facts.same.get(arm.label):
+        return Cell(f"nothing: same tokens, {same:,} rows", sort="", tone="good")
+    found, state = judge.biggest(facts, arm), judge.arm(facts, arm)
+    if found is None or state is None:
+        return Cell("not measured", sort="~")
+    return Cell(
+        lost(facts, found), "" if state.state == judge.LOSES else state.state, found.share, tone_of(state.state)
+    )
+
+
+def _training(arm: Arm) -> Cell:
+    words = _TRAINING.get(arm.trained, label(arm.trained) or "not recorded")
+    return Cell(words, sort=words)
 
 
 def verdict_table(facts: Facts) -> Table:
     """One row per arm: verdict, quality and its difference from full per task, speed-up per batch size, layers."""
     arms = facts.arms
     columns: list[tuple[Column, list[Cell]]] = [
-        (
-            Column("Method", "trained for it, or schedule only", numeric=False),
-            [name_cell(a, _training(a)) for a in arms],
-        ),
-        (Column("Verdict", numeric=False, hint="against the full model"), [_verdict(facts, a) for a in arms]),
+        (Column("Method", numeric=False), [name_cell(a, "" if a.control else _trained(a)) for a in arms])
     ]
-    for batch in _few(facts.batch_sizes):
-        timed = [facts.speed.get((a.label, batch)) for a in arms]
-        cells = [_ratio(facts, a, s) for a, s in zip(arms, timed, strict=True)]
-        columns.append((Column(f"batch {batch}", "× full", group="Realised speed-up of decoding"), cells))
-    for task, metrics in facts.tasks.items():
-        metric = metrics[0]
+    if facts.others and facts.tasks:
+        words = [_verdict(facts, a) for a in arms]
+        columns.append((Column("Quality", numeric=False, hint="over all metrics; the worst is named"), words))
+    for i, batch in enumerate(few(facts.batch_sizes)):
+        cells = [ratio_cell(a, facts.speed.get((a.label, batch))) for a in arms]
+        columns.append((Column(f"batch {batch}", "× full", group="Speed-up", key=not i), cells))
+    for i, task in enumerate(_headed(facts)):
+        metric = facts.tasks[task][0]
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
-        group = f"Quality on {label(task)}"
-        columns += _quality_columns(metric, found, group, arms)
+        columns += _quality_columns(metric, found, f"{metric.title} on {label(task)}", arms, key=not i)
     columns += _layer_columns(facts)
-    words = (
-        "Small figures are 95% intervals, paired with full over repeats (speed) or examples (quality).",
-        f"Keeps quality: the interval of the difference stays within {fixed(facts.margin, 1)} of full; loses quality: "
-        f"it lies beyond; open: it holds that limit, or n is under {intervals.MIN_EXAMPLES}.",
-        "Faster, slower: the interval of the ratio lies above or below 1; open: it is too wide to say, or n is under "
-        f"{intervals.MIN_PAIRS}.",
-    )
-    note = " ".join(
-        part for part in (*(words if facts.others else ()), speed_setting(facts), quality_setting(facts)) if part
-    )
     return table(
-        "verdicts", "Verdicts against the full model" if facts.others else "The one arm of this run", columns, note
+        "verdicts",
+        "All arms against the full model" if facts.others else "The one arm of this run",
+        columns,
+        _reading(facts),
     )
 
 
-def _few(batches: Sequence[int]) -> Sequence[int]:
-    """All batch sizes if there are at most three, else the first and the last; the others have tables of their own."""
-    return batches if len(batches) <= 3 else (batches[0], batches[-1])
+def _headed(facts: Facts) -> list[str]:
+    """The tasks with columns here: those that show something; lm-eval's have a table of their own where there are others."""
+    shown = [task for task in judge.informative(facts) or facts.tasks]
+    return [task for task in shown if not task.startswith(LM_EVAL)] or shown
+
+
+def _reading(facts: Facts) -> str:
+    """How the words of the table are meant."""
+    words = []
+    if facts.others and facts.tasks:
+        words.append(
+            "Small figures are 95% intervals. Quality is judged on every metric by its paired difference from full: better "
+            f"(above it), keeps quality (within the margin of {fixed(facts.margin, 1)}), small loss (below it, within the margin), "
+            f"loses quality (beyond), not enough data (the interval holds the margin, or n is under {intervals.MIN_EXAMPLES})."
+        )
+    if facts.others and facts.speed:
+        words.append(
+            f"Green and red speed-ups: the interval lies above or below 1, from {intervals.MIN_PAIRS} repeats on. "
+            "Layers: blocks computed for a token, drafts and what verifies them included, so a draft method may run more than all."
+        )
+    for task, why in judge.uninformative(facts).items():
+        words.append(f"{label(task)} is not informative and enters no verdict: {why}.")
+    return " ".join(words)
+
+
+def _trained(arm: Arm) -> str:
+    return {"not needed": "no training needed"}.get(arm.trained, label(arm.trained))
 
 
 def _quality_columns(
-    metric: MetricInfo, found: Sequence[Quality | None], group: str, arms: Sequence[Arm]
+    metric: MetricInfo, found: Sequence[Quality | None], group: str, arms: Sequence[Arm], *, key: bool = False
 ) -> list[tuple[Column, list[Cell]]]:
     arrow = "lower is better" if metric.better == "lower" else ""
-    values = [EMPTY if q is None else interval_cell(q.value, 1) for q in found]
-    gaps = [
-        Cell("baseline")
-        if a.baseline and q
-        else EMPTY
-        if q is None
-        else interval_cell(q.difference, 1, plus=True, tone=tone_of(q.verdict))
-        for a, q in zip(arms, found, strict=True)
-    ]
     unit = metric.unit if metric.unit.lower() != metric.title.lower() else ""
+    values = [EMPTY if q is None else interval_cell(q.value, 1) for q in found]
+    gaps = [Cell("baseline") if a.baseline and q else _gap(q) for a, q in zip(arms, found, strict=True)]
     return [
-        (Column(metric.title, unit, group=group, hint=arrow), values),
-        (Column("difference from full", unit, group=group), gaps),
+        (Column("score", unit, group=group, hint=arrow, key=key), values),
+        (Column("from full", unit, group=group), gaps),
     ]
 
 
-def _training(arm: Arm) -> str:
-    return {"not needed": "no training needed"}.get(arm.trained, label(arm.trained))
+def _gap(quality: Quality | None) -> Cell:
+    return EMPTY if quality is None else interval_cell(quality.difference, 1, plus=True)
 
 
 def _verdict(facts: Facts, arm: Arm) -> Cell:
     if arm.baseline:
         return Cell("baseline", sort="")
-    quality = quality_verdict(facts, arm)
-    by_batch = {b: s.verdict for b in facts.batch_sizes if (s := facts.speed.get((arm.label, b))) and s.verdict}
-    words: dict[str, list[int]] = {}
-    for batch, verdict in by_batch.items():
-        words.setdefault(verdict, []).append(batch)
-    if len(words) == 1:
-        (only,) = words
-        speed = f"{_speed_words(only)}{' at every batch size' if len(by_batch) > 1 else ''}"
-    else:
-        speed = "; ".join(
-            f"{_speed_words(word)} at batch {listed(map(str, batches))}" for word, batches in words.items()
-        )
-    quality_words = "quality open" if quality == "inconclusive" else quality
-    if not quality and not speed:
-        return Cell("not measured", sort="~")
-    good, bad = quality == KEEPS and list(words) == ["faster"], quality == LOSES
-    return Cell(
-        quality_words or "quality not measured",
-        speed or "speed not measured",
-        quality_words,
-        "good" if good else "bad" if bad else "open",
-    )
-
-
-def _speed_words(verdict: str) -> str:
-    return {"no difference detected": "no speed difference detected", "inconclusive": "speed open"}.get(
-        verdict, verdict
-    )
-
-
-def _ratio(facts: Facts, arm: Arm, timed: Speed | None) -> Cell:
-    if arm.baseline and timed:
-        return Cell("1", "baseline", 1.0)
-    if timed is None or timed.interval is None:
-        return EMPTY
-    return interval_cell(timed.interval, 2, tone=tone_of(timed.verdict))
+    if same := facts.same.get(arm.label):
+        return Cell(judge.KEEPS, f"same tokens, {same:,} rows", judge.KEEPS, "good")
+    return state_cell(judge.arm(facts, arm), len(judge.informative(facts)) > 1)
 
 
 def _layer_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
     batch = facts.headline_batch
-    timed = [facts.speed.get((a.label, batch)) if batch is not None else None for a in facts.arms]
-    depth = next((s.cell.get("depth") for s in timed if s), None)
+    cells = [facts.speed.get((a.label, batch)) if batch is not None else None for a in facts.arms]
+    depth = next((s.cell.get("depth") for s in cells if s), None)
     group = f"Layers per token, of {depth}" if depth else "Layers per token"
     columns = [
         (
             Column("timed", f"batch {batch}", group=group),
-            number_cells([s and s.raw("layers_per_token") for s in timed], 1),
+            number_cells([s and s.raw("layers_per_token") for s in cells], 1),
         )
     ]
-    for task in facts.tasks:
+    for task in list(facts.tasks)[:1]:
         scored = [facts.scored_number(a, task, "layers_per_token") for a in facts.arms]
         columns.append((Column("scored", label(task), group=group), number_cells(scored, 1)))
     return columns
 
 
 def metrics_table(facts: Facts, task: str) -> Table:
-    """Every metric of one task with its interval and its difference from full."""
+    """Every metric of one task with its interval, its difference from full and the verdict it gives."""
     columns: list[tuple[Column, list[Cell]]] = [(Column("Method", numeric=False), [name_cell(a) for a in facts.arms])]
     for metric in facts.tasks[task]:
         found = [facts.quality.get((a.label, task, metric.name)) for a in facts.arms]
@@ -145,7 +191,11 @@ def metrics_table(facts: Facts, task: str) -> Table:
         unit = metric.unit if metric.unit.lower() != metric.title.lower() else ""
         values = [EMPTY if q is None else interval_cell(q.value, 1) for q in found]
         columns.append((Column("value", unit, group=metric.title, hint=hint), values))
-        gaps = [EMPTY if q is None else interval_cell(q.difference, 1, plus=True) for q in found]
+        gaps = []
+        for arm, q in zip(facts.arms, found, strict=True):
+            seen = judge.metric(facts, arm, task, metric) if q else None
+            tone = tone_of(seen.state) if seen and metric in judge.counted(facts, task) else ""
+            gaps.append(EMPTY if q is None else interval_cell(q.difference, 1, plus=True, tone=tone))
         columns.append((Column("from full", unit, group=metric.title), gaps))
     lengths = [
         None if (n := facts.scored_number(a, task, "tokens")) is None else n / len(facts.examples[a.label, task])
@@ -155,4 +205,7 @@ def metrics_table(facts: Facts, task: str) -> Table:
     cut = [facts.scored_number(a, task, "unfinished") for a in facts.arms]
     if any(cut):
         columns.append((Column("Cut at the limit", "outputs"), number_cells(cut, 0)))
-    return table(f"metrics-{task}", f"Every metric on {label(task)}", columns, quality_setting(facts, task))
+    beside = [f"{a.short} is set against {b.short}, the same weights" for a, b in facts.beside.items()]
+    return table(
+        f"metrics-{task}", f"Every metric on {label(task)}", columns, f"{listed(beside, 10)}." if beside else ""
+    )

@@ -13,14 +13,16 @@ from collections.abc import Mapping, Sequence
 from reports.draw.style import Sheet
 from reports.draw.svg import Drawing, standalone
 from reports.view.parts import Cell, Column, Figure, ReportView, Table, walk
-from reports.write.pdf import compile_typst, foreign
+from reports.write.pdf import available, compile_typst, foreign
 
 PNG_DPI = 144.0
 
 
 def figure_files(figures: Sequence[Figure], drawings: Mapping[str, Drawing], sheet: Sheet) -> dict[str, bytes]:
-    """Return the files of `figures/` by name from the drawings of a sheet; the same figures give the same bytes."""
+    """Return the files of `figures/` by name from the drawings of a sheet; SVG alone where Typst is not installed."""
     files: dict[str, bytes] = {}
+    if not available():
+        return {f"{file_name(p)}.svg": standalone(drawings[p.id], p.alt, sheet.font).encode() for p in figures}
     pages: dict[bool, dict[str, str]] = {False: {}, True: {}}
     for part in figures:
         name, drawing = file_name(part), drawings[part.id]
@@ -42,15 +44,18 @@ def figure_files(figures: Sequence[Figure], drawings: Mapping[str, Drawing], she
 
 
 def table_files(view: ReportView) -> dict[str, bytes]:
-    """Return the files of `tables/` by name."""
+    """Return the files of `tables/` by name; what stands alone says how its numbers came about."""
     files = {}
-    for part in walk(view):
-        if isinstance(part, Table):
-            name = file_name(part)
-            files[f"{name}.csv"] = as_csv(part).encode()
-            if part.id.rpartition("-")[2] != "checksums":
-                files[f"{name}.md"] = as_markdown(part).encode()
-                files[f"{name}.tex"] = as_latex(part).encode()
+    for run in (*view.runs, None):
+        alone = ReportView("", (), (run,)) if run else ReportView("", (), (), view.board)
+        setting = run.setting if run else ()
+        for part in walk(alone):
+            if isinstance(part, Table):
+                name = file_name(part)
+                files[f"{name}.csv"] = as_csv(part).encode()
+                if part.id.rpartition("-")[2] != "checksums":
+                    files[f"{name}.md"] = as_markdown(part, setting).encode()
+                    files[f"{name}.tex"] = as_latex(part, setting).encode()
     return files
 
 
@@ -103,7 +108,7 @@ def _plain(column: Column, cell: Cell) -> str:
     return f"'{words}" if words[:1] in ("=", "+", "-", "@", "\t") else words
 
 
-def as_markdown(table: Table) -> str:
+def as_markdown(table: Table, setting: Sequence[str] = ()) -> str:
     """Return a table in the pipes of GitHub's Markdown, intervals in brackets."""
     heads = [_pipe(h) for h in _heads(table)]
     rules = ["---:" if c.numeric and i else "---" for i, c in enumerate(table.columns)]
@@ -115,7 +120,8 @@ def as_markdown(table: Table) -> str:
             text = _pipe(cell.text + detail)
             cells.append(f"**{text}**" if cell.tone == "good" else text)
         lines.append(_row(cells))
-    return "\n".join([*lines, *(["", _pipe(table.note)] if table.note else []), ""])
+    notes = [_pipe(words) for words in (table.note, *setting) if words]
+    return "\n".join([*lines, *(line for note in notes for line in ("", note)), ""])
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -128,13 +134,14 @@ def _pipe(text: str) -> str:
     return text
 
 
-def as_latex(table: Table) -> str:
+def as_latex(table: Table, setting: Sequence[str] = ()) -> str:
     r"""Return a table for `\input` in a document that loads booktabs and graphicx; it is shrunk to the line where it is wider."""
     spec = "".join("r" if c.numeric and i else "l" for i, c in enumerate(table.columns))
     lines = [
+        *(f"% {' '.join(words.split())}" for words in (table.note, *setting) if words),
         "% Needs \\usepackage{booktabs,graphicx}. Shrunk to the line; very wide tables read better on a landscape page.",
         "\\begin{table}", "\\centering", "\\small",
-        f"\\caption{{{tex(table.title)}. {tex(table.note)}}}",
+        f"\\caption{{{tex(table.title)}.}}",
         f"\\label{{tab:{file_name(table)}}}",
         "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{{spec}}}", "\\toprule",
@@ -150,7 +157,7 @@ def as_latex(table: Table) -> str:
             text = tex(cell.text)
             text = f"\\textbf{{{text}}}" if cell.tone == "good" and text else text
             detail = (
-                f" {{\\scriptsize [{tex(cell.detail)}]}}"
+                f" {{\\scriptsize[{tex(cell.detail.replace(' to ', ', '))}]}}"
                 if cell.ends
                 else f"; {tex(cell.detail)}"
                 if cell.detail

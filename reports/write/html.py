@@ -14,7 +14,8 @@ from markupsafe import Markup
 from reports.draw.figures import draw_all
 from reports.draw.style import COLOURS, PAGE
 from reports.draw.svg import Drawing, inline, sign, signs
-from reports.view.parts import Column, Figure, ReportView, Swatch, Table
+from reports.view.parts import Column, Figure, ReportView, RunView, Swatch, Table
+from reports.write.export import file_name
 
 
 @lru_cache(maxsize=1)
@@ -27,14 +28,18 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["groups"] = header_groups
+    environment.filters["kept"] = kept
+    environment.filters["file"] = file_name
+    environment.filters["families"] = families
     environment.tests["part"] = lambda block, name: type(block).__name__ == name
     return environment
 
 
-def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> str:
+def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None, *, printed: bool = True) -> str:
     """Return the report as one HTML document; the same view gives the same bytes.
 
-    `drawings` holds the figures as drawn for the page, by id, where the caller has them already.
+    `drawings` holds the figures as drawn for the page, by id, where the caller has them already; `printed`: whether they
+    are there as PDF and PNG too.
     """
     drawn = draw_all(view, PAGE) if drawings is None else drawings
     swatches: set[Swatch] = set()
@@ -53,10 +58,12 @@ def html(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> str
     laid_out = page.render(
         view=view, svg=drawing, sign=sign_of, style=Markup(_palette() + _read("report.css")), script=Markup(script),
         script_hash=digest, signs=Markup(_MARK),
+        drawn_as=_PRINTED if printed else _PRINTED[:1],
     )  # fmt: skip
     return laid_out.replace(_MARK, signs(swatches), 1)
 
 
+_PRINTED = (("SVG", "svg"), ("PDF", "pdf"), ("PNG", "png"))
 _MARK = "\0"
 """Stands for the shapes of the signs, which are known last; reports.text lets no such character through."""
 
@@ -69,6 +76,23 @@ def _palette() -> str:
     light = "".join(f"--{name}:{value};" for name, (value, _) in COLOURS.items())
     dark = "".join(f"--{name}:{value};" for name, (_, value) in COLOURS.items())
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def kept(table: Table) -> frozenset[int]:
+    """Return the columns that a narrow screen shows: the first and two more."""
+    keys = [i for i, c in enumerate(table.columns) if c.key] or [i for i, c in enumerate(table.columns) if c.numeric]
+    return frozenset([0, *[i for i in keys if i][:2]]) if any(keys) else frozenset([0, 1])
+
+
+def families(run: RunView) -> list[tuple[str, list[str]]]:
+    """Return the families of the arms in a run's tables, each with its methods, in the order of their rows."""
+    found: dict[str, dict[str, None]] = {}
+    for section in run.sections:
+        for block in section.blocks:
+            for row in block.rows if isinstance(block, Table) else ():
+                if row[0].swatch and row[0].swatch.family:
+                    found.setdefault(row[0].swatch.family, {})[row[0].swatch.method] = None
+    return [(family, list(methods)) for family, methods in found.items()]
 
 
 def header_groups(table: Table) -> list[tuple[str, list[Column]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import re
 from collections.abc import Mapping
@@ -12,17 +13,22 @@ from typing import Any
 from reports.draw.figures import draw_all
 from reports.draw.style import PAGE, SERIF
 from reports.draw.svg import Drawing, sign_document, standalone, text_width
-from reports.text import counted
-from reports.view.parts import Block, Figure, Fold, ReportView, Sample, Section, Swatch, Table
+from reports.text import listed
+from reports.view.parts import Block, Definitions, Figure, Fold, Hero, ReportView, RunView, Section, Swatch, Table
 
 FONTS = ("Libertinus Serif", "New Computer Modern", "DejaVu Sans Mono")
 """Typst carries these, so the document does not depend on what is installed."""
+SHRINK = 0.78
+"""A table that fits its page this much smaller is set smaller; a wider one is set in parts."""
 WIDTH, TABLE_SIZE, GAP, NARROW = 505.0, 7.2, 4.0, 76.0  # as in the template; words are broken no narrower
-SAMPLES = 6
-"""Texts that are printed, over all tasks; the page shows all that were chosen."""
 
 _LONG = re.compile(r"\S{30,}")
 _FOREIGN = re.compile("[^\u0000-\u024f\u0370-\u052f\u1e00-\u22ff\u2400-\u2426\u27e8\u27e9\ufffd]")
+
+
+def available() -> bool:
+    """Whether Typst, which sets documents and turns figures into PDF and PNG, is installed."""
+    return importlib.util.find_spec("typst") is not None
 
 
 def pdf(view: ReportView, drawings: Mapping[str, Drawing] | None = None) -> bytes:
@@ -66,12 +72,14 @@ def document(view: ReportView, drawings: Mapping[str, Drawing] | None = None) ->
     data = {
         "title": _soft(view.title),
         "lead": [_soft(line) for line in view.lead],
+        "board": packer.block(view.board) if view.board else None,
         "fonts": list(FONTS),
         "runs": [
             {
                 "title": _soft(run.title),
                 "subtitle": _soft(run.subtitle),
-                "sections": [{"title": s.title, "blocks": packer.blocks(s)} for s in run.sections],
+                "sections": [{"title": s.title, "blocks": shown} for s in run.sections if (shown := packer.blocks(s))],
+                "rest": _rest(run),
             }
             for run in view.runs
         ],
@@ -89,25 +97,24 @@ class _Packer:
         self._drawings = drawings
 
     def blocks(self, section: Section) -> list[dict[str, Any]]:
-        found, left = [], _shares([b for b in section.blocks if isinstance(b, Sample)])
-        dropped = 0
-        for block in section.blocks:
-            if isinstance(block, Sample) and id(block) not in left:
-                dropped += 1
-                continue
-            found.append(self.block(block))
-        if dropped:
-            words = f"{counted(dropped, 'more example')} of texts side by side {'is' if dropped == 1 else 'are'} in report.html."
-            found.append({"kind": "Prose", "paragraphs": [words]})
-        return found
+        """What of a section is printed: what is folded on the page is not."""
+        return [self.block(block) for block in section.blocks if not isinstance(block, Fold)]
 
     def block(self, block: Block) -> dict[str, Any]:
         if isinstance(block, Figure):
             return self._figure(block)
-        if isinstance(block, Fold):
-            inner = [] if block.instead else [self.block(b) for b in block.blocks]
-            return {"kind": "Fold", "title": block.title, "instead": block.instead, "blocks": inner}
-        measured = {"widths": widths(block)} if isinstance(block, Table) else {}
+        if isinstance(block, Hero):
+            ends = block.figures[:1] + block.figures[1:][-1:]
+            words = {key: [_soft(line) for line in getattr(block, key)] for key in ("paragraphs", "small")}
+            return {"kind": "Hero", **words, "figures": [self._figure(figure) for _, figure in ends]}
+        measured: dict[str, Any] = {}
+        if isinstance(block, Table):
+            needed = widths(block)
+            total = sum(needed) + 2 * GAP * len(needed)
+            shrink = min(1.0, WIDTH / total)
+            measured = {"widths": needed, "shrink": shrink if shrink > SHRINK else 1.0}
+        if isinstance(block, Definitions):
+            measured = {"columns": self._values(_columns(block))}
         return {"kind": type(block).__name__, **measured, **self._values(block)}
 
     def _figure(self, block: Figure) -> dict[str, Any]:
@@ -131,7 +138,7 @@ class _Packer:
                 value = getattr(item, field.name)
                 if field.name == "swatch":
                     found["sign"] = self._sign(value)
-                elif field.name not in ("sort", "ends"):
+                elif field.name not in ("sort", "ends", "more"):
                     found[field.name] = self._values(value)
             return found
         return item
@@ -146,12 +153,21 @@ class _Packer:
         return name
 
 
-def _shares(samples: list[Sample]) -> set[int]:
-    """Which samples are printed: as many from each task, in order, as there is room for."""
-    if len(samples) <= SAMPLES:
-        return {id(s) for s in samples}
-    step = len(samples) / SAMPLES
-    return {id(samples[int(i * step)]) for i in range(SAMPLES)}
+def _columns(block: Definitions) -> list[list[tuple[str, tuple[tuple[str, str], ...]]]]:
+    """The groups of definitions in three columns about as long as each other."""
+    found: list[list[tuple[str, tuple[tuple[str, str], ...]]]] = [[], [], []]
+    length = [0.0, 0.0, 0.0]
+    for title, pairs in sorted(block.groups, key=lambda group: -len(group[1])):
+        shortest = length.index(min(length))
+        found[shortest].append((title, pairs))
+        length[shortest] += 2 + sum(max(1.0, len(words) / 26) for _, words in pairs)
+    return found
+
+
+def _rest(run: RunView) -> str:
+    """What only the page has, in a sentence."""
+    titles = [b.title for s in run.sections for b in s.blocks if isinstance(b, Fold)]
+    return f"report.html has more: {listed([t[:1].lower() + t[1:] for t in titles], 40)}." if titles else ""
 
 
 def widths(block: Table) -> list[float]:

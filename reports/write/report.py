@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,20 +15,25 @@ from harness.errors import BadInput, near
 
 if TYPE_CHECKING:
     from harness.records.run import Run
+    from reports.facts.wanted import Wanted
 
 __all__ = ["write_report"]
 
 
-def write_report(run_dirs: Sequence[Path | Run], out: Path | None = None, *, style: str = "page") -> Path:
+def write_report(
+    run_dirs: Sequence[Path | Run], out: Path | None = None, *, style: str = "page", wanted: Wanted | None = None
+) -> Path:
     """Write one report on the runs in `run_dirs` and return the path of its page.
 
     Beside `report.html` stand `report.pdf`, `figures/` (SVG, PDF, PNG) and `tables/` (CSV, Markdown, LaTeX); in the folder
-    of a single run `summary.csv` is written anew as well. The same results give the same bytes.
+    of a single run `summary.csv` is written anew as well. The same results give the same bytes. Without the package typst there is
+    no PDF and no PNG, and one line on standard error says so.
 
     Args:
         run_dirs: folders that hold a run.json, or runs that are read already. Runs under the same conditions are joined.
         out: the folder to write to, made if it is missing, or the HTML file; default: the first run's folder.
-        style: what the files in `figures/` are drawn for: `page`, or `paper` (a column of 3.35 inches, serif type).
+        style: what the files in `figures/` are drawn for: `page`, or `paper` (3.35 or 6.9 inches wide, serif type).
+        wanted: which arms, batch sizes and metric are shown, in which order; default: everything.
 
     Raises:
         BadInput: no folder given, a folder without a readable run, an unknown style, or a place that cannot be written to.
@@ -48,15 +54,16 @@ def write_report(run_dirs: Sequence[Path | Run], out: Path | None = None, *, sty
 
         runs = load.load(run_dirs)
         page = _place(out or runs[0].folder or Path())
-        shown = view.build(runs)
+        shown = view.build(runs, wanted)
+        printed = pdf.available()
         parts = [part for part in walk(shown) if isinstance(part, Figure)]
         drawings = {part.id: figures.draw(part, PAGE) for part in parts}
         with ThreadPoolExecutor() as pool:  # Typst leaves the interpreter free
-            document = pool.submit(pdf.pdf, shown, drawings)
+            document = pool.submit(pdf.pdf, shown, drawings) if printed else None
             for_files = drawings if sheet == PAGE else {part.id: figures.draw(part, sheet) for part in parts}
             figure_files = pool.submit(export.figure_files, parts, for_files, sheet)
-            table_files, html = export.table_files(shown), render.html(shown, drawings)
-        made = {page.name: html.encode(), f"{page.stem}.pdf": document.result()}
+            table_files, html = export.table_files(shown), render.html(shown, drawings, printed=printed)
+        made = {page.name: html.encode()} | ({f"{page.stem}.pdf": document.result()} if document else {})
         drawn, tabled = export.titles(shown, Figure), export.titles(shown, Table)
     for name, content in made.items():
         _write(page.with_name(name), content)
@@ -64,6 +71,11 @@ def write_report(run_dirs: Sequence[Path | Run], out: Path | None = None, *, sty
         _write(page.with_name("summary.csv"), summary.csv_text(runs[0].summary).encode("utf-8", "backslashreplace"))
     _replace(page.parent / "figures", figure_files.result(), drawn)
     _replace(page.parent / "tables", table_files, tabled)
+    if not printed:
+        print(
+            "report: no PDF, and figures as SVG only: the package typst is not installed (pip install typst)",
+            file=sys.stderr,
+        )
     return page
 
 

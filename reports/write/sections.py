@@ -1,172 +1,136 @@
-"""The sections of the report on one run, in reading order, each with its text, tables and plots."""
+"""The sections of the report on one run, in reading order: the answer first, how it was measured last, details folded."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 
 from reports.draw import figures
-from reports.draw.arms import ends
-from reports.draw.batch_sizes import ByBatch, Rates, Tax
-from reports.draw.promises import Breakdown, Promises
-from reports.draw.spreads import Heat
-from reports.draw.trade_off import TradeOff
+from reports.draw.speed import Breakdown, ByBatch, Promises, Tax
+from reports.draw.spreads import Depths, Heat, StepTimes
+from reports.draw.trade_off import TradeOff, task_id
 from reports.facts.facts import Facts
-from reports.text import clean
-from reports.view import choice, conditions, gates, tables, tasks, verdicts
-from reports.view.answer import sentences
-from reports.view.parts import Block, Cell, Code, Column, Figure, Fold, Prose, Section, Table, Warnings, table
+from reports.facts.judge import informative
+from reports.text import clean, label
+from reports.view import choice, conditions, gates, tables, tasks, told, verdicts
+from reports.view.answer import sentences, small, timed
+from reports.view.parts import Block, Cell, Code, Column, Figure, Fold, Hero, Prose, Section, Table, Warnings, table
 from reports.view.samples import choose
 
 CODE_LIMIT = 20_000
-LONG_TABLE = 40
-ELSEWHERE = "is in report.html and, as CSV, in tables/."
+PAGE_ONLY = "report.html has more: "
 
 Drawn = dict[type, tuple[Figure, ...]]
 """The figures of a run by kind; a section takes out those that it places among its tables."""
 
 
 def sections(facts: Facts) -> tuple[Section, ...]:
-    """Return every section; what was not measured is a sentence. Figures that no section places stand at the end of theirs."""
+    """Return every section that has anything; figures that no section places stand at the end of theirs."""
     drawn = figures.gather(facts)
     found = (
-        Section("answer", "The answer", _answer(facts)),
-        Section("conditions", "Conditions", _conditions(facts)),
-        Section("trade-off", "Quality against speed", _trade_off(facts, drawn)),
-        Section("speed-up", "From target to realised speed-up", _speed_up(facts, drawn)),
-        Section("batch", "Batch size", _batch(facts, drawn)),
-        Section("layers", "Layers by position", _layers(drawn)),
-        Section("cost", "Memory, operations and energy", _cost(facts)),
-        Section("latency", "Latency", _latency(facts)),
-        Section("samples", "Texts side by side", _samples(facts)),
+        Section("answer", "The answer", _answer(facts, drawn)),
+        Section("all", "Every arm", _all(facts)),
+        Section("quality", "Quality in detail", _quality(facts, drawn)),
+        Section("speed", "Where the speed comes from", _speed(facts, drawn)),
+        Section("layers", "Which layers ran", _layers(drawn)),
         Section("beside", "Other tasks and papers", tasks.blocks(facts)),
-        Section("reproduce", "How to reproduce this", _reproduce(facts)),
+        Section("conditions", "How it was measured", _conditions(facts)),
     )
     rest = [(figures.FIGURES[kind].section, some) for kind, some in drawn.items()]
-    return tuple(
-        Section(s.id, s.title, (*s.blocks, *(f for name, some in rest if name == s.id for f in some))) for s in found
+    whole = (
+        dataclasses.replace(s, blocks=(*s.blocks, *(f for name, some in rest if name == s.id for f in some)))
+        for s in found
     )
+    return tuple(s for s in whole if s.blocks)
 
 
-def _answer(facts: Facts) -> tuple[Block, ...]:
-    blocks: list[Block] = [Prose(sentences(facts))]
-    if facts.arms:
-        blocks.append(verdicts.verdict_table(facts))
-    blocks += _some(choice.choice_table(facts))
-    if found := conditions.warnings(facts):
-        blocks.append(Warnings(found))
+def _answer(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    failed, noted = gates.failed(facts)
+    for lines, title in ((failed, "Failed: do not believe the numbers yet"), (noted, "Checks that warn")):
+        if lines:
+            blocks.append(Warnings(lines, title, lines is failed, ("All checks", "gates"), True))
+    plots = drawn.pop(TradeOff)
+    first = next((f"fig-trade-{task_id(task)}-" for task in informative(facts) or facts.tasks), "")
+    shown = tuple(f for f in plots if first and f.id.startswith(first))
+    drawn[TradeOff] = tuple(f for f in plots if f not in shown)
+    hero = tuple((f"batch {f.plot.batch}", f) for f in shown if isinstance(f.plot, TradeOff))
+    blocks.append(Hero(sentences(facts), hero, small(facts)))
+    blocks += _some(verdicts.top_table(facts))
     return tuple(blocks)
 
 
-def _conditions(facts: Facts) -> tuple[Block, ...]:
-    gated = (gates.gates_table(facts),) if facts.data.cells else ()
-    return (*gated, *_some(conditions.failed_table(facts)), conditions.definitions(facts))
+def _all(facts: Facts) -> tuple[Block, ...]:
+    blocks: list[Block] = [verdicts.verdict_table(facts)] if facts.arms else []
+    if found := conditions.warnings(facts):
+        blocks.append(Warnings(found))
+    blocks += _some(choice.choice_table(facts), conditions.failed_table(facts))
+    return tuple(blocks)
 
 
-def _trade_off(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
-    found = drawn.pop(TradeOff)
-    if not facts.tasks:
-        return (Prose(("No quality was measured, so there is nothing to set against speed.",)),)
-    sizes = ends(facts)
-    blocks: list[Block] = [f for f in found if isinstance(f.plot, TradeOff) and f.plot.batch == sizes[0]]
-    later: list[Block] = [f for f in found if f not in blocks]
-    if not found:
-        blocks.append(
-            Prose(("No arm has both a speed-up and a score beside the full model's, so there is no plot to draw.",))
-        )
-    if len(later) > 1:
-        several = f"The same at batch size {sizes[-1]}"
-        later = [Fold(several, tuple(later), f"Quality against speed at batch size {sizes[-1]} is in report.html.")]
-    return (*blocks, *later, *(verdicts.metrics_table(facts, task) for task in facts.tasks))
+def _quality(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    if more := drawn.pop(TradeOff):
+        blocks.append(Fold("Quality against speed for the other tasks", more))
+    blocks += [Fold(f"Every metric on {label(task)}", (verdicts.metrics_table(facts, task),)) for task in facts.tasks]
+    for task in facts.tasks:
+        if samples := choose(facts, task):
+            blocks.append(Fold(f"Texts side by side on {label(task)}", (Prose((_SAMPLES,)), *samples)))
+    return tuple(blocks)
 
 
-def _speed_up(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
-    promises, breakdowns = drawn.pop(Promises), drawn.pop(Breakdown)
-    if not facts.speed:
-        return (Prose(("No speed was measured.",)),)
-    parts: tuple[Block, ...] = (*breakdowns, *_some(tables.parts_table(facts)))
-    if not parts:
-        parts = (Prose(("No cell of this run says where the time of a decode step goes.",)),)
-    if not any((a.label, b) in facts.speed for a in facts.others for b in facts.batch_sizes):
-        return (Prose(("Only the full model was timed, so there is no speed-up to show.",)), *parts)
-    words = (
-        "No arm has a realised speed-up to draw: that takes the full model timed beside it, and two repeats or more."
-    )
-    return (*(promises or (Prose((words,)),)), *_by_batch(facts, tables.promise_table), *parts)
+_SAMPLES = (
+    "The texts that changed most among the arms not shown to lose quality, then some drawn at random. Words that differ from the "
+    "full model's text are marked; a marked dash stands for words left out. Layers are blocks per token."
+)
 
 
-def _batch(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
-    if not facts.speed:
-        return (Prose(("No speed was measured.",)),)
-    if sum(any((a.label, b) in facts.speed for a in facts.arms) for b in facts.batch_sizes) < 2:
-        words = "One batch size was timed, so there is no speed-up against batch size to show, and no batch tax."
-        return (Prose((words,)),)
-    blocks = (*drawn.pop(ByBatch), *_some(choice.crossover_table(facts)), *drawn.pop(Rates), *drawn.pop(Tax))
-    if any(arm.family in ("gate", "exit") for arm in facts.others):
-        return blocks
-    return (*blocks, Prose(("No arm exits row by row, so there is no batch tax.",)))
+def _speed(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
+    if not facts.speed and not facts.memory:
+        return ()
+    blocks: list[Block] = [*drawn.pop(Promises), *drawn.pop(ByBatch)]
+    steps, sizes = drawn.pop(Breakdown), timed(facts)
+    blocks += steps[:1]
+    if len(steps) > 1:
+        blocks.append(Fold("Time of a decode step at the other batch sizes", steps[1:]))
+    if any((a.label, b) in facts.speed for a in facts.others for b in sizes):
+        blocks.append(Fold("From target to realised speed-up, in numbers", _by_batch(facts, tables.promise_table)))
+    if len(sizes) > 1 and (crossing := choice.crossover_table(facts)):
+        blocks.append(Fold("Batch size at which a method stops paying", (crossing,)))
+    if taxed := drawn.pop(Tax):
+        blocks.append(Fold("What a batch waits for its last row", taxed))
+    if facts.speed:
+        blocks.append(Fold("Times and throughput", (*_by_batch(facts, tables.latency_table), *drawn.pop(StepTimes))))
+    blocks += [Fold("Parts of the full model's step", (parts,)) for parts in _some(tables.parts_table(facts))]
+    blocks.append(Fold("Memory, operations and energy", _by_batch(facts, tables.cost_table)))
+    return tuple(blocks)
 
 
 def _layers(drawn: Drawn) -> tuple[Block, ...]:
-    words = "No arm left blocks out, or none recorded which blocks it ran."
-    return () if drawn[Heat] else (Prose((words,)),)
+    histograms = drawn.pop(Depths)
+    return (*drawn.pop(Heat), *((Fold("How many blocks a token ran", histograms),) if histograms else ()))
 
 
 def _by_batch(facts: Facts, make: Callable[[Facts, Sequence[int]], Table]) -> tuple[Block, ...]:
-    """One table for all batch sizes; where that is too long to read, one each, those between first and last folded."""
+    """One table for all batch sizes, or where that is too long to read one each."""
     sizes = facts.batch_sizes
-    if len(sizes) * len(facts.arms) <= LONG_TABLE:
+    if len(sizes) * len(facts.arms) <= 60:
         return (make(facts, sizes),)
-    made = [made for b in sizes if (made := make(facts, (b,))).rows]
-    return _ends(made)
+    return tuple(made for b in sizes if (made := make(facts, (b,))).rows)
 
 
-def _ends(blocks: Sequence[Block]) -> tuple[Block, ...]:
-    """The first and the last of blocks that stand for the batch sizes; those between are folded away."""
-    if len(blocks) < 3:
-        return tuple(blocks)
-    between = tuple(blocks[1:-1])
-    title = f"The same at the {'other batch size' if len(between) == 1 else 'other batch sizes'}"
-    return blocks[0], blocks[-1], Fold(title, between, f"{title} {ELSEWHERE}")
-
-
-def _some(*blocks: Block | None) -> tuple[Block, ...]:
+def _some(*blocks: Table | None) -> tuple[Table, ...]:
     return tuple(b for b in blocks if b is not None)
 
 
-def _latency(facts: Facts) -> tuple[Block, ...]:
-    return _by_batch(facts, tables.latency_table) if facts.speed else (Prose(("No speed was measured.",)),)
-
-
-def _cost(facts: Facts) -> tuple[Block, ...]:
-    if not facts.speed and not facts.memory:
-        return (Prose(("Neither operations nor memory were measured.",)),)
-    missing = []
-    if not facts.memory:
-        missing.append("Memory was not measured in this run.")
-    if not any(tables.energy(facts, arm, batch) is not None for arm in facts.arms for batch in facts.batch_sizes):
-        missing.append("Energy could not be read on this machine, or was not measured.")
-    return (*((Prose((" ".join(missing),)),) if missing else ()), *_by_batch(facts, tables.cost_table))
-
-
-def _samples(facts: Facts) -> tuple[Block, ...]:
-    blocks: list[Block] = []
-    for task in facts.tasks:
-        blocks += choose(facts, task)
-    if not blocks:
-        return (Prose(("No texts were scored in this run.",)),)
-    words = (
-        "The texts that changed most among the arms not shown to lose quality, then some drawn at random. Words that "
-        "differ from the full model's text are marked; a marked dash stands for words left out. Layers are blocks per "
-        "token."
-    )
-    return (Prose((words,)), *blocks)
-
-
-def _reproduce(facts: Facts) -> tuple[Block, ...]:
-    blocks: list[Block] = []
+def _conditions(facts: Facts) -> tuple[Block, ...]:
+    blocks: list[Block] = [Prose(tuple(filter(None, (*told.setting(facts), told.absent(facts)))))]
+    if facts.data.cells:
+        blocks += [Prose(gates.summary(facts)), Fold("All checks", (gates.gates_table(facts),))]
+    blocks.append(conditions.definitions(facts))
     sources = facts.data.sources or (facts.data.record,)
     for i, run in enumerate(sources, 1):
         which = f" {i}" if len(sources) > 1 else ""
@@ -180,8 +144,8 @@ def _reproduce(facts: Facts) -> tuple[Block, ...]:
     listing = _checksums(facts.data.checksums)
     lines = "".join(f"{digest}  {name}\n" for name, digest in facts.data.checksums)
     total = hashlib.sha256(lines.encode("utf-8", "backslashreplace")).hexdigest()
-    words = f"{len(listing.rows)} files were read. The list of their SHA-256 {ELSEWHERE} SHA-256 of that list: {total}."
-    return (*blocks, Fold("Checksums of the stored cells", (listing,), words))
+    words = Prose((f"{len(listing.rows)} files were read. SHA-256 of the list of their SHA-256: {total}.",))
+    return (*blocks, Fold("Checksums of the stored cells", (words, listing)))
 
 
 def _checksums(checksums: Iterable[tuple[str, str]]) -> Table:

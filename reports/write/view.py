@@ -9,20 +9,31 @@ from harness.records.cells import Cell
 from harness.records.run import Run
 from reports.facts import merge
 from reports.facts.facts import Facts, gather
+from reports.facts.wanted import Wanted, check, narrow
 from reports.text import counted, label, listed
-from reports.view.parts import Block, Figure, Fold, ReportView, RunView, Section, Table
+from reports.view import told
+from reports.view.board import board
+from reports.view.parts import Block, Figure, Fold, Hero, ReportView, RunView, Section, Table, Warnings
 from reports.view.settings import machine, values
 from reports.write import sections
 
 
-def build(runs: Sequence[Run]) -> ReportView:
-    """Return the view of a report on runs: those under the same conditions joined, others in sections of their own."""
-    joined = merge.join(runs)
-    facts = [gather(run) for run in joined]
+def build(runs: Sequence[Run], wanted: Wanted | None = None) -> ReportView:
+    """Return the view of a report on what is wanted of runs: those under the same conditions joined, others in parts of their own.
+
+    Raises:
+        BadInput: something wanted that no run has; see `reports.facts.wanted`.
+    """
+    joined, wanted = merge.join(runs), wanted or Wanted()
+    every = [gather(run) for run in joined]
+    check(wanted, every)
+    facts = [narrow(one, wanted) for one in every]
     names = [_name(run) for run in joined]
-    title = listed(dict.fromkeys(_title(run, name) for run, name in zip(joined, names, strict=True)), 3)
+    titles = dict.fromkeys(_title(run, name) for run, name in zip(joined, names, strict=True))
+    title = listed(titles, 1) if len(titles) == 1 else f"{len(titles)} runs: {listed(dict.fromkeys(names), 6)}"
     views = tuple(_run_view(f, name, i, len(joined)) for i, (f, name) in enumerate(zip(facts, names, strict=True)))
-    return ReportView(title, _relation(runs, joined, [v.title for v in views]), views)
+    several = board(facts) if len(joined) > 1 else None
+    return ReportView(title, _relation(runs, joined, [v.title for v in views]), views, several)
 
 
 def _name(run: Run) -> str:
@@ -71,6 +82,8 @@ def _run_view(facts: Facts, name: str, index: int, count: int) -> RunView:
         title,
         " · ".join(a for a in about if a),
         tuple(_prefixed(s, prefix) for s in sections.sections(facts)),
+        told.setting(facts),
+        "samples.jsonl" if facts.data.folder and (facts.data.folder / "samples.jsonl").is_file() else "",
     )
 
 
@@ -84,6 +97,11 @@ def _prefixed(section: Section, prefix: str) -> Section:
             return dataclasses.replace(block, id=prefix + block.id)
         if isinstance(block, Fold):
             return dataclasses.replace(block, blocks=tuple(map(renamed, block.blocks)))
+        if isinstance(block, Hero):
+            figures = tuple((name, dataclasses.replace(f, id=prefix + f.id)) for name, f in block.figures)
+            return dataclasses.replace(block, figures=figures)
+        if isinstance(block, Warnings) and block.more[1]:
+            return dataclasses.replace(block, more=(block.more[0], prefix + block.more[1]))
         return block
 
     return Section(prefix + section.id, section.title, tuple(map(renamed, section.blocks)))

@@ -78,7 +78,7 @@ def call(
     monkeypatch.setattr(agreement, "HFLM", computes)
     monkeypatch.setattr(contract, "check", computes)
     monkeypatch.setattr(reading, "measure", computes)
-    monkeypatch.setattr(reports.write.view, "build", computes)
+    monkeypatch.setattr(reports.write.view, "narrow", computes)
     monkeypatch.setattr(harness.tasks.lm_eval.evaluate, "load_tasks", computes)
     monkeypatch.chdir(tmp_path)
     for setting in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
@@ -110,7 +110,7 @@ def _filled(value: str, places: Mapping[str, str]) -> str:
 
 def test_every_verb_is_swept() -> None:
     assert set(BASE) == set(sweep.VERBS), "say in BASE how the new verb is called"
-    unknown = {name for name in sweep.TEXTS if name not in {case[1] for verb in BASE for case in sweep.cases(verb)}}
+    unknown = set(sweep.TEXTS) - {name for verb in BASE for _, name, _ in sweep.cases(verb)}
     assert not unknown, f"no such options any more: {unknown}"
 
 

@@ -62,7 +62,10 @@ def test_a_stopped_run_says_how_to_go_on_and_leaves_no_worker(tmp_path: Path, nu
         ]
         time.sleep(0.05)
     os.killpg(driver.pid, number) if number is signal.SIGINT else driver.send_signal(number)
-    printed, said = driver.communicate()
+    try:
+        printed, said = driver.communicate(timeout=120)
+    finally:
+        driver.kill()
     assert driver.returncode == 128 + number and not printed
     assert (
         said

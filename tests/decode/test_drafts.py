@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import torch
 import methods
 from harness.decode.engine import Decoding, generate
 from harness.decode.sampling import Sampling
+from harness.errors import BadInput
 from harness.measure.probes import flops, layers
 from harness.method import Draft
 from harness.models.decoder import Decoder
@@ -56,6 +58,10 @@ class Holed(Draft):
         (Holed(first=1), 8, 0.8),
         (Holed(sure=0.1), 8, 0.0),
         (Holed(sure=0.1), 1, 0.8),
+        (methods.create("prompt_lookup(draft_tokens=5,window=part)"), 8, 0.8),
+        (methods.create("swift(draft_tokens=4,threshold=0.05,window=3)"), 8, 0.0),
+        (methods.create("knapspec(draft_tokens=3,threshold=0.05,every=2,window=3)"), 8, 0.8),
+        (methods.create("del_exit(draft_tokens=4)"), 8, 0.0),
     ],
     ids=str,
 )
@@ -115,3 +121,22 @@ def test_the_last_positions_of_the_model_can_be_drafted(opt: Decoder) -> None:
     want = generate(opt, methods.create("full"), ids, max_new_tokens=15, stop_at_eos=False)
     out = generate(opt, methods.create("layerskip(draft_tokens=9)"), ids, max_new_tokens=15, stop_at_eos=False)
     assert torch.equal(out.tokens, want.tokens)
+
+
+@dataclass(frozen=True)
+class Bringing(Holed):
+    """Proposes what it is told."""
+
+    what: tuple[tuple[int, ...], ...] = ()
+
+    def propose(self, new: Sequence[Sequence[int]], memory: Any) -> Sequence[Sequence[int]]:
+        return self.what
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [(((3,),), "gives 1 rows of tokens for 2 rows"), (((3,), (-1,)), "a token outside the vocabulary")],
+)
+def test_proposals_that_cannot_be_are_refused(opt: Decoder, what: tuple[tuple[int, ...], ...], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        generate(opt, Bringing(what=what), ragged_prompts(rows=2)[0], max_new_tokens=6)

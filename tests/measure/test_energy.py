@@ -239,3 +239,22 @@ def test_a_worker_measures_energy_of_one_arm(checkpoint: Path, monkeypatch: pyte
     assert found["energy_j_per_token"] > 0
     assert (found["batch_size"], found["conditions"]["end_of_sequence"]) == (2, "ignored")
     assert methods.create("full").family == "schedule"
+
+
+def test_the_idle_machine_is_read_once_for_all_arms(no_wait: None, tmp_path: Path) -> None:
+    """On a large machine idle windows before every cell took longer than the cells: one reading serves them all."""
+    clock = FakeClock()
+    readings = iter([1_000, 4_000])
+    meter = energy.Counter("gpu", "gpu", lambda: next(readings), 1e-3)
+    quiet = energy.idle([meter], CUDA, 2.0, clock, clock.spend)
+    assert quiet == {"window_s": 2.0, "joules": {"gpu": 3.0}}
+    readings = iter([0, 50_000])
+    slept: list[float] = []
+
+    def generate() -> int:
+        clock.spend(1.0)
+        return 10
+
+    found = energy.measure(generate, [meter], CUDA, 2.0, quiet=quiet, clock=clock, sleep=slept.append)
+    assert not slept and found["idle_w"] == 1.5
+    assert found["energy_above_idle_j_per_token"] == pytest.approx((50.0 - 1.5 * 2.0) / 20)

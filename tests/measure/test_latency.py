@@ -13,7 +13,7 @@ import torch
 import methods
 from harness.decode.engine import Decoding, generate
 from harness.decode.sampling import Sampling
-from harness.measure import speed
+from harness.measure import predicted
 from harness.measure.probes import breakdown, fewer_blocks, latency
 from harness.method import Method
 from harness.models.decoder import Decoder
@@ -199,7 +199,7 @@ def test_every_method_has_a_breakdown_that_adds_up(opt: Decoder, spec: str) -> N
         assert sum(parts.values()) == pytest.approx(step, rel=1e-6)
     assert sum(found.step_tokens) == 3 * (NEW - 1)
     method = methods.create(spec)
-    assert (sum(found.parts_s["exit_tests"]) > 0) == (method.family in ("exit", "draft"))
+    assert (sum(found.parts_s["exit_tests"]) > 0) == (method.family in ("gate", "exit", "draft"))
     filled = any(step.filled or step.fill_rows for step in output.trace.steps)
     assert (sum(found.parts_s["kv_fill"]) > 0) == filled
 
@@ -279,7 +279,7 @@ def test_only_what_a_family_decides_by_is_an_exit_test(opt: Decoder) -> None:
     found, output = instrumented(opt, Helpful(clock=clock), clock)
     depth = output.trace.depth
     assert found.parts_s["exit_tests"] == [7.0] * (NEW - 1)
-    assert found.parts_s["host"] == pytest.approx([1000.0 * depth] * (NEW - 1), abs=1.0)
+    assert found.parts_s["host"] == pytest.approx([1000.0 * (depth - 1)] * (NEW - 1), abs=1.0)
 
 
 def test_planning_is_the_hosts_in_the_step_it_is_for(opt: Decoder) -> None:
@@ -298,7 +298,7 @@ def test_the_model_itself_is_left_as_it_was(opt: Decoder) -> None:
 
 
 @pytest.mark.parametrize("pace", [1.0, 0.5, 3.0])
-def test_ideal_is_in_proportion_to_sublayers(pace: float) -> None:
+def test_predicted_is_in_proportion_to_sublayers(pace: float) -> None:
     """Worked out by hand: skipping every feed sublayer saves the feed time, not half of the blocks.
 
     What the host does between sublayers (10 of 100) goes with them, and a machine that runs at another pace in the instrumented
@@ -309,16 +309,16 @@ def test_ideal_is_in_proportion_to_sublayers(pace: float) -> None:
     taken = [{"parts_s": parts, "step_s": [pace * 100.0]}]
     full: SpeedFields = {"breakdown": taken, "runs": [{"step_s": [100.0]}], "depth": 10}
     found: SpeedFields = {"heads_per_token": 1.0, "serial_attention_per_token": 10.0, "serial_feed_per_token": 0.0}
-    speed.add_ideal(full, found, {}, drafts=False)
-    assert found["ideal_full_step_s"] == pytest.approx(100.0)
-    assert found["ideal_step_s"] == pytest.approx(1 + 8 + 1 + 90 * 20 / 80)
+    predicted.add_predicted(full, found, {}, drafts=False)
+    assert found["predicted_full_step_s"] == pytest.approx(100.0)
+    assert found["predicted_step_s"] == pytest.approx(1 + 8 + 1 + 90 * 20 / 80)
     assert found["step_parts_s"]["block"] == pytest.approx(9.0)
     assert found["step_parts_s"]["rest"] == pytest.approx(1.0)
-    speed.add_ideal(None, found, {}, drafts=False)
-    assert found["ideal_step_s"] is None and found["step_parts_s"] is None
+    predicted.add_predicted(None, found, {}, drafts=False)
+    assert found["predicted_step_s"] is None and found["step_parts_s"] is None
 
 
-def test_ideal_is_read_off_the_full_models_own_step_with_fewer_blocks() -> None:
+def test_predicted_is_read_off_the_full_models_own_step_with_fewer_blocks() -> None:
     """Worked out by hand: a block costs 8 of 100 where half of ten run, 12 in the others; a draft pays the rest once a pass."""
     parts = {"embed": [1.0], "attention": [40.0], "feed": [40.0], "head": [8.0], "sampling": [1.0], "host": [10.0]}
     full: SpeedFields = {
@@ -328,14 +328,14 @@ def test_ideal_is_read_off_the_full_models_own_step_with_fewer_blocks() -> None:
     }
     fewer = {2: [16.0, 15.0, 30.0], 5: [40.0, 40.0, 41.0]}
     state: SpeedFields = {"heads_per_token": 1.0, "serial_attention_per_token": 5.0, "serial_feed_per_token": 5.0}
-    speed.add_ideal(full, state, fewer, drafts=False)
-    assert state["ideal_step_s"] == pytest.approx(40.0)
+    predicted.add_predicted(full, state, fewer, drafts=False)
+    assert state["predicted_step_s"] == pytest.approx(40.0)
     state.update(serial_attention_per_token=7.5, serial_feed_per_token=7.5)
-    speed.add_ideal(full, state, fewer, drafts=False)
-    assert state["ideal_step_s"] == pytest.approx(70.0) and state["ideal_full_step_s"] == 100.0
+    predicted.add_predicted(full, state, fewer, drafts=False)
+    assert state["predicted_step_s"] == pytest.approx(70.0) and state["predicted_full_step_s"] == 100.0
     state.update(heads_per_token=2.0)
-    speed.add_ideal(full, state, {}, drafts=True)
-    assert state["ideal_step_s"] == pytest.approx(2 * 10 + 0.75 * 90)
+    predicted.add_predicted(full, state, {}, drafts=True)
+    assert state["predicted_step_s"] == pytest.approx(2 * 10 + 0.75 * 90)
 
 
 def test_fewer_blocks_are_run_by_the_same_engine(opt: Decoder) -> None:

@@ -31,6 +31,6 @@ def test_the_compiled_loop_reads_everything() -> None:
     import torch
 
     numbers = torch.ones(3 * 16 * 16 * 4 * 2)
-    for threads in (1, 2):
-        got = library.calls.read_all(numbers.data_ptr(), numbers.numel() * 4, 2, threads)
+    for threads, own in ((1, 0), (2, 0), (2, 1)):
+        got = library.calls.read_all(numbers.data_ptr(), numbers.numel() * 4, 2, threads, own)
         assert got == 2 * numbers.numel()

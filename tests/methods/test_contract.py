@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -13,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import methods
 from harness.decode.engine import generate
 from harness.decode.forced import score
+from harness.errors import BadInput
 from harness.measure.probes import flops
-from harness.method import Exit, Schedule
+from harness.method import Exit, Method, Schedule
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.plan import LayerPlan, Step
@@ -139,6 +141,61 @@ def test_sublayer_plans_with_holes_score_as_they_decode(decoder: Decoder) -> Non
     scored = score(decoder, method, torch.cat((prompt, out.tokens[1])).unsqueeze(0), [len(prompt)], expected_tokens=NEW)
     torch.testing.assert_close(scored[0, len(prompt) - 1 : -1], logits[1], atol=1e-4, rtol=0)
     assert not torch.equal(out.trace.attention, out.trace.feed)
+
+
+@dataclass(frozen=True)
+class Passing(Schedule):
+    """What does not run leaves its keys and values for later steps, and scales what passes; attention comes back."""
+
+    def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+        attention = tuple((i + step.index) % 3 != 0 for i in range(depth))
+        feed = tuple((i + step.index) % 4 != 1 for i in range(depth))
+        fill = tuple(not a and i % 2 == 0 for i, a in enumerate(attention))
+        scale = tuple(0.9 + 0.02 * ((i * step.index) % 11) for i in range(2 * depth))
+        return LayerPlan(attention, feed, fill, scale)
+
+    def prompt_plan(self, depth: int) -> LayerPlan:
+        plan = self.layers(Step(5, 1), 1, depth)
+        return LayerPlan(plan.attention, plan.feed, tuple(not a for a in plan.attention), plan.scale)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.step_equals_score,
+        contract.batch_equals_alone,
+        contract.trace_equals_hooks,
+        contract.flops_equal_counter,
+    ],
+)
+def test_what_a_plan_fills_and_scales_is_kept(decoder: Decoder, check: Callable[[Decoder, Method], None]) -> None:
+    check(decoder, Passing())
+
+
+def test_plans_that_cannot_be_are_refused(opt: Decoder) -> None:
+    @dataclass(frozen=True)
+    class Late(Schedule):
+        """Attends where the prompt left nothing."""
+
+        def prompt_plan(self, depth: int) -> LayerPlan:
+            return LayerPlan.of(range(3), depth)
+
+        def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
+            return LayerPlan.full(depth)
+
+    ids, _ = ragged_prompts(rows=1)
+    with pytest.raises(
+        BadInput, match="Late: step 1 stores keys and values in block 3, which holds none of the prompt"
+    ):
+        generate(opt, Late(), ids, max_new_tokens=3)
+    for arguments, said in (
+        ({"fill": (True, False)}, "to attend and to fill"),
+        ({"fill": (True,)}, "1 fill flags for 2 blocks"),
+        ({"scale": (1.0, 2.0)}, "2 scales for 4 sublayers"),
+        ({"scale": (1.0, float("nan"), 1.0, 1.0)}, "not a finite number"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            LayerPlan((True, False), (True, True), **arguments)  # type: ignore[arg-type]
 
 
 def test_exits_differ_between_rows_and_rise_with_the_threshold() -> None:

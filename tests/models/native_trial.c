@@ -40,7 +40,7 @@ static void compare(double want, float got) {
 static void check_linear(int64_t n, int64_t k, int64_t rows) {
     both b = random_map(n, k);
     float *x = drawn(rows * k), *more = drawn(rows * n), *y = malloc(rows * n * sizeof(float));
-    linear(&b.m, rows, x, more, y, SILU, 2);
+    linear(&b.m, rows, x, more, y, SILU, 2, rows % 2);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < n; c++) {
             double s = b.m.bias[c];
@@ -84,9 +84,9 @@ static void check_block(int heads, int kv, int d, int held, int wide, int gated,
     float *cosines = drawn(ROWS * d), *sines = drawn(ROWS * d), *y = malloc(ROWS * width * sizeof(float));
     for (int r = 0; r < ROWS; r++) /* tables are (cos, cos) and (-sin, sin) */
         for (int i = 0; i < d / 2; i++) cosines[r * d + d / 2 + i] = cosines[r * d + i], sines[r * d + d / 2 + i] = -sines[r * d + i];
-    operation o = {&b, {keys, values, NULL, NULL, capacity, held, 1, cosines, sines}, ATTEND | FEED};
+    operation o = {&b, {keys, values, NULL, NULL, capacity, held, 1, cosines, sines}, ATTEND | FEED, 1};
     double spent[3] = {0};
-    if (run(&o, 1, ROWS, x, y, NULL, NULL, 0, 0, 2, spent)) worst = INFINITY;
+    if (run(&o, 1, ROWS, x, y, NULL, NULL, 0, 0, 2, side, spent)) worst = INFINITY;
     for (int r = 0; r < ROWS; r++) {
         double entry[width], h[width], all[fused], mixed[width], wider[2 * wide], inner[wide], turned[d];
         for (int i = 0; i < width; i++) entry[i] = x[r * width + i];

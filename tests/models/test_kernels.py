@@ -76,7 +76,7 @@ def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[s
         def counted(self: Any, codes: Any, *more: Any) -> torch.Tensor | None:
             out = run(self, codes, *more)
             if out is not None:
-                compiled.update(layer for layer, _ in codes)
+                compiled.update(layer for layer, _, _ in codes)
             return out
 
         patch.setattr(fused._Stack, "run", counted)

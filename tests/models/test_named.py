@@ -87,6 +87,15 @@ def test_a_name_is_fetched_once_and_is_the_model_of_its_file(
     assert not list(kept_in.rglob("*.part")) and not list(kept_in.rglob("*.whl"))
 
 
+def test_without_the_reader_the_extra_is_named_before_anything_is_fetched(
+    wheel: Path, letters: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named, "download", lambda *_: pytest.fail("fetched for nothing"))
+    monkeypatch.setattr(gguf.importlib.util, "find_spec", lambda name: None)
+    for model in (NAME, letters):
+        assert "pip install 'depthbench[gguf]'" in line(model)
+
+
 def test_the_smollm2_row_is_complete() -> None:
     row = named.NAMED["smollm2-135m"]
     assert (len(row.file_sha256), len(row.wheel_sha256), row.licence) == (64, 64, "Apache-2.0")
@@ -173,6 +182,10 @@ def test_damaged_gguf_files_are_one_line(letters: Path, tmp_path: Path) -> None:
         assert str(file) in line(file)
     assert "is not there" in line(tmp_path / "missing.gguf")
     assert "out of vocabulary" in line(tiny_gguf(tmp_path / "merges.gguf", merges=["! no"]))
+
+
+def test_tensors_that_the_reader_leaves_out_are_refused(tmp_path: Path) -> None:
+    assert "(rope_freqs.weight, ...)" in line(tiny_gguf(tmp_path / "factors.gguf", factors=True))
 
 
 def test_a_tokenizer_that_panics_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -21,10 +22,10 @@ from harness.models import fused
 from harness.models.decoder import Decoder
 from harness.models.families.blocks import NATIVE_ACTIVATIONS
 from harness.models.kernels import linear as kernels
-from harness.models.kernels import native
+from harness.models.kernels import native, threads
 from harness.models.kernels.native import check
 from tests.conftest import MODELS, ragged_prompts, tiny
-from tests.methods.test_contract import decode_with_logits
+from tests.methods.test_contract import Passing, decode_with_logits
 from tests.models.test_families import VARIANTS
 
 NEW = 24
@@ -51,6 +52,7 @@ SPECS = [
     "skipdecode(min_layers=1,max_layers=2)",
     "calm(threshold=0.2)",
     "layerskip(exit_layer=1,draft_tokens=2)",
+    "adaskip(skip=f0x11000_a1x8000)",
 ]
 
 
@@ -75,7 +77,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         out = original(self, codes, *more)
         if out is not None:
             names = {native.ATTEND: "attend", native.FEED: "feed", native.FILL: "fill"}
-            seen.extend(name for _, does in codes for code, name in names.items() if does & code)
+            seen.extend(name for _, does, _ in codes for code, name in names.items() if does & code)
         return out
 
     monkeypatch.setattr(fused._Stack, "run", counted)
@@ -105,6 +107,18 @@ def test_same_numbers_as_calls(name: str, isa: str, runs: list[str]) -> None:
         runs.clear()
 
 
+def test_a_plan_fills_and_scales_in_one_call(isa: str, runs: list[str]) -> None:
+    model, method = ODD["llama-wide"](), Passing()
+    ids, mask = ragged_prompts(rows=3, width=20)
+    with kernels.only("torch"):
+        want, want_logits = decode_with_logits(model, method, ids, mask, NEW)
+    with kernels.only("native"):
+        got, logits = decode_with_logits(model, method, ids, mask, NEW)
+    torch.testing.assert_close(logits, want_logits, atol=1e-4, rtol=0)
+    assert got.kv_written_bytes == want.kv_written_bytes
+    assert runs.count("fill") == sum(len(step.plan.filled) for step in got.trace.steps) > 0
+
+
 def test_exits_fill_and_leave_rows_out_alike(isa: str, runs: list[str]) -> None:
     model = ODD["llama-wide"]()
     ids, mask = ragged_prompts(rows=8)
@@ -122,11 +136,64 @@ def test_threads_change_nothing(isa: str) -> None:
     model = MODELS["opt"]()
     ids, mask = ragged_prompts(rows=3)
     outs = []
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
+    for count in (1, 2, 3, 9):  # more than there are cores: most of them come late to everything
+        torch.set_num_threads(count)
         with kernels.only("native"):
             outs.append(decode_with_logits(model, methods.create("full"), ids, mask)[1])
-    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], outs[2])
+        assert torch.get_num_threads() == count, "torch has its threads back"
+    assert all(torch.equal(outs[0], out) for out in outs[1:])
+
+
+def test_the_first_of_the_largest_is_chosen(isa: str) -> None:
+    x = torch.randn(400, 37).mul_(2).round_()  # many are equal
+    x[1, 30] = x[2, 36] = x[3, 0] = float("nan")
+    x[4] = float("-inf")
+    x[5, 9] = float("inf")
+    torch.set_num_threads(2)
+    library = native.library()
+    assert library is not None
+    with torch.inference_mode(), threads.Own(library):
+        for width in (21, 31, 32, 33, 37):
+            part = x[:, :width].contiguous()
+            assert torch.equal(kernels.argmax(part), part.argmax(-1))
+
+
+@needs_compiler
+def test_torch_has_its_threads_back_when_a_step_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS["opt"]()
+    torch.set_num_threads(2)
+
+    def fail(*_: Any) -> torch.Tensor:
+        assert threads.team() == (2, 1) and torch.get_num_threads() == 1
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(model, "head", fail)
+    with kernels.only("native"), pytest.raises(RuntimeError, match="no"):
+        generate(model, methods.create("full"), ids := ragged_prompts()[0], torch.ones_like(ids), max_new_tokens=2)
+    assert threads.team() == (2, 0) and torch.get_num_threads() == 2
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_gets_threads_of_its_own() -> None:
+    """Threads do not survive a fork: who waited for those of before would wait for ever."""
+    model = MODELS["opt"]()
+    ids, mask = ragged_prompts(rows=3)
+    torch.set_num_threads(2)
+
+    def tokens() -> list[list[int]]:
+        with kernels.only("native"):
+            return generate(model, methods.create("full"), ids, mask, max_new_tokens=NEW).tokens.tolist()  # type: ignore[no-any-return]
+
+    want = tokens()
+    library = native.library()
+    assert library is not None and library.calls.threads_of_own() >= 1
+    child = os.fork()
+    if not child:
+        same = library.calls.threads_of_own() == 0 and tokens() == want and library.calls.threads_of_own() == 1
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert tokens() == want
 
 
 def test_a_row_does_not_depend_on_its_batch(isa: str) -> None:
@@ -148,7 +215,14 @@ def test_activations(isa: str, act: Callable[[torch.Tensor], torch.Tensor]) -> N
     got = torch.empty_like(x)
     single = native.Map(identity.data_ptr(), None, 1, 1)
     library.calls.linear(
-        ctypes.byref(single), len(x), x.data_ptr(), None, got.data_ptr(), native.ACTIVATIONS[NATIVE_ACTIVATIONS[act]], 1
+        ctypes.byref(single),
+        len(x),
+        x.data_ptr(),
+        None,
+        got.data_ptr(),
+        native.ACTIVATIONS[NATIVE_ACTIVATIONS[act]],
+        1,
+        0,
     )
     torch.testing.assert_close(got, act(x), atol=1e-6, rtol=2e-6)
 
@@ -276,6 +350,7 @@ def test_other_compilers_and_processors(tmp_path: Path) -> None:
             str(program),
             "-lm",
             "-fopenmp",
+            "-pthread",
         ]
         made = subprocess.run(command, capture_output=True, text=True)
         if "omp.h" in made.stderr or "-lomp" in made.stderr:

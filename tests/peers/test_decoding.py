@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from harness.cli import main as cli
 from harness.errors import BadInput
 from harness.peers import decoding
+from harness.peers.engines import PEERS
 from tests.gguf_file import tiny_gguf
 
 SMALL = {
@@ -50,6 +52,17 @@ def test_engines_take_turns_on_the_same_weights() -> None:
     json.dumps(record)
     table = decoding.table(record)
     assert len(table) == 4 and {len(row) for row in table} == {len(table[0])}
+
+
+def test_a_checkpoints_own_penalties_and_beams_are_no_work_of_any_engine(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "asks"))
+    asked = {"repetition_penalty": 1.9, "num_beams": 3, "suppress_tokens": list(range(2, 200)), "eos_token_id": 1}
+    (folder / "generation_config.json").write_text(json.dumps(asked))
+    prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    found = {name: engine(str(folder), "float32", "cpu", 1) for name, engine in PEERS.items()}
+    tokens = [engine.run(prompts, 12) for engine in found.values()]
+    assert tokens[0] == tokens[1] == tokens[2]
+    assert "num_beams=3, repetition_penalty=1.9" in found["depthbench"].said
 
 
 def test_ctranslate2_gives_the_same_tokens() -> None:

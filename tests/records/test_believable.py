@@ -64,11 +64,12 @@ def test_a_speed_up_beyond_its_work_is_unusable(step_s: float, verdict: str, sta
     assert gate.status == status and gate.counts and gate.limit == believable.MARGIN
     if verdict == "unusable":
         assert gate.cells == ("speed--Skip",) and "the baseline is suspect" in gate.detail
-        assert row["notes"] == "faster than its work allows (1.25 times); the baseline is suspect"
+        assert row["usable"] == "unusable" and row["speedup"] is None
+        assert row["reason"] == "faster than its work allows (1.25 times); the baseline is suspect"
 
 
 def test_an_interval_that_reaches_the_limit_is_no_proof() -> None:
-    run = run_of(FULL, cell("Skip", "skipdecode", 0.0042, 0.005, 0.5, spread=0.8))
+    run = run_of(FULL, cell("Skip", "skipdecode", 0.0042, 0.005, 0.5, spread=0.25))
     assert judged(run, WITHIN).status == gates.PASSED
 
 
@@ -107,7 +108,9 @@ def test_only_evidence_in_the_record_explains_more(
     assert row["verdict"] == ("faster" if explained else "unusable")
     assert gate.status == (gates.PASSED if explained else gates.FAILED)
     if explained:
-        assert "what is left stays in the cache (a step reads 41 MB, the full model's 82 MB)" in row["notes"]
+        assert row["explanation"].startswith(
+            "above its byte limit of 2.00: the full model's own step is 2.56 times faster with"
+        )
         assert "explained" in gate.detail
 
 

@@ -72,6 +72,8 @@ def test_a_slower_method_is_found_with_its_size(tmp_path: Path) -> None:
     assert speed.effect.low < 5 / 6 < speed.effect.high and time.effect.low < 6 / 5 < time.effect.high
     assert speed.before == pytest.approx(2, rel=0.02) and time.after == pytest.approx(6, rel=0.02)
     assert changes["Full", "tpot"].verdict == SAME
+    headline = compare.compare(tmp_path / "a", tmp_path / "b").headline
+    assert headline == "2 slower of 5 quantities compared (3 no difference)"
     back = found(tmp_path / "b", tmp_path / "a")
     assert back["Skip", "speedup"].verdict == FASTER and back["Skip", "tpot"].verdict == FASTER
 
@@ -80,7 +82,20 @@ def test_a_small_change_is_not_spoken_of_and_a_noisy_one_is_ambiguous(tmp_path: 
     """Both are needed: a change that is sure but small is no difference; one that is large but unsure is ambiguous."""
     make_run(tmp_path / "a", noise=0.001)
     assert found(tmp_path / "a", make_run(tmp_path / "b", 5.1, 0.001, 1))["Skip", "speedup"].verdict == SAME
-    assert found(tmp_path / "a", make_run(tmp_path / "c", 5.4, 1.0, 1))["Skip", "speedup"].verdict == AMBIGUOUS
+    assert found(tmp_path / "a", make_run(tmp_path / "c", 5.4, 0.3, 1))["Skip", "speedup"].verdict == AMBIGUOUS
+
+
+def test_what_is_not_usable_or_was_timed_beside_others_is_not_compared(tmp_path: Path) -> None:
+    """A machine that was busy in one of the runs must not look like a change of the method."""
+    first, noisy = make_run(tmp_path / "a"), make_run(tmp_path / "b", 9.0, 2.0, 1)
+    refused = compare.compare(first, noisy).refusals
+    assert any("Skip: not usable in the second run: " in line for line in refused)
+    busy = RunStore(make_run(tmp_path / "c", 9.0))
+    for cell in busy.cells():
+        busy.write_cell({**cell, "machine": [{"cpu": {"foreign_share": 0.5, "steal_share": None}}]})
+    compared = compare.compare(first, tmp_path / "c")
+    assert {change.metric for change in compared.changes} == {"restaurants/agreement"}
+    assert "measured beside other programs in the second run" in compared.refusals[0]
 
 
 @pytest.mark.parametrize(

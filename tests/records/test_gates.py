@@ -85,7 +85,7 @@ def _noisy(cell: dict[str, Any]) -> None:
         ("timed outputs equal scored outputs", "speed--draft", _set("outputs.0.tokens.0", [5, 6, 9, 8]),
          "e0 parts at token 2, margin 1"),
         ("timed outputs equal scored outputs", "speed--draft", _set("repeatable", False), "other tokens than its warm-up"),
-        ("dispersion", "speed--draft", lambda cell: _noisy(cell), "above the limit"),
+        ("timed cells are usable", "speed--draft", lambda cell: _noisy(cell), "spans 97% of their median"),
     ],
 )  # fmt: skip
 def test_one_defect_fails_one_gate(good: Run, name: str, cell: str, change: Change, says: str) -> None:
@@ -101,10 +101,10 @@ def test_few_noisy_cells_are_named_and_do_not_fail_the_run(good: Run) -> None:
     timed = [cell["id"] for cell in good.cells if cell["kind"] == "speed"]
     run = copy.deepcopy(good)
     run.record.setdefault("suite", {})["limits"] = {"noisy_share": 1 / len(timed)}
-    gate = judged(run, lambda cell: _noisy(cell), timed[-1])["dispersion"]
-    assert gate.status == FAILED and not gate.stops and gate.cells == (timed[-1],) and "no verdict" in gate.detail
+    gate = judged(run, lambda cell: _noisy(cell), timed[-1])["timed cells are usable"]
+    assert gate.status == FAILED and not gate.stops and gate.cells == (timed[-1],) and "remeasure" in gate.advice
     run.record["suite"]["limits"] = {"noisy_share": 0.9 / len(timed)}
-    assert judged(run, lambda cell: _noisy(cell), timed[-1])["dispersion"].stops
+    assert judged(run, lambda cell: _noisy(cell), timed[-1])["timed cells are usable"].stops
 
 
 def _parts(*found: dict[str, Any]) -> Change:
@@ -163,7 +163,10 @@ def test_the_gpu_that_was_measured_is_the_one_that_is_judged(good: Run) -> None:
 
 
 def test_a_busy_processor_is_told_and_does_not_stop(good: Run) -> None:
-    gate = judged(good, _set("machine.0.cpu.foreign_share", 0.4))["other work on the processor"]
+    def busy(cell: dict[str, Any]) -> None:
+        cell["machine"] = [{"cpu": {"foreign_share": 0.4, "steal_share": None}}] * 2
+
+    gate = judged(good, busy)["other work on the processor"]
     assert gate.status == FAILED and gate.value == 0.4 and not gate.stops
 
 

@@ -62,10 +62,11 @@ def test_a_row_of_the_table_is_enough_for_a_new_quantity(tmp_path: Path) -> None
 def test_its_limit_marks_cells_and_is_a_gate(tmp_path: Path) -> None:
     run = run_suite(suite(batch_sizes=[1]), tmp_path, workers=Probed())
     rows = {row["label"]: row for row in run.summary}
-    assert (rows["Skip"]["noisy"], rows["Skip"]["verdict"]) == ("yes", "inconclusive")
-    assert rows["Draft"]["noisy"] == "no"
-    gate = next(gate for gate in run.gates if gate.name == "heat mk")
-    assert (gate.status, gate.value, gate.limit, gate.unit) == ("failed", 250.0, 50.0, "mK")
+    assert (rows["Skip"]["usable"], rows["Skip"]["verdict"]) == ("unusable", "unusable")
+    assert rows["Skip"]["reason"] == "its heat_mk is 250, more than 50"
+    assert rows["Draft"]["usable"] == "usable"
+    gate = next(gate for gate in run.gates if gate.name == "timed cells are usable")
+    assert gate.status == "failed" and "its heat_mk is 250, more than 50" in gate.detail
 
 
 @pytest.mark.usefixtures("more")

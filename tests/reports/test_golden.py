@@ -21,6 +21,7 @@ from reports.view.parts import (
     Definitions,
     Figure,
     Fold,
+    Hero,
     Output,
     Prose,
     ReportView,
@@ -72,9 +73,14 @@ SCATTER = Figure(
         "BLEU on e2e (points)",
         True,
         (
-            trade_off.Point("Full model", Swatch("full"), Interval(1, 1, 1, 0), Interval(60, 59, 61, 9), True),
-            trade_off.Point(
-                "a <b> & $x$", Swatch("calm", hollow=True), Interval(2, 1.9, 2.1, 9), Interval(59, 58, 60, 9), True
+            trade_off.Line(
+                "a <b>",
+                Swatch("calm", hollow=True),
+                False,
+                (
+                    trade_off.Point("a <b> 1", "1", Interval(1.5, 1.4, 1.6, 9), Interval(59, 58, 60, 9)),
+                    trade_off.Point("a <b> $x$", "$x$", Interval(2, 1.9, 2.1, 9), Interval(58, 57, 59, 9)),
+                ),
             ),
         ),
         60.0,
@@ -90,12 +96,20 @@ VIEW = ReportView(
             "quick",
             "model · float32",
             (
-                Section("answer", "The answer", (Prose(("One & two.",)), TABLE, Warnings(("Careful <now>.",)))),
+                Section(
+                    "answer",
+                    "The answer",
+                    (
+                        Hero(("One & two.",), (("batch 1", SCATTER),), ("Small <words>.",)),
+                        TABLE,
+                        Warnings(("Careful <now>.",)),
+                    ),
+                ),
                 Section(
                     "rest",
                     "The rest",
                     (
-                        SCATTER,
+                        Prose(("Three.",)),
                         Definitions((("Machine", (("cpu", "a <cpu>"),)),)),
                         Sample(
                             "e2e-1: changed most",

@@ -34,7 +34,7 @@ repeats: 5
 energy: false
 threads: 1
 quality_batch_size: 3
-limits: {{dispersion: 1000}}  # steps of a fraction of a millisecond, on a machine that does other things
+limits: {{dispersion: 1000, noisy_share: 1}}  # steps of a fraction of a millisecond, on a machine that does other things
 {extra}"""
     )
     return path
@@ -68,7 +68,8 @@ def test_speed_cells_hold_raw_values_under_equal_conditions(finished: tuple[Suit
         # ABBA: an arm that went first in one repeat goes last in the next.
         assert all(order[0] + order[1] == len(same) - 1 for order in orders)
         for cell in same:
-            assert len(cell["runs"]) == 5 and cell["finite"] and cell["repeatable"]
+            asked = [run for run in cell["runs"] if "again" not in run]  # a busy machine has some measured again
+            assert len(asked) == 5 and cell["finite"] and cell["repeatable"]
             assert all(len(run["step_s"]) == 5 and run["step_tokens"] == [batch] * 5 for run in cell["runs"])
             assert len(cell["layers_by_position"]) == 5 and cell["depth"] == 4
     full = next(cell for cell in cells if cell["arm"]["method"] == "full")
@@ -116,6 +117,11 @@ def test_other_weights_may_not_continue_a_run(finished: tuple[Suite, Path]) -> N
     record["arms"][0]["weights"] = "0" * 16
     (out / "run.json").write_text(json.dumps(record))
     with pytest.raises(BadInput, match=r"another arms: arms.0.weights is \"0000"):
+        sweep.run_suite(suite, out, resume=True, workers=InProcess())
+    record = json.loads(before)
+    record["arms"][0]["beside_weights"]["end_tokens"] = [9]  # what else changes a generation
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(BadInput, match=r"another arms: arms.0.beside_weights.end_tokens.0 is 9 there and 1 now"):
         sweep.run_suite(suite, out, resume=True, workers=InProcess())
     (out / "run.json").write_text(before)
 

@@ -146,7 +146,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def interrupted(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(cli, "command", lambda: interrupted)
     monkeypatch.setattr("sys.argv", ["depthbench", "run", "quick", "--out", "my run"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

@@ -6,31 +6,11 @@ import numpy as np
 import pytest
 
 from harness.stats import intervals as stats
-from harness.stats.intervals import Interval, bootstrap_metric, bootstrap_ratio, paired_difference, percentile
-
-RATIO = 1.5
+from harness.stats.intervals import Interval, bootstrap_metric, paired_difference, paired_ratio, percentile
 
 
 def share(totals: np.ndarray) -> np.ndarray:
     return 100 * totals[..., 0] / totals[..., 1]
-
-
-def times(rng: np.random.Generator, processes: int, repeats: int, own: float = 0.03) -> tuple[list, list]:
-    """Full and method decode times: 10 % noise that both arms share, 3 % of their own, true ratio 1.5."""
-    common = rng.lognormal(0, 0.1, (processes, repeats))
-    noise = rng.lognormal(0, own, (2, processes, repeats))
-    return (RATIO * common * noise[0]).tolist(), (common * noise[1]).tolist()
-
-
-@pytest.mark.parametrize(("processes", "repeats"), [(1, 5), (1, 20), (2, 5), (5, 5)])
-def test_speed_interval_covers_the_true_ratio(processes, repeats):
-    """Guards against intervals that claim 95 % and cover far less (plain percentile at n = 5: 83 %) or everything."""
-    rng = np.random.default_rng(1)
-    intervals = [bootstrap_ratio(*times(rng, processes, repeats), samples=1000, seed=i) for i in range(200)]
-    covered = sum(i.low <= RATIO <= i.high for i in intervals)
-    assert 0.88 * 200 <= covered <= 0.995 * 200
-    # Pairing must remove the shared noise: unpaired, the width would be some four times as large.
-    assert np.median([i.high / i.low for i in intervals]) < 1.12
 
 
 @pytest.mark.parametrize("n", [24, 300])
@@ -60,30 +40,23 @@ def test_paired_difference_uses_the_pairs():
     assert gap.n == 50
 
 
-def test_ratio_is_of_totals_and_ragged_processes_count_fully():
+def test_ragged_processes_count_fully():
     """A process that was cut short must neither be dropped nor padded with zeros."""
-    interval = bootstrap_ratio([[2.0, 4.0, 6.0], [8.0]], [[1.0, 2.0, 3.0], [4.0]])
+    interval = paired_ratio([[2.0, 4.0, 6.0], [8.0]], [[1.0, 2.0, 3.0], [4.0]])
     assert (interval.value, interval.low, interval.high, interval.n) == pytest.approx((2.0, 2.0, 2.0, 4))
-    assert bootstrap_ratio([[1.0, 9.0]], [[1.0, 1.0]]).value == 5.0
 
 
-def test_processes_are_resampled_not_only_repeats():
+def test_processes_are_what_repeats():
     """Ten repeats in each of two processes that disagree must not look like twenty that agree."""
-    apart = bootstrap_ratio([[1.0] * 10, [2.0] * 10], [[1.0] * 10, [1.0] * 10])
-    assert apart.low < 1.0 < 2.0 < apart.high
-    agree = bootstrap_ratio([[1.0, 2.0] * 5] * 2, [[1.0] * 10] * 2)
-    assert 1.0 < agree.low < agree.high < 2.0
-
-
-def test_results_depend_on_data_and_seed_alone():
-    full, method = times(np.random.default_rng(4), 2, 5)
-    assert bootstrap_ratio(full, method) == bootstrap_ratio(full, method)
-    assert bootstrap_ratio(full, method) != bootstrap_ratio(full, method, seed=1)
+    apart = paired_ratio([[1.0] * 10, [1.5] * 10], [[1.0] * 10, [1.0] * 10])
+    assert apart.low < 1.0 < 1.5 < apart.high
+    agree = paired_ratio([[1.0, 1.5] * 5] * 2, [[1.0] * 10] * 2)
+    assert 1.0 < agree.low <= agree.high < 1.5
 
 
 def test_one_value_has_no_interval():
     """A single repeat must not give an interval of width zero."""
-    for interval in (bootstrap_ratio([[2.0]], [[1.0]]), bootstrap_metric([[1.0, 2.0]], share)):
+    for interval in (paired_ratio([[2.0]], [[1.0]]), bootstrap_metric([[1.0, 2.0]], share)):
         assert interval.n == 1
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
@@ -103,8 +76,8 @@ def test_undefined_metric_is_not_a_number():
     ("full", "method"), [([], []), ([[]], [[]]), ([[1.0]], [[1.0, 2.0]]), ([[1.0]], [[0.0]]), ([[math.nan]], [[1.0]])]
 )
 def test_bad_times_are_refused(full, method):
-    with pytest.raises(ValueError, match="bootstrap_ratio"):
-        bootstrap_ratio(full, method)
+    with pytest.raises(ValueError, match="paired times"):
+        paired_ratio(full, method)
 
 
 def test_mismatched_examples_are_refused():
@@ -141,8 +114,11 @@ def test_percentile_edges():
 @pytest.mark.parametrize(
     ("low", "high", "n", "verdict"),
     [
-        (1.01, 1.4, 5, "faster"),
-        (0.7, 0.99, 5, "slower"),
+        (1.2, 1.4, 5, "faster"),
+        (0.7, 0.85, 5, "slower"),
+        (1.01, 1.4, 5, "inconclusive"),  # one in twenty such intervals misses: a verdict asks for 99 %
+        (1.04, 1.3, 50, "inconclusive"),  # excludes 1, but is wide and lies close to it
+        (1.06, 1.1, 50, "faster"),
         (0.97, 1.05, 5, "no difference detected"),
         (1.0, 1.1, 5, "no difference detected"),
         (0.8, 1.3, 50, "inconclusive"),  # too noisy: a difference of 20 % either way is not ruled out
@@ -151,7 +127,14 @@ def test_percentile_edges():
     ],
 )
 def test_speed_verdict(low, high, n, verdict):
-    assert stats.speed_verdict(Interval((low + high) / 2, low, high, n)) == verdict
+    assert stats.speed_verdict(Interval(math.sqrt(low * high), low, high, n)) == verdict
+
+
+def test_a_wide_cell_shows_only_large_differences():
+    """Beside other programs a narrow interval may come about by chance: there a difference of 20 % is asked for."""
+    near, far = Interval(1.1, 1.08, 1.12, 20), Interval(1.5, 1.45, 1.55, 20)
+    assert (stats.speed_verdict(near), stats.speed_verdict(near, wide=True)) == ("faster", "inconclusive")
+    assert stats.speed_verdict(far, wide=True) == "faster"
 
 
 @pytest.mark.parametrize(
@@ -179,16 +162,3 @@ def test_quality_verdict_needs_examples_and_a_direction():
         stats.quality_verdict(Interval(0.0, 0.0, 0.0, 300), 1.0, "sideways")
     with pytest.raises(ValueError, match="-1"):
         stats.quality_verdict(Interval(0.0, 0.0, 0.0, 300), -1.0, "higher")
-
-
-def test_verdicts_are_right_more_often_than_claimed():
-    """With no true difference, at most about 5 % of runs may say faster or slower."""
-    rng = np.random.default_rng(7)
-    words = []
-    for seed in range(200):
-        full, method = times(rng, 2, 5)
-        words.append(
-            stats.speed_verdict(bootstrap_ratio([[t / RATIO for t in row] for row in full], method, seed=seed))
-        )
-    assert sum(word in ("faster", "slower") for word in words) <= 0.1 * 200
-    assert words.count("no difference detected") > 0.5 * 200

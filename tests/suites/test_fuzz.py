@@ -121,7 +121,8 @@ def test_parameters(value: Any, method: tuple[str, str]) -> None:
         (b"a: " + b"[" * 3000, "nested too deeply"),
         (b"a: 2020-99-99\n", "month"),
         (b"a: !!python/object:os.system {}\n", "not valid YAML"),
-        (b"{a: b}: 1\n", "not valid YAML"),
+        (b"{a: b}: 1\n", "line 1: the key {'a': 'b'} is not text"),
+        (b"x: 1\n1: 2\n", "line 2: the key 1 is not text"),
         (b"a: 0x" + b"f" * 9000, "unknown key"),
         (b"\x00", "not valid YAML"),
     ],
@@ -139,8 +140,8 @@ def test_suites_cut_in_the_middle(tmp_path: Path, name: str) -> None:
     from harness.suites.suite import FOLDER
 
     whole = (FOLDER / f"{name}.yaml").read_bytes()
+    path = tmp_path / "cut.yaml"
     for share in (0.2, 0.5, 0.8):
-        path = tmp_path / "cut.yaml"
         path.write_bytes(whole[: int(share * len(whole))])
         read_or_refused(lambda path=path: load_suite(path))
 

@@ -20,7 +20,7 @@ import torch
 
 from harness.machine import nvml
 from harness.measure.probes.latency import Clock, synchronise
-from harness.records.fields import Count, EnergyFields
+from harness.records.fields import Count, EnergyFields, Idle
 
 RAPL = Path("/sys/class/powercap")
 
@@ -68,6 +68,22 @@ def counters(device: torch.device, folder: Path = RAPL, library: Any = None, uui
     return found
 
 
+def idle(
+    meters: Sequence[Counter],
+    device: torch.device,
+    window_s: float,
+    clock: Clock = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Idle:
+    """Read the idle machine's counters over a window."""
+    synchronise(device)()
+    began, before = clock(), [meter.read() for meter in meters]
+    sleep(window_s)
+    after, passed = [meter.read() for meter in meters], clock() - began
+    joules = {meter.name: meter.joules(before[i], after[i]) for i, meter in enumerate(meters)}
+    return {"window_s": passed, "joules": joules}
+
+
 def measure(
     run: Callable[[], int],
     meters: Sequence[Counter],
@@ -75,10 +91,11 @@ def measure(
     window_s: float,
     *,
     power_w: Callable[[], float | None] | None = None,
+    quiet: Idle | None = None,
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> EnergyFields:
-    """Measure the idle machine for one window, then generations repeated over another.
+    """Measure generations repeated over a window, beside the idle machine's.
 
     Args:
         run: one generation; returns the tokens it yielded, the ones from prefill included.
@@ -86,6 +103,7 @@ def measure(
         device: that generates.
         window_s: seconds of each window at least; the second one ends with the generation that passes it.
         power_w: a second reading of the power, taken after every generation.
+        quiet: the idle machine as `idle` read it; None: it is read first, over a window of its own.
         clock: seconds, rising.
         sleep: waits so many seconds.
 
@@ -95,10 +113,9 @@ def measure(
         `idle_w`, `mean_power_w` by the counter and `sampled_power_w` by the second reading.
     """
     wait = synchronise(device)
-    wait()
-    began, before = clock(), [meter.read() for meter in meters]
-    sleep(window_s)
-    idle_after, idle_s = [meter.read() for meter in meters], clock() - began
+    if quiet is None:
+        quiet = idle(meters, device, window_s, clock, sleep)
+    idle_s = quiet["window_s"]
     generations = tokens = 0
     sampled: list[float] = []
     wait()
@@ -114,15 +131,15 @@ def measure(
         {
             "name": meter.name,
             "scope": meter.scope,
-            "idle_j": meter.joules(before[i], idle_after[i]),
+            "idle_j": quiet["joules"].get(meter.name),
             "active_j": meter.joules(start[i], end[i]),
         }
         for i, meter in enumerate(meters)
     ]
     own = "gpu" if device.type == "cuda" else "cpu"
-    active, idle = _total(readings, own, "active_j"), _total(readings, own, "idle_j")
+    active, still = _total(readings, own, "active_j"), _total(readings, own, "idle_j")
     processor = _total(readings, "cpu", "active_j")
-    idle_w = None if idle is None else idle / idle_s
+    idle_w = None if still is None else still / idle_s
     found = {
         "window_s": active_s,
         "idle_window_s": idle_s,

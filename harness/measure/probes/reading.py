@@ -72,5 +72,5 @@ def _reader(buffer: torch.Tensor, threads: int, times: int) -> Callable[[], obje
     """The compiled loop that does nothing but read; where there is none, torch's sum, which comes close to it."""
     library, size = native.library(), buffer.numel() * 4
     if library is not None:
-        return lambda: library.calls.read_all(buffer.data_ptr(), size, times, threads)
+        return lambda: library.calls.read_all(buffer.data_ptr(), size, times, threads, 0)
     return lambda: [buffer.sum() for _ in range(times)]

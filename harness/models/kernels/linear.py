@@ -19,12 +19,18 @@ import torch
 from torch.nn import functional as F
 
 from harness.machine.environment import memory_limit
-from harness.models.kernels import native
+from harness.models.kernels import native, pages, threads
 
 NATIVE, TORCH = "native", "torch"
 MAX_BUCKET = 256
 ROOM = 0.8
 """Share of the free memory that the panels of a model may take; the rest is for caches and results."""
+
+_SMALL = 8192
+"""Numbers whose largest torch finds while a call of the kernels is made ready."""
+
+_LARGE = 1 << 23
+"""Elements of a weight that are worth asking the system for their pages."""
 
 _choices: dict[str, str] = {}
 _forced: str | None = None
@@ -124,10 +130,12 @@ class Linear:
         n = self.weight.shape[0]
         y = x.new_empty(*x.shape[:-1], n)
         more = None if residual is None else residual.expand_as(y).contiguous()
-        kind, threads = native.ACTIVATIONS["relu" if self.relu else None], torch.get_num_threads()
-        self._library.calls.linear(
-            ctypes.byref(held), y.numel() // n, x.data_ptr(), native.pointer(more), y.data_ptr(), kind, threads
+        kind = native.ACTIVATIONS["relu" if self.relu else None]
+        status = self._library.calls.linear(
+            ctypes.byref(held), y.numel() // n, x.data_ptr(), native.pointer(more), y.data_ptr(), kind, *threads.team()
         )
+        if status:
+            raise MemoryError("no memory to work in for a linear map")
         return y
 
     def panels(self) -> native.Map:
@@ -137,6 +145,8 @@ class Linear:
             assert self._library is not None, "asked only where there are kernels"
             weight = self._library.panels(self.weight.detach())
             n, k = self.weight.shape
+            if self.weight.numel() >= _LARGE:  # one of the two ends; those of blocks are given back together (fused.py)
+                pages.give_back((self.weight,))
             self._panels = weight, native.Map(weight.data_ptr(), native.pointer(self.bias), n, k)
         return self._panels[1]
 
@@ -166,6 +176,17 @@ class Group:
             if not self._fits:
                 _choices[f"{self.kind}, rows 1"] = TORCH
         return self._fits
+
+
+def argmax(x: torch.Tensor) -> torch.Tensor:
+    """`x.argmax(-1)` of x [R, V]: the first place of the largest; of the first NaN where there is one."""
+    library = threads.library()
+    if library is None or not fits_kernels(x) or x.numel() < _SMALL or not x.is_contiguous():
+        return x.argmax(-1)
+    places = torch.empty(x.shape[0], dtype=torch.long)
+    if library.calls.largest_places(x.data_ptr(), *x.shape, places.data_ptr(), *threads.team()):
+        raise MemoryError("no memory to work in for the largest of rows")
+    return places
 
 
 def fits_kernels(x: torch.Tensor) -> bool:

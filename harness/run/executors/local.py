@@ -16,9 +16,11 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing import connection as channels
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,14 @@ from typing_extensions import override
 from harness.errors import EXCEPTION, KILLED, OUT_OF_MEMORY, TIMED_OUT, BadInput, CellFailed, one_line, reason_of
 from harness.machine import system
 from harness.machine.monitor import Monitor
-from harness.measure.running import said
+from harness.measure.running import doing, said
 from harness.run.executors.base import Arguments, Executor, Outcome, T
 from harness.signals import deaf_children
 
 LOG_LINES = 30
 _LOG_BYTES = 16_384
+BEAT_S = 4.0
+"""Seconds between two signs of life."""
 _PRELOADED = ("torch", "transformers.modeling_utils")
 
 
@@ -44,6 +48,8 @@ class LocalExecutor(Executor):
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
+        self.alive: Callable[[str], None] | None = None
+        """Called every few seconds while a job runs, with what its worker says that it does."""
 
     @override
     def call(
@@ -62,6 +68,17 @@ class LocalExecutor(Executor):
     def close(self) -> None:
         """Nothing is held."""
 
+    def _wait(self, things: list[Any], limit_s: float | None, log: Path) -> list[Any]:
+        """As `multiprocessing.connection.wait`, with signs of life."""
+        ends = None if limit_s is None else time.monotonic() + limit_s
+        while True:
+            left = BEAT_S if ends is None else min(BEAT_S, max(ends - time.monotonic(), 0.0))
+            ready = channels.wait(things, left)
+            if ready or (ends is not None and time.monotonic() >= ends):
+                return ready
+            if self.alive is not None:
+                self.alive(doing(_last(log)))
+
     def _call(
         self, log: Path, function: Callable[..., T], arguments: tuple[Any, ...], limit_s: float | None
     ) -> Outcome[T]:
@@ -70,12 +87,13 @@ class LocalExecutor(Executor):
         kills = system.oom_kills()
         message: tuple[str, Any] | None = None
         with Monitor() as monitor:
-            with deaf_children():  # the first one starts the server that workers are forked from
-                process.start()
+            with deaf_children():  # and what is forked from the server
+                forkserver.ensure_running()
+            process.start()
             send.close()
             try:
                 # The sentinel too: a grandchild that inherited the pipe would keep it open after the worker's death.
-                ready = channels.wait([receive, process.sentinel], limit_s)
+                ready = self._wait([receive, process.sentinel], limit_s, log)
                 if ready and receive.poll(0):
                     with contextlib.suppress(EOFError, OSError):
                         message = receive.recv()
@@ -100,14 +118,18 @@ class LocalExecutor(Executor):
 
 def read_tail(log: Path) -> tuple[list[str], str | None]:
     """The last lines of a worker's log, and the arm that ran last, if the worker said so."""
+    rest, arm = said(_last(log))
+    return rest[-LOG_LINES:], arm
+
+
+def _last(log: Path) -> list[str]:
+    """The last lines of a log; none where it cannot be read."""
     try:
         with open(log, "rb") as file:
             file.seek(max(os.fstat(file.fileno()).st_size - _LOG_BYTES, 0))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            return file.read().decode("utf-8", "replace").splitlines()
     except OSError:
-        return [], None
-    rest, arm = said(lines)
-    return rest[-LOG_LINES:], arm
+        return []
 
 
 def _died(code: int, late: bool, limit_s: float | None, oom: bool, tail: list[str], arm: str | None) -> CellFailed:

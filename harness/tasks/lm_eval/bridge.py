@@ -12,7 +12,7 @@ predicted from there. How texts become tokens is `harness.tasks.encoding`, and w
 * `generate_until`: generation as everywhere else here. A row ends with the token that completes a stop text, however tokens
   divide it; the text is cut before it. Samples are drawn with noise from the seed, the prompt and the number of the repeat.
 
-A method that leaves sublayers out of prompts (`prompt_plan`) leaves them out of contexts; for all others a context is at full depth.
+A method that leaves sublayers out of prompts (`prompt_plan`) leaves them out of contexts; for others a context is at full depth.
 
 A context longer than the model loses tokens on the left, as in lm-eval; how many is counted (`truncated`). A method that drafts
 and verifies yields the full model's output, and scoring it computes just that: all blocks. A number that is not finite is a

@@ -38,8 +38,8 @@ Json = dict[str, Any]
 LOOKED_AT = 200
 """Documents whose targets the expected number of tokens is the median of; the first ones, whatever the limit."""
 DEPTHS = (
-    "contexts run as the method runs prompts, at full depth but for methods that say otherwise, and a continuation's first token is "
-    "predicted from there; its token j is processed by "
+    "contexts run as the method runs prompts, at full depth but for methods that say otherwise, and a continuation's first "
+    "token is predicted from there; its token j is processed by "
     "decode step j + 1; every rolling window starts anew, with its context (one token but in a shorter last window) as prompt"
 )
 

@@ -7,7 +7,6 @@ import io
 import re
 import subprocess
 import sys
-from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,29 +17,13 @@ from PIL import Image
 
 from harness.stats.intervals import Interval
 from reports.draw import spreads, trade_off
+from reports.draw.canvas import settings
 from reports.draw.figures import draw, draw_all
-from reports.draw.place import Box, place
 from reports.draw.style import COLOURS, PAGE, PAPER, Sheet, look
 from reports.draw.svg import fit, inline, sign, signs, text_width
 from reports.facts import load
 from reports.view.parts import Figure, Swatch
 from reports.write.view import build
-
-
-def test_labels_of_a_crowd_do_not_overlap() -> None:
-    rng = np.random.default_rng(3)
-    points = [(float(x), float(y)) for x, y in rng.normal((300, 150), (60, 40), (15, 2))]
-    bounds = Box(0, 0, 640, 300)
-    placed = [p.box for p in place(points, [(80.0, 9.0)] * 15, [], bounds)]
-    for a, b in combinations(placed, 2):
-        assert min(a.x1, b.x1) <= max(a.x0, b.x0) or min(a.y1, b.y1) <= max(a.y0, b.y0)
-    for box in placed:
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= 640 and box.y1 <= 300
-        assert not any(box.x0 < x < box.x1 and box.y0 < y < box.y1 for x, y in points)
-
-
-def test_no_labels() -> None:
-    assert place([], [], [], Box(0, 0, 1, 1)) == []
 
 
 def test_methods_look_the_same_everywhere_and_unlike_each_other() -> None:
@@ -114,14 +97,97 @@ def test_drawing_is_inline_and_escaped() -> None:
     assert len(drawn) < 20_000
 
 
-def test_points_tell_their_values() -> None:
-    points = (
-        trade_off.Point("Full model", Swatch("full"), Interval(1, 1, 1, 0), Interval(60, 59, 61, 9), True),
-        trade_off.Point("a <b>", Swatch("calm"), Interval(2, 1.9, 2.1, 9), Interval(59, 58, 60, 9), True),
+def curve(
+    name: str, *points: tuple[str, float, float], method: str = "skipdecode", control: bool = False
+) -> trade_off.Line:
+    """A method's curve from (setting, speed, quality), with intervals of a tenth and a point."""
+    made = (
+        trade_off.Point(f"{name} {s}", s, Interval(x, x / 1.1, 1.1 * x, 9), Interval(y, y - 1, y + 1, 9))
+        for s, x, y in points
     )
-    plot = trade_off.TradeOff(1, "BLEU", True, points, 60.0, 1.0)
-    drawn = svg(Figure("f", "", "", "alt", plot))
-    assert "<title>a &lt;b&gt;: 2.00 times (1.90 to 2.10), BLEU 59.0 (58.0 to 60.0)</title>" in drawn
+    return trade_off.Line(name, Swatch(method), control, tuple(made))
+
+
+LINES = (
+    curve("SkipDecode", ("2x", 1.9, 59.0), ("4x", 3.1, 57.0)),
+    curve("a <b>", ("0.9", 0.8, 58.0), ("0.5", 1.5, 2.0), method="calm"),
+    curve("Random skip", ("12", 2.0, 0.1), method="random_skip", control=True),
+)
+
+
+def trade(lines: tuple[trade_off.Line, ...] = LINES, sheet: Sheet = PAGE) -> str:
+    """The drawing of these curves at a full model of 60."""
+    plot = trade_off.TradeOff(1, "BLEU", True, lines, 60.0, 1.0)
+    return draw(Figure("f", "", "", "alt", plot), sheet).body
+
+
+def test_points_tell_their_values() -> None:
+    assert "<title>a &lt;b&gt; 0.9: 0.80 times (0.73 to 0.88), BLEU 58.0 (57.0 to 59.0)</title>" in trade()
+
+
+def words(body: str) -> list[tuple[str, float, float, float]]:
+    """(words, x, y, width) of every text that stands upright."""
+    root = ElementTree.fromstring(f'<svg xmlns:xlink="http://www.w3.org/1999/xlink">{body}</svg>')
+    found = []
+    for text in root.iter("text"):
+        if "rotate" not in text.get("transform", ""):
+            size = float(text.get("font-size", "7"))
+            wide = text_width(text.text or "", size)
+            x = (
+                float(text.get("x", 0))
+                - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "start")]
+            )
+            found.append((text.text or "", x, float(text.get("y", 0)), wide))
+    return found
+
+
+@pytest.mark.parametrize("sheet", [PAGE, PAPER], ids=["page", "paper"])
+def test_a_curve_is_named_once_and_its_settings_stand_at_its_points(sheet: Sheet) -> None:
+    told = [text for text, *_ in words(trade(sheet=sheet))]
+    for name in ("SkipDecode", "a <b>", "2x", "4x", "0.9", "full model"):
+        assert told.count(name) == 1, name
+    assert "0.5" not in [t for t in told if t == "a <b> 0.5"]
+
+
+def test_what_is_of_no_use_does_not_stretch_the_axis() -> None:
+    """A quality of 0.1 beside 60 stands at the edge with its value, and the axis begins near what can be used."""
+    body = trade()
+    told = [text for text, *_ in words(body)]
+    assert "Random skip: 0.1" in told and "<title>Random skip 12: 2.00 times" in body
+    ticks = [float(text) for text in told if re.fullmatch(r"\d\d(\.\d)?", text)]
+    assert ticks and min(ticks) >= 50
+
+
+def test_the_names_of_a_crowd_do_not_cover_each_other() -> None:
+    rng = np.random.default_rng(3)
+    lines = tuple(
+        curve(
+            f"Method {i}",
+            *(("x", float(x), float(y)) for x, y in zip(rng.uniform(0.5, 4, 2), rng.uniform(52, 60, 2), strict=True)),
+        )
+        for i in range(7)
+    )
+    named = [place for place in words(trade(lines)) if place[0].startswith(("Method", "full model"))]
+    assert len(named) == 8
+    for i, (_, x, y, wide) in enumerate(named):
+        for _, other, height, room in named[:i]:
+            assert abs(y - height) > 5 or x + wide <= other + 1 or other + room <= x + 1
+
+
+def test_ratios_stand_on_a_logarithmic_axis_over_the_points_alone() -> None:
+    """An interval from 0.1 to 100 stretches no axis: it is cut at the edge, and an arrow says so."""
+    wide = trade_off.Point("wide", "", Interval(2.0, 0.1, 100.0, 9), Interval(59, 58, 60, 9))
+    near = trade_off.Point("near", "", Interval(1.5, 1.4, 1.6, 9), Interval(58, 57, 59, 9))
+    with settings(PAGE, "t"):
+        plot = trade_off.TradeOff(
+            1, "BLEU", True, (trade_off.Line("m", Swatch("calm"), False, (near, wide)),), 60.0, 1.0
+        )
+        (on,) = trade_off.draw(plot, PAGE).axes
+        assert on.get_xscale() == "log"
+        low, high = on.get_xlim()
+        assert 0.5 < low < 1.0 and 2.0 < high < 3.0
+        arrows = {line.get_marker() for line in on.lines}
+        assert {"<", ">"} <= arrows
 
 
 def test_an_unknown_plot_is_refused() -> None:
@@ -146,7 +212,7 @@ def test_drawing_leaves_matplotlib_as_it_was() -> None:
 @pytest.mark.parametrize("sheet", [PAGE, PAPER], ids=["page", "paper"])
 def test_no_text_leaves_its_drawing(quick_run: Path, sheet: Sheet) -> None:
     drawn = draw_all(build(load.load([quick_run])), sheet)
-    assert len(drawn) >= 9
+    assert len(drawn) >= 8
     for ident, drawing in drawn.items():
         assert drawing.width <= sheet.width
         root = ElementTree.fromstring(f'<svg xmlns:xlink="http://www.w3.org/1999/xlink">{drawing.body}</svg>')
@@ -154,8 +220,11 @@ def test_no_text_leaves_its_drawing(quick_run: Path, sheet: Sheet) -> None:
             size = float(text.get("font-size", drawing.size))
             wide = text_width(text.text or "", size)
             x, y = float(text.get("x", 0)), float(text.get("y", 0))
-            if text.get("transform"):
-                assert size - 1 <= x and wide / 2 <= y + 1 and y + wide / 2 <= drawing.height + 1, (ident, text.text)
+            if moved := re.match(r"translate\(([\d.]+) ([\d.]+)\)", text.get("transform", "")):
+                x, y = map(float, moved.groups())
+            if "rotate" in text.get("transform", ""):
+                below = wide / 2 if text.get("text-anchor") == "middle" else 0.0
+                assert size - 1 <= x and y + below <= drawing.height + 1 and wide - below - 1 <= y, (ident, text.text)
                 continue
             left = x - wide * {"start": 0.0, "middle": 0.5, "end": 1.0}[text.get("text-anchor", "start")]
             assert left >= -1 and left + wide <= drawing.width + 1, (ident, text.text)

@@ -19,16 +19,29 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium installed")
 
 PROBE = """<script>addEventListener("load", () => {
+for (const fold of document.querySelectorAll("details")) fold.open = true;
 const names = () => Array.from(document.querySelectorAll("#times tbody tr")).map((r) => r.cells[0].textContent.trim());
 const head = Array.from(document.querySelectorAll("#times th[data-col]")).find((h) => h.dataset.title === "TPOT");
 const down = () => { head.querySelector("button").click(); return [head.getAttribute("aria-sort"), names()]; };
 const lone = Array.from(document.querySelectorAll("button, [tabindex]")).filter((e) => e.tabIndex < 0);
-const drawn = Array.from(document.querySelectorAll("figure svg"));
+const drawn = Array.from(document.querySelectorAll("figure svg")).filter((s) => s.getBoundingClientRect().width);
 document.body.dataset.probe = JSON.stringify({before: names(), first: down(), second: down(),
   wide: document.documentElement.scrollWidth > document.documentElement.clientWidth,
   unreachable: lone.length, figures: drawn.length, empty: drawn.filter((s) => s.getBoundingClientRect().height < 40).length,
   paper: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(drawn[0]).fill,
   fetched: performance.getEntriesByType("resource").map((e) => e.name),
+  shown: Array.from(document.querySelectorAll("#top thead tr:last-child th")).filter((h) => h.offsetWidth).length,
+  tab: (() => { const i = document.querySelectorAll(".pick input")[1]; i.click();
+    return document.querySelector(".tab:not(.off)").dataset.tab === i.value; })(),
+  told: (() => { const p = document.querySelector(".plot"); p.focus();
+    p.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
+    return document.getElementById("tip").hidden ? "" : document.getElementById("tip").textContent; })(),
+  family: (() => { const s = document.querySelector("select[data-filter=f]"); s.value = "exit";
+    s.dispatchEvent(new Event("change"));
+    const rows = document.querySelectorAll("#verdicts tbody tr:not([hidden])");
+    return Array.from(rows).map((r) => r.dataset.m); })(),
+  picked: (() => { document.querySelector("#verdicts tr[data-m=calm] > th").click();
+    return [document.querySelectorAll("tr.picked").length, document.querySelectorAll("svg .picked").length]; })(),
   hover: document.querySelectorAll("figure svg g > title").length});
 });</script>"""
 LEAK = '<img src="http://leak.invalid/pixel.png" alt="">'
@@ -99,6 +112,10 @@ def test_sorting_schemes_and_hover(quick_html: str, tmp_path: Path, proxy: tuple
     assert seen["first"][1] == seen["second"][1][::-1] != seen["before"]
     assert sorted(seen["first"][1]) == sorted(seen["before"])
     assert not seen["wide"] and not seen["unreachable"]
+    assert seen["shown"] == 3, "a narrow screen shows the method and two numbers"
+    assert seen["tab"] and "times (" in seen["told"]
+    assert set(seen["family"]) == {"full", "calm"}
+    assert min(seen["picked"]) > 1
     assert seen["figures"] >= 8 and not seen["empty"] and seen["hover"] > 100
     for key in ("paper", "ink"):
         assert found["light"][key] != found["dark"][key]

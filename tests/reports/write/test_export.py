@@ -14,11 +14,11 @@ from xml.etree import ElementTree
 import pytest
 
 from harness.errors import BadInput
-from reports.draw import batch_sizes
+from reports.draw import speed
 from reports.draw.figures import draw
 from reports.draw.style import PAGE
 from reports.facts import load
-from reports.view.parts import Figure, Swatch, Table, walk
+from reports.view.parts import Figure, Table, walk
 from reports.write import export, pdf, view
 from reports.write.export import tex
 from reports.write.report import write_report
@@ -27,11 +27,11 @@ from tests.reports.synthetic import ARMS, edit_cells, write_run
 
 def test_csv_holds_the_unrounded_values(quick_report: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((quick_report / "tables" / "verdicts.csv").read_text(encoding="utf-8"))))
-    assert [r["Method (trained for it, or schedule only)"].split(";")[0] for r in rows] == [a.label for a in ARMS[:8]]
-    speed = "Realised speed-up of decoding batch 1 (× full)"
+    assert [r["Method"].split(";")[0] for r in rows] == [a.label for a in ARMS[:8]]
+    speed = "Speed-up batch 1 (× full)"
     assert float(rows[1][f"{speed} low"]) < float(rows[1][speed]) < float(rows[1][f"{speed} high"])
     assert len(rows[1][speed]) > 5
-    quality = "Quality on restaurants difference from full (points)"
+    quality = "BLEU on restaurants from full (points)"
     assert rows[0][f"{quality} low"] == "" and float(rows[-1][quality]) < -10
 
 
@@ -70,7 +70,7 @@ def test_latex_compiles_and_fits_its_line(quick_report: Path, tmp_path: Path) ->
 
 def test_each_figure_in_three_formats(quick_report: Path, quick_html: str) -> None:
     names = {f.stem for f in (quick_report / "figures").glob("*.svg")}
-    assert {"trade-restaurants-1", "promise", "by-batch", "rates", "tax", "layers", "depths", "steps-1"} <= names
+    assert {"trade-restaurants-1", "promise", "by-batch", "tax", "layers", "depths", "steps-1"} <= names
     assert len(names) == quick_html.count("<figure ")
     for name in names:
         svg, document, image = (
@@ -98,7 +98,7 @@ def test_paper_style_fits_a_column_and_what_is_gone_goes(small_run: Path, tmp_pa
     widths = {}
     for file in (tmp_path / "figures").glob("*.svg"):
         widths[file.stem] = float(re.search(r'width="([\d.]+)pt"', file.read_text())[1])  # type: ignore[index]
-    assert set(widths.values()) <= {241.0, 505.0} and widths["trade-restaurants-1"] == widths["promise"] == 241
+    assert set(widths.values()) <= {241.0, 497.0} and widths["trade-restaurants-1"] == 241
     assert "layers" not in widths
     assert mine.read_text() == "mine"
 
@@ -122,14 +122,14 @@ def test_the_pdf_says_what_the_page_says(quick_run: Path, quick_report: Path) ->
     sources = pdf.document(view.build(load.load([quick_run])))
     data = sources["data.json"].decode()
     for words in (
-        "Realised speed-up of decoding",
+        "Times as fast as the full model",
         "n = 10 repeats",
         "float32 on Example Xeon",
         "end of sequence ignored",
     ):
         assert words in data
     drawn = re.findall(r'"file": "([^"]+)"', data)
-    assert len(drawn) >= 8 and all(name in sources for name in drawn)
+    assert len(drawn) >= 6 and all(name in sources for name in drawn)
     document = (quick_report / "report.pdf").read_bytes()
     assert document.startswith(b"%PDF-") and document.count(b"/Type /Page\n") + document.count(b"/Type/Page/") >= 4
 
@@ -150,7 +150,7 @@ def test_a_figure_does_not_depend_on_those_it_is_made_with(monkeypatch: pytest.M
 
     monkeypatch.setattr(export, "compile_typst", compiled)
     parts = [
-        Figure(f"fig-{n}", "", "", "alt", _rates(word)) for n, word in (("plain", "SkipDecode 2x"), ("foreign", "日本"))
+        Figure(f"fig-{n}", "", "", "alt", _bars(word)) for n, word in (("plain", "SkipDecode 2x"), ("foreign", "日本"))
     ]
     drawings = {part.id: draw(part, PAGE) for part in parts}
     together = export.figure_files(parts, drawings, PAGE)
@@ -160,10 +160,8 @@ def test_a_figure_does_not_depend_on_those_it_is_made_with(monkeypatch: pytest.M
     assert asked["plain.svg"] == {False} and asked["foreign.svg"] == {True}
 
 
-def _rates(name: str) -> batch_sizes.Rates:
-    return batch_sizes.Rates(
-        (1, 8), None, (("", (batch_sizes.Rate(name, Swatch("skipdecode"), ((1, 10.0), (8, 60.0))),)),)
-    )
+def _bars(name: str) -> speed.Breakdown:
+    return speed.Breakdown(1, (speed.Broken(name, (("blocks", 1.0),)),))
 
 
 def test_names_of_files_are_plain() -> None:

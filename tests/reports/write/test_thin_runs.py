@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.draw.batch_sizes import ByBatch, Rate, Rates, Series
 from reports.draw.figures import FIGURES, draw, gather
-from reports.draw.promises import Breakdown, Broken
+from reports.draw.speed import Breakdown, Broken, ByBatch, Series
 from reports.draw.spreads import Curve, StepTimes
 from reports.draw.style import PAGE, PAPER, Sheet
 from reports.facts import facts, load
@@ -33,7 +32,7 @@ def test_the_baseline_failed(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     assert edit_cells(folder, "speed-full*", status="failed", runs=[], error="out of memory")
     text, figures = report(folder)
     assert f"steps-{sizes[0]}" in figures and "layers" in figures
-    assert "promise" not in figures and "No arm has a realised speed-up to draw" in text
+    assert "promise" not in figures and "the full model has no usable time" in text
     assert ("by-batch" in figures) == (len(sizes) > 1)
 
 
@@ -41,44 +40,43 @@ def test_the_baseline_failed_at_one_batch_size(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", FEW, (1, 8), examples=6, new_tokens=8)
     assert edit_cells(folder, "speed-full*b8*", status="failed", runs=[], error="out of memory")
     _, figures = report(folder)
-    assert {"by-batch", "rates", "promise", "steps-1", "steps-8"} <= figures
+    assert {"by-batch", "promise", "steps-1", "steps-8"} <= figures
 
 
 def test_one_repeat_of_one_step(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", FEW, (1, 8), examples=6, new_tokens=2, processes=1, repeats=1)
     text, figures = report(folder)
-    assert {"by-batch", "rates", "steps-1"} <= figures
-    assert "promise" not in figures and "No arm has a realised speed-up to draw" in text
+    assert {"by-batch", "steps-1"} <= figures
+    assert "promise" not in figures and "nothing is shown to be faster" in text
 
 
 def test_one_batch_size(tmp_path: Path) -> None:
     text, figures = report(write_run(tmp_path / "run", FEW, (8,), examples=6, new_tokens=8))
-    assert {"promise", "steps-8", "layers"} <= figures and not {"by-batch", "rates", "tax"} & figures
-    assert "One batch size was timed, so there is no speed-up against batch size to show" in text
+    assert {"promise", "steps-8", "layers"} <= figures and not {"by-batch", "tax"} & figures
+    assert "speed against batch size (one was timed)" in text
 
 
 @pytest.mark.parametrize("arm", [ARMS[0], ARMS[5]], ids=["the full model", "a method"])
 def test_one_arm(tmp_path: Path, arm: object) -> None:
     text, figures = report(write_run(tmp_path / "run", (arm,), (1, 8), examples=6, new_tokens=8))  # type: ignore[arg-type]
-    assert {"rates", "steps-1", "steps-8"} <= figures and "promise" not in figures
-    assert "no plot to draw" in text
+    assert {"steps-1", "steps-8"} <= figures and "promise" not in figures
+    assert ("holds the full model alone" in text) == (arm is ARMS[0])
 
 
 @pytest.mark.parametrize("sheet", [PAGE, PAPER], ids=["page", "paper"])
 def test_an_arm_without_a_value_beside_one_with(sheet: Sheet) -> None:
-    """The one that has none keeps its panel; the other is drawn whole."""
+    """The one that has none has no line and no name; the other is drawn whole."""
     empty = Series("nothing", Swatch("calm"), (), ())
-    ideal = Series("ideal alone", Swatch("skipdecode"), (), ((1, 2.0), (8, 3.0)))
-    for series in ((empty, ideal), (ideal, empty), (empty,)):
-        body = draw(Figure("f", "", "", "alt", ByBatch((1, 8), series, True)), sheet).body
-        assert all(s.name in body for s in series)
+    alone = Series("predicted alone", Swatch("skipdecode"), (), ((1, 2.0), (8, 3.0)))
+    for series in ((empty, alone), (alone, empty)):
+        body = draw(Figure("f", "", "", "alt", ByBatch((1, 8), (("a family", series),))), sheet).body
+        assert "a family" in body and "predicted alone" in body
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "plot",
     [
-        Rates((1, 8), None, (("m", (Rate("_named so", Swatch("calm"), ((1, 0.0), (8, 0.0))),)),)),
         StepTimes(1, Curve("_named so", Swatch("full"), (2.0, 2.0), (0.0, 0.99)), ()),
         Breakdown(1, (Broken("_named so", (("blocks", 0.0),)),)),
     ],

@@ -1,10 +1,10 @@
 """C kernels for decode steps on a CPU, compiled once on the machine they run on, for the widest vectors its processor has.
 
-step.c (with maps.h and vectors.h) is compiled by the C compiler at hand (`$CC`, cc, gcc or clang) the first time it is
+step.c (with the headers beside it) is compiled by the C compiler at hand (`$CC`, cc, gcc or clang) the first time it is
 wanted, checked against torch's own calls, and kept in the user's cache folder. Without a compiler, without OpenMP, where the
 check says that torch is faster, or with `DEPTHBENCH_NATIVE=0`, everything runs in torch; `status` says which, and it is a
 condition of every run. `DEPTHBENCH_NATIVE_ISA` (avx512, avx2, sse2 or neon) asks for narrower vectors than the processor has.
-The kernels share torch's OpenMP threads.
+Whose threads run them: threads.py.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ import torch
 from harness.errors import BadInput
 from harness.models.kernels.native import check
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("step.c", "maps.h", "vectors.h"))
+SOURCES = tuple(
+    Path(__file__).with_name(f) for f in ("step.c", "attention.h", "maps.h", "singles.h", "team.h", "vectors.h")
+)
 SWITCH = "DEPTHBENCH_NATIVE"
 ISA_SWITCH = "DEPTHBENCH_NATIVE_ISA"
 _FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-_BUILD = ("-fopenmp", "-fPIC", "-shared")
+_BUILD = ("-fopenmp", "-pthread", "-fPIC", "-shared")
 _TIMEOUT_S = 120
 ISAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "avx512": (("avx512f", "avx512dq", "avx512vl", "avx2", "fma"), ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mfma")),
@@ -196,9 +198,10 @@ def _load(name: str) -> tuple[Library | None, str]:
 def _declared(calls: ctypes.PyDLL) -> ctypes.PyDLL:
     number = ctypes.c_int
     arguments: dict[str, list[Any]] = {
-        "run": [_pointer, _long, _long, _pointer, _pointer, _pointer, _pointer, _long, _long, number, _pointer],
-        "linear": [_pointer, _long, _pointer, _pointer, _pointer, number, number],
-        "read_all": [_pointer, _long, _long, number],
+        "run": [_pointer, _long, _long, _pointer, _pointer, _pointer, _pointer, _long, _long, number, number, _pointer],
+        "linear": [_pointer, _long, _pointer, _pointer, _pointer, number, number, number],
+        "largest_places": [_pointer, _long, _long, _pointer, number, number],
+        "read_all": [_pointer, _long, _long, number, number],
     }
     for name, kinds in arguments.items():
         getattr(calls, name).argtypes = kinds

@@ -3,7 +3,6 @@
 #ifndef MAPS_H
 #define MAPS_H
 #include "vectors.h"
-#include <omp.h>
 
 #define ROWS_TOGETHER 96 /* rows that stay in the second-level cache while all panels pass by */
 
@@ -88,32 +87,33 @@ INLINE void finish(vf v, const float *bias, const float *more, float *to, int64_
     }
 }
 
-/* y [rows, n] = activation(x [rows, k] W^T + bias) + residual [rows, n], which may be y. The calling team's threads share the panels,
- * and nobody waits. */
-static void apply(const map *m, int64_t rows, const float *x, const float *residual, float *y, int kind) {
-    int64_t panels = (m->n + PANEL - 1) / PANEL, team = omp_get_num_threads(), me = omp_get_thread_num();
-    int64_t first = panels * me / team, end = panels * (me + 1) / team, blocks = (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER;
+INLINE int64_t panels_of(const map *m) { return (m->n + PANEL - 1) / PANEL; }
+INLINE int64_t row_blocks(int64_t rows) { return (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER; }
+
+/* Panels `first` to `end` - 1 of y [rows, n] = activation(x [rows, k] W^T + bias) + residual [rows, n], which may be y, counted through all
+ * panels for each block of rows in turn. */
+static void apply(const map *m, int64_t rows, const float *x, const float *residual, float *y, int kind, int64_t first, int64_t end) {
+    int64_t panels = panels_of(m), blocks = row_blocks(rows);
     size_t size = m->k * PANEL;
     vf sums[TILE * 4 * VECTORS];
-    for (int64_t block = 0; block < blocks; block++) {
+    for (int64_t at_once = first, wide; at_once < end; at_once += wide) {
+        int64_t block = at_once / panels, panel = at_once % panels, last = end - at_once < panels - panel ? end - at_once + panel : panels;
         int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row, tiles = (count + TILE - 1) / TILE;
-        for (int64_t panel = first, wide; panel < end; panel += wide) {
-            wide = tiles == 1 ? WIDE(count) : 1;
-            while (panel + wide > end) wide /= 2;
-            const float *weight = m->weight + panel * size;
-            /* The last panel fetches its own end again instead of what lies behind the weights. */
-            const char *ahead = (const char *)(weight + (panel + 2 * wide <= panels ? wide : 0) * size);
-            size_t step = sizeof(float) * PANEL * wide / tiles;
-            for (int64_t t = 0; t < tiles; t++) {
-                int64_t at = row + count * t / tiles, some = row + count * (t + 1) / tiles - at;
-                tile_of((int)some, (int)wide, x + at * m->k, m->k, weight, ahead + t * m->k * step, step, sums);
-                for (int64_t r = 0; r < some; r++) {
-                    for (int64_t v = 0; v < wide * VECTORS; v++) {
-                        int64_t column = panel * PANEL + v * LANES, place = (at + r) * m->n + column;
-                        if (column >= m->n) break;
-                        finish(sums[r * wide * VECTORS + v], m->bias ? m->bias + column : NULL, residual ? residual + place : NULL,
-                               y + place, m->n - column, kind);
-                    }
+        wide = tiles == 1 ? WIDE(count) : 1;
+        while (panel + wide > last) wide /= 2;
+        const float *weight = m->weight + panel * size;
+        /* The last panel fetches its own end again instead of what lies behind the weights. */
+        const char *ahead = (const char *)(weight + (panel + 2 * wide <= panels ? wide : 0) * size);
+        size_t step = sizeof(float) * PANEL * wide / tiles;
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t at = row + count * t / tiles, some = row + count * (t + 1) / tiles - at;
+            tile_of((int)some, (int)wide, x + at * m->k, m->k, weight, ahead + t * m->k * step, step, sums);
+            for (int64_t r = 0; r < some; r++) {
+                for (int64_t v = 0; v < wide * VECTORS; v++) {
+                    int64_t column = panel * PANEL + v * LANES, place = (at + r) * m->n + column;
+                    if (column >= m->n) break;
+                    finish(sums[r * wide * VECTORS + v], m->bias ? m->bias + column : NULL, residual ? residual + place : NULL, y + place,
+                           m->n - column, kind);
                 }
             }
         }

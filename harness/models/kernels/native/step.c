@@ -2,11 +2,8 @@
  * call, on weights stored in panels. A row's numbers do not depend on its batch (maps.h). Called through ctypes (__init__.py) with pointers
  * that it has checked.
  */
-#include <math.h>
-#include <stdlib.h>
-#include <time.h>
-
-#include "maps.h"
+#include "attention.h"
+#include "singles.h"
 
 #define TOGETHER 256 /* elements of a position that are read together */
 #define ALONE 2048   /* elements up to which every thread norms all rows for itself instead of waiting for the others */
@@ -54,113 +51,6 @@ static void normalise(const norm *n, int64_t width, const float *x, float *y) {
     }
 }
 
-/* The calling team normalises rows; nobody waits. */
-static void normalise_rows(const norm *n, int64_t rows, int64_t width, const float *x, float *y) {
-    int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-    for (int64_t r = rows * me / team; r < rows * (me + 1) / team; r++) normalise(n, width, x + r * width, y + r * width);
-}
-
-/* Turn the first `size` elements of a head by tables (cos, cos) and (-sin, sin), each [size]. */
-static void turn(float *head, int size, const float *cosines, const float *sines) {
-    for (int i = 0, half = size / 2; i < half; i++) {
-        float a = head[i], b = head[i + half];
-        head[i] = a * cosines[i] + b * sines[i];
-        head[i + half] = b * cosines[i + half] + a * sines[i + half];
-    }
-}
-
-INLINE float dot(const float *a, const float *b, int size) {
-    vf total = splat(0);
-    float rest = 0;
-    int i = 0;
-    for (; i + LANES <= size; i += LANES) total += load(a + i) * load(b + i);
-    for (; i < size; i++) rest += a[i] * b[i];
-    return sum(total) + rest;
-}
-
-/* Scores of one query at LANES keys. */
-INLINE void score_some(const float *q, const float *keys, int64_t stride, int size, float scale, float *scores) {
-    vf products[LANES], query = load(q);
-    UNROLL
-    for (int i = 0; i < LANES; i++) products[i] = query * load(keys + i * stride);
-    for (int at = LANES; at < size; at += LANES) {
-        query = load(q + at);
-    UNROLL
-        for (int i = 0; i < LANES; i++) products[i] += query * load(keys + i * stride + at);
-    }
-    store(scores, sums_of_each(products) * scale);
-}
-
-/* exp(scores - the largest) in place, zero where a mask hides a key and up to the next multiple of LANES; returns 1 / their sum. */
-static float weigh(float *scores, int64_t held, const uint8_t *mask) {
-    int64_t padded = (held + LANES - 1) / LANES * LANES;
-    if (mask)
-        for (int64_t s = 0; s < held; s++) scores[s] = mask[s] ? scores[s] : -INFINITY;
-    for (int64_t s = held; s < padded; s++) scores[s] = -INFINITY;
-    vf largest = splat(-INFINITY), total = splat(0);
-    for (int64_t s = 0; s < padded; s += LANES) largest = pick(load(scores + s) > largest, load(scores + s), largest);
-    float most = -INFINITY;
-    for (int i = 0; i < LANES; i++) most = largest[i] > most ? largest[i] : most;
-    for (int64_t s = 0; s < padded; s += LANES) {
-        vf v = load(scores + s), e = pick(v == -INFINITY, splat(0), vexp(v - most));
-        total += e;
-        store(scores + s, e);
-    }
-    return 1.0f / sum(total);
-}
-
-/* Add weights [count] times values to y [size]. */
-INLINE void mix(const float *weights, const float *values, int64_t stride, int count, int size, float *y) {
-    int i = 0;
-    for (; i + LANES <= size; i += LANES) {
-        vf a = load(y + i), b = splat(0);
-        int s = 0;
-        for (; s + 2 <= count; s += 2) {
-            a += weights[s] * load(values + s * stride + i);
-            b += weights[s + 1] * load(values + (s + 1) * stride + i);
-        }
-        if (s < count) a += weights[s] * load(values + s * stride + i);
-        store(y + i, a + b);
-    }
-    for (; i < size; i++)
-        for (int s = 0; s < count; s++) y[i] += weights[s] * values[s * stride + i];
-}
-
-/* Ask for `size` elements at each of LANES positions `stride` elements apart, for soon. */
-INLINE void fetch(const float *from, int64_t stride, int64_t count, int64_t size) {
-    for (int64_t s = 0; s < count && s < LANES; s++)
-        for (int64_t at = 0; at < size; at += LINE / (int64_t)sizeof(float)) __builtin_prefetch(from + s * stride + at, 0, 3);
-}
-
-/* Attention of one row: `heads` key heads side by side, `group` queries on each, over `held` keys `stride` elements apart. LANES keys at a
- * time for all heads, so that the cache is read in the order it lies in, and what comes next is on its way: a processor does not guess such
- * steps. `after` is where the next row's keys lie, or NULL. scores [heads * group][span] is room to work in. */
-static void attend_row(const float *q, const float *keys, const float *values, int64_t stride, int64_t held, int size, int heads,
-                       int group, float scale, const uint8_t *mask, float *scores, int64_t span, const float *after, float *y) {
-    int64_t whole = size % LANES ? 0 : held / LANES * LANES, part = (int64_t)heads * size;
-    for (int64_t s = 0; s < whole; s += LANES) {
-        fetch(keys + (s + LANES) * stride, stride, held - s - LANES, part);
-        if (s + 2 * LANES > whole) fetch(values, stride, held, part);
-        for (int h = 0; h < heads * group; h++)
-            score_some(q + h * size, keys + s * stride + h / group * size, stride, size, scale, scores + h * span + s);
-    }
-    for (int64_t s = whole; s < held; s++)
-        for (int h = 0; h < heads * group; h++)
-            scores[h * span + s] = dot(q + h * size, keys + s * stride + h / group * size, size) * scale;
-    memset(y, 0, sizeof(float) * heads * group * size);
-    float shares[heads * group];
-    for (int h = 0; h < heads * group; h++) shares[h] = weigh(scores + h * span, held, mask);
-    for (int64_t s = 0; s < held; s += LANES) {
-        int count = held - s < LANES ? (int)(held - s) : LANES;
-        fetch(values + (s + LANES) * stride, stride, held - s - LANES, part);
-        if (after && s + LANES >= held) fetch(after, stride, LANES, part);
-        for (int h = 0; h < heads * group; h++)
-            mix(scores + h * span + s, values + s * stride + h / group * size, stride, count, size, y + h * size);
-    }
-    for (int h = 0; h < heads * group; h++)
-        for (int i = 0; i < size; i++) y[h * size + i] *= shares[h];
-}
-
 static float *room;
 static size_t room_size;
 
@@ -203,40 +93,54 @@ typedef struct {
     double factor;
 } operation;
 
-/* Who works: the team's threads, each with its number. */
-typedef struct {
-    int64_t team, me;
-} worker;
+/* What a plan's phases work on. */
+static struct {
+    const operation *operations;
+    int64_t rows, all, width, span; /* all: columns of all rows */
+    float *out, *entry, *normed, *wide, *inner, *scores, *alone;
+    const float *given;
+    const uint8_t *mask;
+    int64_t mask_row, mask_column, scores_each, alone_each;
+    double *spent, last;
+} plan;
 
-/* Norm of rows x [rows, width], for all threads: into `all`, who wait for each other, or, where that costs more, each into its own room. */
-static const float *normed_rows(const norm *n, int64_t rows, int64_t width, const float *x, float *all, float *own) {
-    if (rows * width <= ALONE) {
-        for (int64_t r = 0; r < rows; r++) normalise(n, width, x + r * width, own + r * width);
-        return own;
-    }
-    normalise_rows(n, rows, width, x, all);
-#pragma omp barrier
-    return all;
+enum { SCALE, ENTRY, ATTENTION_NORM, QKV, MIX, OUT, FEED_NORM, UP, GATE, DOWN, KEYS, KEEP_KEYS };
+
+static const float *entry_of(const operation *o) {
+    if (!o->block->side_by_side) return plan.out;
+    if ((o->what & ATTEND) && (o->what & FEED)) return plan.entry;
+    return plan.given ? plan.given : plan.out;
 }
 
-/* What a plan needs to work in, for the largest of its blocks. */
-typedef struct {
-    float *entry, *normed, *own, *wide, *inner, *scores;
-    int64_t span;
-} rooms;
+/* Rows of x under a norm: as an earlier phase made them, or, where waiting for one would cost more, each thread's for itself. */
+static const float *normed_rows(const norm *n, const float *x, uint32_t turn, int me) {
+    static struct {
+        _Alignas(FAR) uint32_t turn;
+    } made[MOST];
+    if (plan.all * plan.width > ALONE) return plan.normed;
+    float *mine = plan.alone + me * plan.alone_each;
+    if (made[me].turn != turn) {
+        for (int64_t r = 0; r < plan.all; r++) normalise(n, plan.width, x + r * plan.width, mine + r * plan.width);
+        made[me].turn = turn;
+    }
+    return mine;
+}
 
-static void attend_block(const operation *o, int64_t rows, float *x, const rooms *room, const uint8_t *mask, int64_t mask_row,
-                         int64_t mask_column, worker w) {
+/* Keys and values alone of a block: the map to them. (heads * d) must be whole panels. */
+static map keys_of(const block *b) {
+    int64_t inner = (int64_t)b->heads * b->head_dim, k = b->qkv.k;
+    return (map){b->qkv.weight + inner * k, b->qkv.bias ? b->qkv.bias + inner : NULL, 2 * (int64_t)b->kv_heads * b->head_dim, k};
+}
+
+/* Attention of (row, key head) pairs, heads of one row together as far as the first-level cache goes. */
+static void mix_heads(const operation *o, int64_t first, int64_t end, int me) {
     const block *b = o->block;
     const target *t = &o->target;
     int size = b->head_dim, group = b->heads / b->kv_heads;
-    int64_t fused = b->qkv.n, inner = (int64_t)b->heads * size, stride = (int64_t)b->kv_heads * size, all = rows * t->count;
-    float *qkv = room->wide, *mixed = room->inner, *scores = room->scores + w.me * room->span * b->heads;
-    apply(&b->qkv, all, normed_rows(&b->attention_norm, all, b->qkv.k, x, room->normed, room->own), NULL, qkv, NONE);
-#pragma omp barrier
-    /* Contiguous (row, key head) pairs for each thread, heads of one row together as far as the first-level cache goes. */
-    int64_t tasks = rows * b->kv_heads, end = tasks * (w.me + 1) / w.team, together = TOGETHER / size > 0 ? TOGETHER / size : 1;
-    for (int64_t task = tasks * w.me / w.team, heads; task < end; task += heads) {
+    int64_t fused = b->qkv.n, inner = (int64_t)b->heads * size, stride = (int64_t)b->kv_heads * size;
+    int64_t together = TOGETHER / size > 0 ? TOGETHER / size : 1;
+    float *qkv = plan.wide, *scores = plan.scores + me * plan.scores_each;
+    for (int64_t task = first, heads; task < end; task += heads) {
         int64_t row = task / b->kv_heads, head = task % b->kv_heads;
         heads = b->kv_heads - head < end - task ? b->kv_heads - head : end - task;
         heads = heads < together ? heads : together;
@@ -244,73 +148,116 @@ static void attend_block(const operation *o, int64_t rows, float *x, const rooms
             float *k = qkv + (row * t->count + c) * fused + inner + head * size;
             remember(b, t, row, c, head, heads, k, k + stride);
         }
-        int64_t first = (t->places ? t->places[row] : row) * t->capacity * stride + head * size;
-        const float *after = task + heads < end && !t->places ? t->keys + first + t->capacity * stride : NULL;
+        int64_t from = (t->places ? t->places[row] : row) * t->capacity * stride + head * size;
+        const float *after = task + heads < end && !t->places ? t->keys + from + t->capacity * stride : NULL;
         for (int64_t c = 0; c < t->count; c++) {
             int64_t at = row * t->count + c;
             float *q = qkv + at * fused + head * group * size;
             for (int64_t h = 0; b->rotary && h < heads * group; h++)
                 turn(q + h * size, b->rotary, t->cosines + at * b->rotary, t->sines + at * b->rotary);
-            attend_row(q, t->keys + first, t->values + first, stride, column_of(t, row) + t->count, size, (int)heads, group, b->scale,
-                       mask ? mask + row * mask_row + c * mask_column : NULL, scores, room->span, after,
-                       mixed + at * inner + head * group * size);
+            attend_row(q, t->keys + from, t->values + from, stride, column_of(t, row) + t->count, size, (int)heads, group, b->scale,
+                       plan.mask ? plan.mask + row * plan.mask_row + c * plan.mask_column : NULL, scores, plan.span, after,
+                       plan.inner + at * inner + head * group * size);
         }
     }
-#pragma omp barrier
-    apply(&b->out, all, mixed, x, x, NONE);
-#pragma omp barrier
 }
 
-/* The keys and values alone that the attention sublayer would write; (heads * d) must be whole panels. */
-static void fill_block(const operation *o, int64_t rows, const float *x, const rooms *room, worker w) {
+/* hidden = activation(gate) * up, a vector of columns of a row for each item. */
+static void gate(const block *b, int64_t first, int64_t end) {
+    int64_t wide = b->up.n, inner = b->down.k, lanes = (inner + LANES - 1) / LANES;
+    for (int64_t task = first; task < end; task++) {
+        int64_t row = task / lanes, at = task % lanes * LANES, count = inner - at < LANES ? inner - at : LANES;
+        float gate[LANES] = {0}, times[LANES] = {0};
+        memcpy(gate, plan.wide + row * wide + at, count * sizeof(float));
+        memcpy(times, plan.wide + row * wide + inner + at, count * sizeof(float));
+        store(gate, activate(load(gate), b->activation) * load(times));
+        memcpy(plan.inner + row * inner + at, gate, count * sizeof(float));
+    }
+}
+
+static void work(const phase *p, uint32_t turn, int64_t first, int64_t end, int me) {
+    int what = p->what;
+    if (what >= SINGLE_MAP) {
+        work_alone(what, first, end, me);
+        return;
+    }
+    const operation *o = plan.operations + p->operation;
     const block *b = o->block;
     const target *t = &o->target;
-    int64_t width = b->qkv.k, inner = (int64_t)b->heads * b->head_dim, stride = (int64_t)b->kv_heads * b->head_dim, all = rows * t->count;
-    map kv = {b->qkv.weight + inner * width, b->qkv.bias ? b->qkv.bias + inner : NULL, 2 * stride, width};
-    float *made = room->wide;
-    apply(&kv, all, normed_rows(&b->attention_norm, all, width, x, room->normed, room->own), NULL, made, NONE);
-#pragma omp barrier
-    for (int64_t at = all * w.me / w.team; at < all * (w.me + 1) / w.team; at++)
-        remember(b, t, at / t->count, at % t->count, 0, b->kv_heads, made + at * 2 * stride, made + at * 2 * stride + stride);
-#pragma omp barrier
-}
-
-/* Feed-forward sublayer on entry [all, D], added to x [all, D]. */
-static void feed_block(const block *b, int64_t all, float *x, const float *entry, const rooms *room, worker w) {
-    int64_t wide = b->up.n, inner = b->down.k;
-    float *up = room->wide, *hidden = b->gated ? room->inner : up;
-    apply(&b->up, all, normed_rows(&b->feed_norm, all, b->up.k, entry, room->normed, room->own), NULL, up, b->gated ? NONE : b->activation);
-#pragma omp barrier
-    if (b->gated) {
-        int64_t lanes = (inner + LANES - 1) / LANES;
-        for (int64_t task = all * lanes * w.me / w.team; task < all * lanes * (w.me + 1) / w.team; task++) {
-            int64_t row = task / lanes, at = task % lanes * LANES, count = inner - at < LANES ? inner - at : LANES;
-            float gate[LANES] = {0}, times[LANES] = {0};
-            memcpy(gate, up + row * wide + at, count * sizeof(float));
-            memcpy(times, up + row * wide + inner + at, count * sizeof(float));
-            store(gate, activate(load(gate), b->activation) * load(times));
-            memcpy(hidden + row * inner + at, gate, count * sizeof(float));
-        }
-#pragma omp barrier
+    int64_t width = plan.width, stride = (int64_t)b->kv_heads * b->head_dim;
+    const norm *n = what == FEED_NORM || what == UP ? &b->feed_norm : &b->attention_norm;
+    const float *x = what == FEED_NORM || what == UP ? entry_of(o) : plan.out;
+    map kv;
+    switch (what) {
+    case SCALE:
+        for (int64_t at = first * width; at < end * width; at++) plan.out[at] *= (float)o->factor;
+        break;
+    case ENTRY: memcpy(plan.entry + first * width, plan.out + first * width, (end - first) * width * sizeof(float)); break;
+    case ATTENTION_NORM:
+    case FEED_NORM:
+        for (int64_t r = first; r < end; r++) normalise(n, width, x + r * width, plan.normed + r * width);
+        break;
+    case QKV: apply(&b->qkv, plan.all, normed_rows(n, x, turn, me), NULL, plan.wide, NONE, first, end); break;
+    case MIX: mix_heads(o, first, end, me); break;
+    case OUT: apply(&b->out, plan.all, plan.inner, plan.out, plan.out, NONE, first, end); break;
+    case UP: apply(&b->up, plan.all, normed_rows(n, x, turn, me), NULL, plan.wide, b->gated ? NONE : b->activation, first, end); break;
+    case GATE: gate(b, first, end); break;
+    case DOWN: apply(&b->down, plan.all, b->gated ? plan.inner : plan.wide, plan.out, plan.out, NONE, first, end); break;
+    case KEYS:
+        kv = keys_of(b);
+        apply(&kv, plan.all, normed_rows(n, x, turn, me), NULL, plan.wide, NONE, first, end);
+        break;
+    case KEEP_KEYS:
+        for (int64_t at = first; at < end; at++)
+            remember(b, t, at / t->count, at % t->count, 0, b->kv_heads, plan.wide + at * 2 * stride, plan.wide + at * 2 * stride + stride);
+        break;
     }
-    apply(&b->down, all, hidden, x, x, NONE);
-#pragma omp barrier
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + 1e-9 * t.tv_nsec;
+static void passed(const phase *p) {
+    int ends = p->what == OUT ? 0 : p->what == DOWN ? 1 : p->what == KEEP_KEYS ? 2 : -1;
+    if (!plan.spent || ends < 0) return;
+    double at = now();
+    plan.spent[3 * p->operation + ends] += at - plan.last;
+    plan.last = at;
 }
 
-static int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
+/* The phases of an operation; a phase more for norms where threads do not each make them. */
+static phase *put_operation(phase *p, int64_t at) {
+    const operation *o = plan.operations + at;
+    const block *b = o->block;
+    int64_t all = plan.all, inner = b->down.k, pairs = plan.rows * b->kv_heads;
+    int norms = all * plan.width > ALONE;
+    if (o->factor != 1) p = put_some(p, SCALE, at, all);
+    if (b->side_by_side && (o->what & ATTEND) && (o->what & FEED)) p = put_some(p, ENTRY, at, all);
+    if (o->what & ATTEND) {
+        if (norms) p = put_some(p, ATTENTION_NORM, at, all);
+        p = put_map(p, QKV, at, &b->qkv, all);
+        p = put_some(p, MIX, at, pairs);
+        p = put_map(p, OUT, at, &b->out, all);
+    }
+    if (o->what & FEED) {
+        if (norms) p = put_some(p, FEED_NORM, at, all);
+        p = put_map(p, UP, at, &b->up, all);
+        if (b->gated) p = put_some(p, GATE, at, all * ((inner + LANES - 1) / LANES));
+        p = put_map(p, DOWN, at, &b->down, all);
+    }
+    if (o->what & FILL) {
+        map kv = keys_of(b);
+        if (norms) p = put_some(p, ATTENTION_NORM, at, all);
+        p = put_map(p, KEYS, at, &kv, all);
+        p = put_some(p, KEEP_KEYS, at, all);
+    }
+    return p;
+}
+#define PHASES 12 /* of an operation at most */
 
 /* A plan's blocks in turn: x [rows, count, D] to out, which may be x; `given` is what the feed-forward sublayer of a block that runs its
  * sublayers side by side reads where it is all that is asked for, else NULL. mask hides keys, `mask_row` elements between rows and `mask_column`
  * between columns, or is NULL for a single column. Where `spent` [operations][3] is given, the seconds of each block's attention, feeding
- * and filling are added to it. Returns 0, or 1 without memory. */
+ * and filling are added to it. `threads` work, this library's own (`ours`) or OpenMP's. Returns 0, or 1 without memory. */
 int run(const operation *operations, int64_t count, int64_t rows, const float *x, float *out, const float *given, const uint8_t *mask,
-        int64_t mask_row, int64_t mask_column, int threads, double *spent) {
+        int64_t mask_row, int64_t mask_column, int threads, int ours, double *spent) {
     if (!count) return 0;
     int64_t width = operations->block->qkv.k, all = rows * operations->target.count, wide = 0, inner = 0, heads = 0, span = 0;
     int keep = 0;
@@ -325,77 +272,31 @@ int run(const operation *operations, int64_t count, int64_t rows, const float *x
         heads = largest(heads, b->heads);
         keep |= b->side_by_side;
     }
-    int64_t small = all * width <= ALONE ? all * width : 0;
-    float *found = reserve(all * (width * (keep ? 2 : 1) + wide + inner) + threads * (span * heads + small));
+    int64_t apart = FAR / sizeof(float), scores = (span * heads + apart - 1) / apart * apart;
+    int64_t alone = all * width <= ALONE ? (all * width + apart - 1) / apart * apart : 0;
+    phase *first = begin(PHASES * count, threads), *last = first;
+    float *found = first ? reserve(all * (width * (keep ? 2 : 1) + wide + inner) + apart + job.team * (scores + alone)) : NULL;
     if (!found) return 1;
-    float *scores = found + all * (width * (keep ? 2 : 1) + wide + inner);
+    plan.operations = operations, plan.rows = rows, plan.all = all, plan.width = width, plan.span = span;
+    plan.out = out, plan.given = given, plan.mask = mask, plan.mask_row = mask_row, plan.mask_column = mask_column;
+    plan.normed = found, plan.wide = found + all * width, plan.inner = plan.wide + all * wide;
+    plan.entry = plan.inner + all * inner;
+    plan.scores = found + (all * (width * (keep ? 2 : 1) + wide + inner) + apart - 1) / apart * apart;
+    plan.alone = plan.scores + job.team * scores, plan.scores_each = scores, plan.alone_each = alone;
+    plan.spent = spent, plan.last = spent ? now() : 0;
     if (out != x) memcpy(out, x, all * width * sizeof(float));
-#pragma omp parallel num_threads(threads)
-    {
-        worker w = {omp_get_num_threads(), omp_get_thread_num()};
-        rooms room = {keep ? found + all * (width + wide + inner) : NULL, found, scores + threads * span * heads + w.me * small,
-                      found + all * width, found + all * (width + wide), scores, span};
-        double last = spent && !w.me ? now() : 0;
-        for (int64_t i = 0; i < count; i++) {
-            const operation *o = operations + i;
-            const float *entry = given && o->block->side_by_side ? given : out;
-            if (o->factor != 1) {
-                for (int64_t at = all * width * w.me / w.team; at < all * width * (w.me + 1) / w.team; at++) out[at] *= (float)o->factor;
-#pragma omp barrier
-            }
-            if (o->block->side_by_side && (o->what & ATTEND) && (o->what & FEED)) {
-                entry = room.entry;
-                for (int64_t r = all * w.me / w.team; r < all * (w.me + 1) / w.team; r++)
-                    memcpy(room.entry + r * width, out + r * width, width * sizeof(float));
-            }
-            for (int part = 0; part < 3; part++) {
-                if (!(o->what & 1 << part)) continue;
-                if (part == 0) attend_block(o, rows, out, &room, mask, mask_row, mask_column, w);
-                if (part == 1) feed_block(o->block, all, out, entry, &room, w);
-                if (part == 2) fill_block(o, rows, out, &room, w);
-                if (spent && !w.me) {
-                    double at = now();
-                    spent[3 * i + part] += at - last;
-                    last = at;
-                }
-            }
-        }
-    }
+    for (int64_t i = 0; i < count; i++) last = put_operation(last, i);
+    finish_job(last - first, ours);
+    plan.spent = NULL;
     return 0;
-}
-
-/* y [rows, n] = activation(x W^T + bias) + residual (NULL: nothing added). */
-int linear(const map *m, int64_t rows, const float *x, const float *residual, float *y, int kind, int threads) {
-#pragma omp parallel num_threads(threads)
-    apply(m, rows, x, residual, y, kind);
-    return 0;
-}
-
-/* What every thread reads of its part of `bytes` at `from`, `times` over; for the rate at which the cores can. */
-float read_all(const char *from, int64_t bytes, int64_t times, int threads) {
-    float total = 0;
-#pragma omp parallel num_threads(threads) reduction(+ : total)
-    {
-        int64_t team = omp_get_num_threads(), part = bytes / team / (16 * LINE) * (16 * LINE), lanes = LINE / sizeof(float);
-        const float *mine = (const float *)(from + omp_get_thread_num() * part), *end = mine + part / sizeof(float);
-        vf a[4 * LINE / sizeof(vf)];
-        memset(a, 0, sizeof a);
-        int64_t apart = (end - mine) / 4; /* four places at once, as the kernels read panels: one alone does not fill the memory's queues */
-        for (int64_t i = 0; i < times; i++) {
-            for (const float *at = mine; at < mine + apart; at += lanes) {
-                UNROLL
-                for (int s = 0; s < 4; s++) {
-                    UNROLL
-                    for (size_t j = 0; j < LINE / sizeof(vf); j++) a[s * (LINE / sizeof(vf)) + j] += load(at + s * apart + j * LANES);
-                }
-            }
-            __asm__ volatile("" ::: "memory");
-        }
-        for (size_t j = 0; j < 4 * LINE / sizeof(vf); j++) total += sum(a[j]);
-    }
-    return total;
 }
 
 int panel_columns(void) { return PANEL; }
+
+/* End the caller's idle OpenMP threads, which torch's calls left behind: they would keep cores busy. */
+void end_idle_threads(void) { omp_pause_resource_all(omp_pause_soft); }
+
+/* Threads of this library's own that there are beside who calls. */
+int threads_of_own(void) { return own; }
 
 const char *isa(void) { return ISA; }

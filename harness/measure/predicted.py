@@ -1,0 +1,54 @@
+"""The predicted speed-up: what decoding would cost if skipping were free, from the full model's own steps in the same process."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from harness.measure.probes import fewer_blocks
+from harness.records.fields import SpeedFields
+
+
+def add_predicted(
+    full: SpeedFields | None, state: SpeedFields, fewer: Mapping[int, Sequence[float]], *, drafts: bool
+) -> None:
+    """Add the time per token if skipping were free: that of the full model's own step with as many of its blocks as a row ran.
+
+    What is around the blocks is paid once per pass by a method that drafts; running its blocks over the several columns of a
+    verification is taken to cost what one column costs.
+    """
+    state["step_parts_s"] = state["predicted_step_s"] = state["predicted_full_step_s"] = None
+    heads, attended, fed = (
+        state["heads_per_token"], state["serial_attention_per_token"], state["serial_feed_per_token"],
+    )  # fmt: skip
+    if full is None or heads is None or attended is None or fed is None or not full["breakdown"]:
+        return
+    depth = full["depth"]
+    step = statistics.median(seconds for run in full["runs"] for seconds in run["step_s"])
+    # The instrumented pass has clocks in it, and the machine may run at another pace by then: its parts are taken as shares.
+    pace = step / statistics.median(seconds for each in full["breakdown"] for seconds in each["step_s"])
+    parts = {
+        part: pace * statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
+        for part in ("embed", "attention", "feed", "head", "sampling")
+    }
+    points = [(n, min(statistics.median(found), step)) for n, found in fewer.items() if found]
+    points = (
+        [*points, (depth, step)] if points else [(0, parts["embed"] + parts["head"] + parts["sampling"]), (depth, step)]
+    )
+    around = fewer_blocks.step_seconds(points, 0)
+    alone = parts["attention"] + parts["feed"]
+    # A block's sublayers, by their shares of what the blocks cost.
+    whole = step - around
+    attention, feed = (whole * parts[part] / alone / depth if alone else 0.0 for part in ("attention", "feed"))
+    blocks = attended * attention + fed * feed
+    ran = depth * blocks / whole if whole else 0.0
+    state["step_parts_s"] = {
+        "block": attention + feed,
+        "attention": attention,
+        "feed": feed,
+        "head": parts["head"],
+        "embed": parts["embed"],
+        "rest": max(around - parts["head"] - parts["embed"], 0.0),
+    }
+    state["predicted_step_s"] = heads * around + blocks if drafts else fewer_blocks.step_seconds(points, ran)
+    state["predicted_full_step_s"] = step

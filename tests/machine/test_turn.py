@@ -1,0 +1,51 @@
+"""Runs on one machine take turns: a timed job is alone, others share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import CellFailed
+from harness.machine import turn
+
+pytest.importorskip("fcntl")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn.tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_is_timed_beside_another_run(first: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with turn.taken("cpu", timed=first):
+        with (
+            pytest.raises(CellFailed, match="another run used cpu of this machine for 0 minutes"),
+            turn.taken("cpu", timed=True, limit_s=0),
+        ):
+            pass
+        assert "another run uses cpu of this machine; waiting" in capsys.readouterr().err
+        with turn.taken("cuda:0", timed=True, limit_s=0):
+            pass
+        with turn.taken("cpu", timed=False, limit_s=0):  # goes on, and says so where it would have waited
+            assert bool(capsys.readouterr().err) == first
+    with turn.taken("cpu", timed=True, limit_s=0):
+        assert not capsys.readouterr().err
+
+
+def test_a_lock_dies_with_its_process() -> None:
+    child = os.fork()
+    if not child:
+        with turn.taken("cpu", timed=True):
+            os._exit(0)
+    os.waitpid(child, 0)
+    with turn.taken("cpu", timed=True, limit_s=0):
+        pass
+
+
+def test_without_a_place_for_the_lock_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with turn.taken("cpu", timed=True, limit_s=0), turn.taken("cpu", timed=True, limit_s=0):
+        pass
