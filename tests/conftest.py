@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # before torch is there: as many threads each as there are cores would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["DEPTHBENCH_LOCKS"] = tempfile.mkdtemp(prefix="depthbench-locks-")  # tests wait for no run, and keep none waiting
 
 import pytest
 import torch
