@@ -168,9 +168,9 @@ def compare(
     from harness.records import compare as comparing
 
     compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
-    typer.echo(compared.headline)
     if compared.processors:
         typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
+    typer.echo(compared.headline)
     print_table(comparing.table(compared), left=("label", "where", "what", "verdict"), least=("before", "after"))
     for line in compared.refusals:
         typer.echo(f"not compared: {line}", err=True)

@@ -233,10 +233,12 @@ def test_a_broken_cell_is_measured_again_and_the_rest_is_not(
     path = next((tmp_path / "cells").glob("memory--full*b4.json"))
     path.write_bytes(damage)
     fake = FakeExecutor()
+    capsys.readouterr()
     assert run(tmp_path, fake, resume=True) == 0
     assert [f for f, _ in fake.calls] == ["prepare", "peak_memory"] and len(cells(tmp_path)) == CELLS
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1 and path.name in said[0] and said[0].endswith("it is measured again")
+    problem, cell = capsys.readouterr().err.strip().splitlines()
+    assert path.name in problem and problem.endswith("it is measured again")
+    assert cell.startswith("[1/1 ") and "memory, batch 4, full: " in cell
 
 
 @pytest.fixture
