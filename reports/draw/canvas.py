@@ -41,11 +41,11 @@ def settings(sheet: Sheet, salt: str) -> Iterator[None]:
     muted, ink = colour("muted"), colour("ink")
     chosen: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": salt, "svg.image_inline": True, "image.composite_image": False,
-        "text.parse_math": False, "text.color": ink, "font.family": [TYPEFACE], "font.size": sheet.small,
+        "text.parse_math": False, "text.hinting": "none", "text.color": ink, "font.family": [TYPEFACE], "font.size": sheet.small,
         "figure.facecolor": colour("paper"), "figure.dpi": 72, "figure.labelsize": sheet.size, "savefig.facecolor": "auto",
         "path.simplify": False, "lines.scale_dashes": False, "lines.solid_capstyle": "butt", "lines.linewidth": 1.3,
         "figure.constrained_layout.use": True, "figure.constrained_layout.h_pad": 2 / 72,
-        "figure.constrained_layout.w_pad": 2 / 72, "figure.constrained_layout.hspace": 0.04,
+        "figure.constrained_layout.w_pad": 3 / 72, "figure.constrained_layout.hspace": 0.04,
         "axes.facecolor": "none", "axes.edgecolor": muted, "axes.linewidth": 0.7, "axes.spines.top": False,
         "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "axes.titlesize": sheet.small,
         "axes.titlelocation": "left", "axes.titleweight": "bold", "axes.titlepad": 4, "axes.labelsize": sheet.size,
@@ -180,11 +180,18 @@ def method_id(swatch: Swatch | None) -> str | None:
     return f"method:{swatch.method}" if swatch else None
 
 
+_MISSING = "Glyph .* missing from"
+"""What matplotlib says of characters its typeface lacks: the reader's has them."""
+
+
 def lay_out(figure: Figure) -> None:
     """Give panels and what stands around them their places, once: what is written afterwards moves nothing."""
     engine = figure.get_layout_engine()
     if engine is not None and isinstance(engine, ConstrainedLayoutEngine):
-        engine.execute(figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _MISSING, UserWarning)
+            for _ in range(2):  # ticks know what they need room for only where the panel has its size
+                engine.execute(figure)
         figure.set_layout_engine("none")
 
 
@@ -238,7 +245,7 @@ def finish(figure: Figure, sheet: Sheet) -> Drawing:
     width, height = (72 * float(v) for v in figure.get_size_inches())
     out = io.BytesIO()
     with warnings.catch_warnings():  # text stays text: the reader's typefaces have what this one lacks
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        warnings.filterwarnings("ignore", _MISSING, UserWarning)
         figure.savefig(out, format="svg", metadata={"Date": None})
     root = ElementTree.fromstring(out.getvalue())
     used = {name for e in root.iter() for value in e.attrib.values() for name in _REFERENCE.findall(value)}

@@ -98,7 +98,7 @@ def test_paper_style_fits_a_column_and_what_is_gone_goes(small_run: Path, tmp_pa
     widths = {}
     for file in (tmp_path / "figures").glob("*.svg"):
         widths[file.stem] = float(re.search(r'width="([\d.]+)pt"', file.read_text())[1])  # type: ignore[index]
-    assert set(widths.values()) <= {241.0, 497.0, 372.75} and widths["trade-restaurants-1"] == 241
+    assert set(widths.values()) <= {241.0, 497.0} and widths["trade-restaurants-1"] == 241
     assert "layers" not in widths
     assert mine.read_text() == "mine"
 

@@ -53,7 +53,7 @@ def test_several_methods_in_one_call(
 
     monkeypatch.setattr(model, "load_model", counted("models", model.load_model))
     monkeypatch.setattr(loading, "_load", counted("tasks", loading._load))
-    monkeypatch.setattr(scoring, "start", counted("contexts", scoring.start, lambda *a: len(a[1])))
+    monkeypatch.setattr(scoring, "start", counted("contexts", scoring.start, lambda *a: len(a[2])))
     tasks, folder = tiny_tasks
     methods = ("skipdecode(speedup=2)", "full", "fixed_exit(budget=1)")
     line = [f"--method={method}" for method in methods]
