@@ -25,7 +25,9 @@ SAMPLED = {"until": [], "max_gen_toks": 8, "do_sample": True, "temperature": 2.0
 def samples(seed: int, batch: int, prompts: list[str] = made.TEXT[:2], repeats: int = 4, **changes: Any) -> list[str]:
     """What lm-eval gets: every request stands there as often as it is repeated; it seeds torch before."""
     requests = [r for r in made.generations(prompts, **{**SAMPLED, **changes}) for _ in range(repeats)]
-    lm = MethodLM(made.model("opt"), HARD, batch)  # made first: a tiny model's weights are drawn with a seed of their own
+    lm = MethodLM(
+        made.model("opt"), HARD, batch
+    )  # made first: a tiny model's weights are drawn with a seed of their own
     torch.manual_seed(seed)
     return lm.generate_until(requests, disable_tqdm=True)
 
