@@ -63,10 +63,10 @@ class Clock:
 
     @cached_property
     def dispersion(self) -> float | None:
-        """Interquartile range over median of the decode times, those of one prompt set against each other."""
-        groups: dict[int, list[float]] = {}
+        """Interquartile range over median of the decode times, those of one prompt set together, at their process's pace."""
+        paces, groups = _paces(self.quiet), dict[int, list[float]]()
         for run in self.quiet:
-            groups.setdefault(run["prompt_set"], []).append(_seconds(run) / sum(run["step_tokens"]))
+            groups.setdefault(run["prompt_set"], []).append(_per_token(run) / paces.get(run["process"], 1.0))
         return intervals.dispersion(list(groups.values()))
 
     def slow(self, places: Iterable[Place] | None = None) -> list[float]:
@@ -187,17 +187,39 @@ def _seconds(run: Timed) -> float:
 
 def _slowness(runs: tuple[Timed, ...]) -> list[float]:
     """Decode seconds per token of each run over the lower median of its like; see `harness.stats.paired.slowness`."""
+    common, paces = _common(runs), _paces(runs)
     own: dict[tuple[int, int], list[float]] = {}
-    every: dict[int, list[float]] = {}
-    each = [(run["process"], run["prompt_set"], _seconds(run) / sum(run["step_tokens"])) for run in runs]
-    for process, prompt, seconds in each:
-        own.setdefault((process, prompt), []).append(seconds)
-        every.setdefault(prompt, []).append(seconds)
+    for run in runs:
+        own.setdefault((run["process"], run["prompt_set"]), []).append(_per_token(run))
     found = []
-    for process, prompt, seconds in each:
-        like = own[process, prompt] if len(own[process, prompt]) >= paired.GROUP else every[prompt]
-        found.append(seconds / statistics.median_low(like) if len(like) >= paired.GROUP else 1.0)
+    for run in runs:
+        process, prompt, seconds = run["process"], run["prompt_set"], _per_token(run)
+        if len(own[process, prompt]) >= paired.GROUP:
+            found.append(seconds / statistics.median_low(own[process, prompt]))
+        else:
+            found.append(seconds / (common[prompt] * paces.get(process, 1.0)) if prompt in common else 1.0)
     return found
+
+
+def _per_token(run: Timed) -> float:
+    return _seconds(run) / sum(run["step_tokens"])
+
+
+def _common(runs: tuple[Timed, ...]) -> dict[int, float]:
+    """The lower median of the decode seconds per token of each prompt set, where enough were timed."""
+    every: dict[int, list[float]] = {}
+    for run in runs:
+        every.setdefault(run["prompt_set"], []).append(_per_token(run))
+    return {prompt: statistics.median_low(v) for prompt, v in every.items() if len(v) >= paired.GROUP}
+
+
+def _paces(runs: tuple[Timed, ...]) -> dict[int, float]:
+    """How each process's times stand to those of all, where it has enough of them: two may be of two machines."""
+    common, found = _common(runs), dict[int, list[float]]()
+    for run in runs:
+        if run["prompt_set"] in common:
+            found.setdefault(run["process"], []).append(_per_token(run) / common[run["prompt_set"]])
+    return {process: statistics.median_low(v) for process, v in found.items() if len(v) >= paired.GROUP}
 
 
 def _arrays(

@@ -15,7 +15,7 @@ than the pairs; prompts that differ count as noise, too). A single pair supports
 
 Simulated coverage of the nominal 95 % (`harness.stats.coverage`, 2,000 samples a scenario; results/statistics/coverage.csv):
 with two processes or more 93 to 97 % for clean, drifting and autocorrelated times, with processes that differ, and with 5 or
-20 % of the repeats of either arm or both stalled by 3 to 60 times; with one process of 5 or 10 repeats 92.5 to 98 %, the low
+20 % of the repeats of either arm or both stalled by 3 to 60 times; with one process of 5 or 10 repeats 92 to 99 %, the low
 end where the noise of the machine lasts as long as a round of ten arms. Where both arms stall in 20 % of their repeats, a
 quarter of the samples keep fewer than 60 % of their pairs and get no interval: `Pairs.stalled` counts them, and whoever reads the
 interval refuses it (`harness.records.usability`).
@@ -154,8 +154,8 @@ def slowness(times: Array) -> Array:
     """How many times the median of its arm on the same prompts each repeat took, the most over its prompts [P, R].
 
     Repeats stand beside those of their process, which may be faster or slower than another as a whole; where it has fewer than
-    GROUP on a prompt, beside those of all processes; 1 where these are too few as well. The lower of two middle values counts as
-    the median: of four repeats two may be stalled.
+    GROUP on a prompt, beside those of all processes at its own pace; 1 where these are too few as well. The lower of two middle
+    values counts as the median: of four repeats two may be stalled.
 
     Args:
         times: [P, R, K] of one arm, 0 where nothing was timed.
@@ -166,7 +166,11 @@ def slowness(times: Array) -> Array:
     every = np.sort(np.where(timed, times, np.inf).reshape(-1, times.shape[2]), axis=0)
     counts = timed.sum((0, 1))
     common = np.take_along_axis(every, np.maximum((counts - 1) // 2, 0)[None], axis=0)[0]  # [K]
-    middle = np.where(timed.sum(1) >= GROUP, own, np.where(counts >= GROUP, common, np.inf))  # [P, K]
+    common = np.where(counts >= GROUP, common, np.inf)
+    relative = np.sort(np.where(timed & np.isfinite(common), times / common, np.inf).reshape(len(times), -1), axis=1)
+    known = np.isfinite(relative).sum(1)
+    pace = np.where(known >= GROUP, relative[np.arange(len(times)), np.maximum((known - 1) // 2, 0)], 1.0)  # [P]
+    middle = np.where(timed.sum(1) >= GROUP, own, common * pace[:, None])  # [P, K]
     slow = np.where(timed & np.isfinite(middle)[:, None], times / middle[:, None], 1.0)
     return np.asarray(slow.max(2))
 

@@ -138,8 +138,8 @@ def test_summary_has_a_finite_speed_up_for_every_method(finished: tuple[Suite, P
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
     for row in rows:
-        if row["usable"] == "unusable":  # two repeats of a few steps beside whatever else this machine does
-            assert row["reason"] and row["speedup"] == ""
+        if row["usable"] == "unusable":  # the machine may be busy while this runs
+            assert row["reason"] and not row["speedup"]
         else:
             assert float(row["speedup_low"]) <= float(row["speedup"]) <= float(row["speedup_high"])
         assert row["restaurants/bleu"] and row["energy_j_per_token"] == ""

@@ -114,3 +114,16 @@ def test_dispersion_is_of_noise_not_of_prompts():
     assert intervals.dispersion([[1.0, 1.0]]) is None
     assert intervals.dispersion([[1.0]] * 9) is None
     assert intervals.dispersion([[1.0, 0.0, 1.0, 1.0, 1.0]]) is None
+
+
+def test_a_process_of_another_pace_is_not_stalled() -> None:
+    """Two machines in one report: the slow one's repeats are no stalls, whether each prompt was timed once or five times."""
+    for prompts in (1, 5):
+        times = np.zeros((2, 5, prompts))
+        for repeat in range(5):
+            times[0, repeat, repeat % prompts], times[1, repeat, repeat % prompts] = 1.0, 3.0
+        times[1, 3] *= 20
+        pairs = Pairs(times, np.where(times > 0, 1.0, 0.0), np.array([5, 5]))
+        assert pairs.kept.sum(1).tolist() == ([5, 4] if prompts == 1 else [5, 5]), "two times of a prompt tell no stall"
+    many = np.tile(times, (2, 1, 1))  # four processes: every prompt was timed four times
+    assert Pairs(many, np.where(many > 0, 1.0, 0.0), np.full(4, 5)).kept.sum(1).tolist() == [5, 4, 5, 4]
