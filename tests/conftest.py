@@ -11,7 +11,8 @@ if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # before torch is there: as many threads each as there are cores would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["DEPTHBENCH_LOCKS"] = tempfile.mkdtemp(prefix="depthbench-locks-")  # tests wait for no run, and keep none waiting
+_LOCKS = tempfile.TemporaryDirectory(prefix="depthbench-locks-")
+os.environ["DEPTHBENCH_LOCKS"] = _LOCKS.name  # tests wait for no run, and keep none waiting
 
 import pytest
 import torch
