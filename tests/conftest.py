@@ -11,8 +11,6 @@ if (
     "PYTEST_XDIST_WORKER" in os.environ
 ):  # before torch is there: as many threads each as there are cores would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-_LOCKS = tempfile.TemporaryDirectory(prefix="depthbench-locks-")
-os.environ["DEPTHBENCH_LOCKS"] = _LOCKS.name  # tests wait for no run, and keep none waiting
 
 import pytest
 import torch
@@ -32,6 +30,9 @@ from harness.models.tiny import (
 )
 from harness.train.recipes import Recipe
 from harness.train.train import train
+
+_LOCKS = tempfile.TemporaryDirectory(prefix="depthbench-locks-")
+os.environ["DEPTHBENCH_LOCKS"] = _LOCKS.name  # tests wait for no run, and keep none waiting
 
 __all__ = [
     "CONTRACT", "EOS", "FAMILY_SETTINGS", "GATED", "MODELS", "TINY", "VOCABULARY", "ragged_prompts", "tiny", "tiny_opt",
