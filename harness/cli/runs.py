@@ -65,10 +65,9 @@ def run(
     ] = "local",
     plan: Annotated[
         bool,
-        typer.Option(
-            "--plan", help="Print every cell, its estimated memory and FLOPs and what is missing; run nothing."
-        ),
+        typer.Option("--plan", help="Print what is missing, minutes, memory and FLOPs; measure nothing."),
     ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With --plan: every cell, too.")] = False,
 ) -> None:
     """Measure a suite: quality, speed and memory of every method, into a run folder with a report.
 
@@ -82,12 +81,14 @@ def run(
     from harness.suites import suite as config
     from reports.write.report import write_report
 
+    if verbose and not plan:
+        raise BadInput("--verbose: goes with --plan: it lists every cell")
     if remeasure and not resume:
         raise BadInput("--remeasure: goes with --resume: it measures cells of a finished run again")
     chosen = config.load_suite(suite, set_ or [], method or [])
     config.check_tasks(chosen, tasks.names())
     if plan:
-        return _print_plan(chosen, data)
+        return _print_plan(chosen, data, out or Path("results") / chosen.name, verbose=verbose)
     folder = out or Path("results") / chosen.name
     command = ["depthbench", *sys.argv[1:]]
     workers = executors.create(executor)
@@ -337,11 +338,13 @@ def selfcheck(
         raise CellFailed("the measurement tells the full model from itself, or the machine is too noisy to say")
 
 
-def _print_plan(suite: Any, data: Path | None) -> None:
-    """A suite's cells as a table, and below it what is assumed and needed."""
+def _print_plan(suite: Any, data: Path | None, folder: Path, *, verbose: bool) -> None:
+    """What a run needs, how long it takes and what is assumed; every cell as a table where that is asked for."""
+    from harness.run import forecast
     from harness.run import plan as planning
 
     found = planning.plan(suite, data)
-    print_table(planning.rows(found), left=("kind", "arm", "on", "cell"))
-    for line in planning.lines(found):
+    for line in planning.lines(found, forecast.minutes(suite, found.weight_bytes, found.depth, folder)):
         typer.echo(line)
+    if verbose:
+        print_table(planning.rows(found), left=("kind", "arm", "on", "cell"))

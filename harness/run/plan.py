@@ -72,11 +72,15 @@ class Plan:
         cells: in the order of the run.
         needs: one line for everything that has to be fetched, made or installed first.
         assumed: one line for everything that was taken for granted.
+        weight_bytes: of the full model.
+        depth: its blocks.
     """
 
     cells: tuple[Cell, ...]
     needs: tuple[str, ...]
     assumed: tuple[str, ...]
+    weight_bytes: int
+    depth: int
 
 
 def plan(suite: Suite, data: Path | None) -> Plan:
@@ -114,7 +118,7 @@ class _Planner:
             cells += [self._timed("speed", label, method, batch, width, expected) for label, method in arms]
             for kind in self._alone():
                 cells += [self._timed(kind, label, method, batch, width, expected) for label, method in arms]
-        return Plan(tuple(cells), tuple(self.needs), tuple(self.assumed))
+        return Plan(tuple(cells), tuple(self.needs), tuple(self.assumed), self._weights, self.decoder.depth)
 
     def _alone(self) -> list[str]:
         """What every arm does alone: as `harness.run.sweep` does, energy only where a counter can be read."""
@@ -291,16 +295,17 @@ def rows(found: Plan) -> Rows:
     return table
 
 
-def lines(found: Plan) -> list[str]:
-    """What stands below the table."""
+def lines(found: Plan, time: str = "") -> list[str]:
+    """What is missing first, then what the run takes, then what was taken for granted."""
     known = [cell.flops for cell in found.cells if cell.flops is not None]
     peak = max((cell.memory_bytes for cell in found.cells if cell.memory_bytes is not None), default=0.0)
     kinds = Counter(cell.kind for cell in found.cells)
     return [
+        *(f"needed: {line}" for line in found.needs),
+        *(() if found.needs else ("needed: nothing; everything is here",)),
+        *((f"time: {time}",) if time else ()),
         f"{len(found.cells)} cells ({', '.join(f'{n} {kind}' for kind, n in kinds.items())}); largest memory about "
         f"{peak / 1e9:.3g} GB; together about {sum(known):.2e} FLOPs. Estimates: nothing was run. "
         f"~ about, {AT_MOST} at most (no early exit, no draft accepted)",
         *(f"assumed: {line}" for line in found.assumed),
-        *(f"needed: {line}" for line in found.needs),
-        *(() if found.needs else ("needed: nothing; everything is here",)),
     ]

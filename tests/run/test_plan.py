@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,13 @@ from harness.cli import main as cli
 from harness.decode.engine import generate
 from harness.errors import BadInput
 from harness.measure.probes import flops
+from harness.measure.probes.reading import Reading
 from harness.models import skeleton
 from harness.models.shapes import SHAPES
 from harness.records.folder import RunStore
-from harness.run import costs, plan
+from harness.run import costs, forecast, plan
 from harness.run.costs import ABOUT, AT_MOST, EXACT
+from harness.run.progress import Progress, Work
 from harness.run.sweep import run_suite
 from harness.state import GateState
 from harness.suites.suite import Suite, load_suite, suite_names
@@ -161,7 +165,7 @@ def test_energy_is_planned_where_a_run_measures_it(
     assert run_suite(suite, tmp_path, workers=workers).failed == 0
     assert {cell.id for cell in planned.cells} == RunStore(tmp_path, resume=True).ids("ok")
     assert any(line.startswith("energy: no counter") for line in planned.assumed) == (not counters)
-    told = plan.lines(planned)[0]
+    told = next(line for line in plan.lines(planned) if " cells (" in line)
     assert ("6 energy" in told) == bool(counters)
     assert not any(cell.flops for cell in planned.cells if cell.kind == "energy")
 
@@ -209,15 +213,41 @@ def test_the_command_prints_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["depthbench", "run", "smoke", "--set", "energy=false", "--plan"])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-        raise SystemExit(0)
-    printed = capsys.readouterr().out
-    assert end.value.code == 0
-    assert "15 cells (3 quality, 6 speed, 6 memory)" in printed and "needed: nothing" in printed
-    assert "quality--full-model" in printed
+    rates = Reading(20.0, 1 << 28, 60.0, 1 << 23, 1 << 25, 1)
+    monkeypatch.setattr(forecast.reading, "measure", lambda threads: rates)
+    printed = []
+    for more in ([], ["--verbose"]):
+        monkeypatch.setattr("sys.argv", ["depthbench", "run", "smoke", "--set", "energy=false", "--plan", *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+            raise SystemExit(0)
+        assert end.value.code == 0
+        printed.append(capsys.readouterr().out)
+    needed, time, cells = printed[0].splitlines()[:3]
+    assert needed == "needed: nothing; everything is here" and time.startswith("time: roughly ")
+    assert cells.startswith("15 cells (3 quality, 6 speed, 6 memory)")
+    assert "quality--full-model" not in printed[0] and "quality--full-model" in printed[1]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_run_of_the_same_suite_says_how_long(tmp_path: Path) -> None:
+    suite = load_suite("smoke")
+    assert run_suite(suite, tmp_path, workers=FakeExecutor()).failed == 0
+    path = tmp_path / "run.json"
+    record = json.loads(path.read_text())
+    record |= {"started": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T10:04:00+00:00"}
+    path.write_text(json.dumps(record))
+    assert forecast.minutes(suite, 1, 1, tmp_path) == f"about 4 minutes: what the run in {tmp_path} took"
+    other = load_suite("smoke", ["repeats=7", "device=cuda"])
+    assert forecast.minutes(other, 1, 1, tmp_path) == "", "another suite; and a GPU reads at a rate that nobody probed"
+
+
+def test_the_jobs_that_are_weighed_are_those_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    suite = load_suite("smoke")
+    seen: list[Work] = []
+    monkeypatch.setattr(Progress, "plan", lambda self, works: seen.extend(works))
+    run_suite(suite, tmp_path, workers=FakeExecutor())
+    assert Counter(work for work in seen if work.kind != "join") == Counter(forecast.works(suite))
 
 
 def test_a_task_dependent_model_needs_a_task() -> None:
