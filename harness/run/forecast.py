@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import BadInput
 from harness.measure.probes import reading
-from harness.records.folder import RunStore
+from harness.records.folder import read_run
 from harness.run.progress import Work, work
 from harness.suites.suite import Suite
 
@@ -58,11 +58,11 @@ def works(suite: Suite) -> list[Work]:
 def _took(suite: Suite, folder: Path) -> float | None:
     """Seconds of a finished run of the same suite that was not stopped meanwhile."""
     try:
-        record = RunStore(folder).read_run()
+        record = read_run(folder)[0]
     except BadInput:
         return None
     then = {key: value for key, value in record["suite"].items() if key != "description"}
-    now = {key: value for key, value in suite.model_dump(mode="json").items() if key != "description"}
+    now = {key: value for key, value in suite.plain().items() if key != "description"}
     began, ended = record.get("started"), record.get("finished")
     if then != now or record.get("resumed") or not began or not ended:
         return None

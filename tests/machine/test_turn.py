@@ -46,6 +46,6 @@ def test_a_lock_dies_with_its_process() -> None:
 
 
 def test_without_a_place_for_the_lock_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turn.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("DEPTHBENCH_LOCKS", str(tmp_path / "nowhere"))
     with turn.taken("cpu", timed=True, limit_s=0), turn.taken("cpu", timed=True, limit_s=0):
         pass
