@@ -27,8 +27,11 @@ import torch
 from typing_extensions import override
 
 from harness.errors import BadInput
+from harness.outside import Source
+from harness.parameters import default, plain
 from harness.plan import LayerPlan, Step
 from harness.profiling import Profile
+from harness.spec import written
 from harness.state import GateState
 from harness.training import TrainingPlan, TrainingStage
 
@@ -65,6 +68,9 @@ class Method(ABC):
         skipped_kv: what happens to the K/V of blocks a position did not run.
         decisions: functions by which a family decides while a step runs; their time is that of exit tests.
         cannot_score: why `score` cannot compute given tokens as this method would when decoding; empty where it can.
+        source: where a class that is not the project's own came from; filled in where it is loaded.
+
+    A class outside the project may leave `name`, `title` and `paper` out.
     """
 
     name: ClassVar[str]
@@ -76,16 +82,28 @@ class Method(ABC):
     skipped_kv: ClassVar[str]
     decisions: ClassVar[tuple[str, ...]] = ()
     cannot_score: ClassVar[str] = ""
+    source: ClassVar[Source | None] = None
 
     def __str__(self) -> str:
-        given = [(f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self)]
-        inside = ", ".join(f"{name}={value}" for name, value, default in given if value != default)
-        return f"{self.name}({inside})" if inside else self.name
+        inside = ", ".join(f"{name}={written(value)}" for name, value in self.given.items())
+        return f"{self.called}({inside})" if inside else self.called
+
+    @property
+    def called(self) -> str:
+        """What `methods.create` takes for the class: its registered name, or where it is."""
+        source: Source | None = vars(type(self)).get("source")
+        return self.name if source is None else source.place
 
     @property
     def params(self) -> dict[str, Any]:
-        """The parameters by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        """The parameters by name, as suites and records write them."""
+        return {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those of them that are not the defaults: what a suite's entry has to say."""
+        fields = dataclasses.fields(self)
+        return {f.name: self.params[f.name] for f in fields if getattr(self, f.name) != default(f)}
 
     def no_skip(self, depth: int) -> Method | None:
         """The same method at the setting that must equal the full model of `depth` blocks; None if it has none."""

@@ -13,7 +13,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: the text has another form.
     """
-    name, bracket, rest = spec.strip().partition("(")
+    # A path may have brackets of its own.
+    path, suffix, inside = spec.strip().rpartition(".py:")
+    name, bracket, rest = inside.partition("(")
+    name = f"{path}{suffix}{name}"
     if not bracket:
         return name, {}
     try:

@@ -1,16 +1,20 @@
-"""The registered methods: one file each. This table is the only list of them; a file is imported when it is asked for."""
+"""The registered methods: one file each. This table is the only list of them; a file is imported when it is asked for.
+
+A method of one's own needs no line here: `file.py:Class`, `package.module:Class` and the names that installed packages offer
+(entry points of the group `depthbench.methods`) are accepted wherever a name is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import sys
 from typing import Any
 
-from harness.errors import BadInput, near
+from harness import outside
+from harness.errors import BadInput, near, one_line
 from harness.method import Method
+from harness.parameters import typed
 from harness.spec import parse_spec
-from harness.validation import short
 
 METHODS: dict[str, str] = {
     "full": "methods.full:Full",
@@ -38,25 +42,32 @@ METHODS: dict[str, str] = {
 
 
 def names() -> list[str]:
-    """Every registered name."""
-    return list(METHODS)
+    """Every registered name, then those that installed packages offer."""
+    return [*METHODS, *(name for name in sorted(outside.offered()) if name not in METHODS)]
 
 
 def get(name: str) -> type[Method]:
-    """The class registered as `name`; unknown names raise BadInput with near ones."""
-    if name not in METHODS:
-        raise BadInput(f"method: no method named {name!r}; {near(name, METHODS)}")
-    module, _, attribute = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    """The class of a name: a registered one, `file.py:Class`, `package.module:Class`, or one that a package offers.
+
+    Raises:
+        BadInput: there is none; the message names near ones, or why it cannot be had.
+    """
+    if name in METHODS:
+        module, _, attribute = METHODS[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    if not outside.is_place(name) and name not in outside.offered():
+        own = "; a class of your own is file.py:Class" if name.endswith(".py") else ""
+        raise BadInput(f"method: no method named {name!r}; {near(name, names())}{own}")
+    return outside.load(name, Method)
 
 
 def parameters(name: str) -> tuple[str, ...]:
-    """The parameters of the method registered as `name`."""
+    """The parameters of the method of a name."""
     return tuple(field.name for field in dataclasses.fields(get(name)))
 
 
 def create(spec: str, **parameters: Any) -> Method:
-    """A method from its name and parameters, or from one string such as `skipdecode(speedup=2)`.
+    """A method from its name and parameters, or from one string such as `skipdecode(speedup=2)` or `mine.py:Mine(after=2)`.
 
     Raises:
         BadInput: unknown method or parameter, a value of the wrong type or out of range.
@@ -70,29 +81,11 @@ def create(spec: str, **parameters: Any) -> Method:
         raise BadInput(f"{name}: {both[0]} is given twice, in the string and beside it")
     given.update(parameters)
     cls = get(name)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for key, value in given.items():
-        if key not in fields:
-            takes = f"it takes {', '.join(fields) or 'no parameters'}"
-            raise BadInput(f"{name}: no parameter named {key!r}; {near(key, fields, takes)}")
-        given[key] = _typed(name, key, str(fields[key].type), value)
-    return cls(**given)
-
-
-def _typed(name: str, key: str, declared: str, value: Any) -> Any:
-    """The value as the field declares it (`int`, `float`, `str`, `... | None`), or BadInput."""
-    kinds = {kind.strip() for kind in declared.split("|")}
-    if isinstance(value, (int, float)) and not abs(value) < sys.float_info.max:
-        raise BadInput(f"{name}: {key}={short(value)} is out of range; give a finite number")
-    if value is None and "None" in kinds:
-        return None
-    if isinstance(value, bool) and "bool" not in kinds:
-        pass
-    elif "int" in kinds and isinstance(value, (int, float)) and value == int(value) and "float" not in kinds:
-        return int(value)
-    elif "float" in kinds and isinstance(value, (int, float)):
-        return float(value)
-    elif ("str" in kinds and isinstance(value, str)) or ("bool" in kinds and isinstance(value, bool)):
-        return value
-    right = " or ".join(sorted(kinds - {"None"}))
-    raise BadInput(f"{name}: {key}={short(value)} is of the wrong type; give {right}")
+    called = outside.short(name)
+    values = typed(cls, called, given)
+    try:
+        return cls(**values)
+    except BadInput:
+        raise
+    except Exception as error:  # what its own checks raise
+        raise BadInput(f"{called}: {one_line(error)}") from None

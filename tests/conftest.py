@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from harness.models.tiny import (
 )
 from harness.train.recipes import Recipe
 from harness.train.train import train
+
+_LOCKS = tempfile.TemporaryDirectory(prefix="depthbench-locks-")
+os.environ["DEPTHBENCH_LOCKS"] = _LOCKS.name  # tests wait for no run, and keep none waiting
 
 __all__ = [
     "CONTRACT", "EOS", "FAMILY_SETTINGS", "GATED", "MODELS", "TINY", "VOCABULARY", "ragged_prompts", "tiny", "tiny_opt",

@@ -32,7 +32,7 @@ WHERE = {
     5: ("a failure with the numbers of another measurement", "defects:5_a_failure", "run/local:a_killed_worker",
         "run/sweep_failures:an_arm_that_kills_its_worker"),
     6: ("tokens counted differently for the arms", "defects_measuring:6_tokens_of_all_arms"),
-    7: ("a mean of rates for a speed-up", "defects_measuring:7_the_speed_up", "stats/intervals:ratio_is_of_totals"),
+    7: ("a mean of rates for a speed-up", "defects_measuring:7_the_speed_up", "stats/paired:geometric_mean_counts_every_prompt"),
     8: ("prompts that depend on the arm", "defects:8_prompts_do_not"),
     9: ("shapes first met inside the timed region", "defects_measuring:9_every_shape", "defects_measuring:9_timed_generations"),
     10: ("wrong units, memory of another phase, random prompts", "defects_measuring:10_tokens_per_second",

@@ -27,11 +27,17 @@ def _methods() -> Rows:
     import dataclasses
 
     import methods
+    from harness.parameters import default, plain
 
     table: Rows = [("name", "family", "exact", "trained", "parameters", "paper")]
     for name in methods.names():
-        cls = methods.get(name)
-        fields = ", ".join(f"{f.name}={f.default}" for f in dataclasses.fields(cls))
+        try:
+            cls = methods.get(name)
+        except BadInput as error:  # one that a package offers and that does not load hides no other
+            table.append((name, "", "", "", str(error), ""))
+            continue
+        given = [(f.name, default(f)) for f in dataclasses.fields(cls)]
+        fields = ", ".join(name if usual is dataclasses.MISSING else f"{name}={plain(usual)}" for name, usual in given)
         table.append((name, cls.family, _yes(cls.exact), _yes(cls.needs_training), fields, cls.paper))
     return table
 
@@ -135,11 +141,43 @@ def checks(results: Iterable[Any]) -> tuple[Rows, list[str]]:
     failed = []
     for name, those in found.items():
         wrong = [result for result in those if result.error]
-        failed += [f"{name} ({result.model}): {result.error}" for result in wrong]
+        for error in dict.fromkeys(result.error for result in wrong):
+            failed.append(f"{name} ({', '.join(result.model for result in wrong if result.error == error)}): {error}")
         asked = [result.model for result in those if result.error is not None]
         said = "does not apply" if not asked else f"failed on {len(wrong)}" if wrong else "passed"
         table.append((name, ", ".join(asked), said))
     return table, failed
+
+
+def new_method(name: str, family: str) -> list[str]:
+    """Write a method's file into the working folder; what to do with it, as lines."""
+    import keyword
+
+    import methods
+    from harness.files import clear_errors, write_atomically
+    from methods import _template
+
+    if not (name.isascii() and name.isidentifier() and name == name.lower() and name[0] != "_") or keyword.iskeyword(
+        name
+    ):
+        raise BadInput(
+            f"name: {name[:80]!r} is no name of a method; write small letters, digits and _, e.g. every_other"
+        )
+    if name in methods.names():
+        raise BadInput(f"name: there is a method named {name!r}; give another name")
+    path = Path(f"{name}.py")
+    if path.exists():
+        raise BadInput(f"name: {path} is there already; give another name, or delete it")
+    with clear_errors(path, "name"):
+        write_atomically(path, [_template.written(name, family)])
+    spec = f"{path}:{_template.class_name(name)}"
+    return [
+        f"{path} holds {_template.class_name(name)}. Change it, then:",
+        f"  depthbench check {spec}",
+        f"  depthbench generate 'name[Zizzi]\\n' --method {spec}",
+        f"  depthbench lm-eval --tasks lambada_openai --limit 100 --method {spec} --with-full",
+        f"  depthbench run quick --method {spec} --out results/{name}",
+    ]
 
 
 def numbers(name: str, text: str, most: int = 100_000) -> tuple[int, ...]:

@@ -73,7 +73,7 @@ def _evaluated(asked: Any) -> Iterator[str | Rows]:
         results["config"] |= {"model": "depthbench", "model_args": f"pretrained={asked.model},method={name}"}
         rows = compare(results, full) if full is not None else []
         results["depthbench"]["difference_to_full"] = rows
-        full = results if lm.method.name == BASELINE and several else full
+        full = results if lm.method.called == BASELINE and several else full
         yield f"{asked.model}, {name}: batch size {lm.batch_size}, {lm.decoder.depth} blocks"
         yield make_table(files.shown(results))
         if results.get("groups"):

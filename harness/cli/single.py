@@ -104,8 +104,8 @@ def baseline(
 
 @verb(
     MEASURE,
-    "lm-eval --tasks lambada_openai --limit 100 --method calm --with-full",
-    "lm-eval --model hf --model_args pretrained=smollm2-135m,dtype=float32 --tasks gsm8k --num_fewshot 0",
+    "lm-eval --tasks lambada_openai --method calm --with-full",
+    "lm-eval --model hf -a pretrained=smollm2-135m --tasks gsm8k",
     name="lm-eval",
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
@@ -169,7 +169,8 @@ def lm_eval(
         Literal["auto", "float32", "bfloat16", "float16"] | None,
         typer.Option(
             "--dtype",
-            help="Type of the weights in memory: float32, bfloat16, float16, or auto for the stored one. Without it: float32.",
+            help="Type of the weights in memory: float32, bfloat16, float16, or auto for the stored one. "
+            "Without it: float32, and auto under --model_args, as lm-eval has it.",
             rich_help_panel=RUNS_ON,
             metavar="TYPE",
         ),
@@ -178,7 +179,8 @@ def lm_eval(
     """Run lm-eval tasks, every request answered as the method computes it.
 
     All other options are those of `lm-eval run`, with its meaning: --tasks, --limit, --num_fewshot, --batch_size, --gen_kwargs,
-    --apply_chat_template, --include_path, --output_path, --log_samples, --use_cache, --seed, ... `lm-eval run --help` lists them.
+    --apply_chat_template, --include_path, --output_path, --log_samples, --use_cache, --seed and others;
+    `lm-eval run --help` lists them.
     """
     from harness.cli import lm_eval as command
 
@@ -242,7 +244,7 @@ def scoring_speed(
     print_table(listing.scoring_speed(out, data, **settings), left=("what", "arm"))
 
 
-@verb(MEASURE, "scoring-agreement --data DIR --limit 20", name="scoring-agreement")
+@verb(MEASURE, "scoring-agreement --data data --limit 20", name="scoring-agreement")
 def scoring_agreement(
     model: Model = "smollm2-135m",
     data: Data = None,

@@ -56,6 +56,11 @@ def generate_texts(
         text = decoder.tokenizer.decode(out.tokens[row, :length], skip_special_tokens=True)
         ran = out.trace.layers[row, 1:length].sum(1).double()
         mean = f"{float(ran.mean()):.1f} of {decoder.depth} layers per token" if len(ran) else "no decode step"
+        attended, fed = (
+            float(flags[row, 1:length].sum()) / max(length - 1, 1) for flags in (out.trace.attention, out.trace.feed)
+        )
+        if attended != fed:  # sublayers are skipped, which a count of layers does not show
+            mean += f" ({attended:.1f} attention, {fed:.1f} feed)"
         yield f"{text}\n    [{chosen}: {length} tokens, {mean}]"
 
 

@@ -22,10 +22,10 @@ _POLL_S = 0.2
 
 
 def place(device: str) -> Path:
-    """The file that stands for a device; all users of the machine share it."""
+    """The file that stands for a device; all users of the machine share it. DEPTHBENCH_LOCKS names another folder for it."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device.startswith("cuda") else ""
     name = "".join(c if c.isalnum() else "-" for c in f"{device} {seen}".strip())
-    return Path(tempfile.gettempdir()) / f"depthbench-{name}.lock"
+    return Path(os.environ.get("DEPTHBENCH_LOCKS") or tempfile.gettempdir()) / f"depthbench-{name}.lock"
 
 
 @contextlib.contextmanager

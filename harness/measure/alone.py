@@ -6,7 +6,6 @@ import gc
 from pathlib import Path
 from typing import cast
 
-import methods
 from harness.decode.engine import Output, generate
 from harness.machine import nvml
 from harness.measure import conditions as evidence
@@ -14,6 +13,7 @@ from harness.measure.probes import energy, memory
 from harness.measure.setup import (
     begin,
     load,
+    method_of,
     speed_batch,
     timed_examples,
     timed_expected,
@@ -34,7 +34,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
     # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
-    method = methods.create(arm["spec"])
+    method = method_of(arm)
     loaded = memory.resident_bytes()
     _fixed_length(suite, decoder, method, batch, expected)
     # What was needed once only (buffers of the libraries, chosen kernels) is no part of the steady state.
@@ -58,7 +58,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     decoder = load(suite, arm["checkpoint"])
     batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
-    method = methods.create(arm["spec"])
+    method = method_of(arm)
     out = _fixed_length(suite, decoder, method, batch, expected)
     gpu = nvml.gpu(decoder.device)
     found = energy.measure(

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
-import methods
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy
-from harness.measure.running import say
+from harness.measure.running import say, say_arm
 from harness.measure.setup import (
     lm_eval_cells,
     lm_eval_options,
     load,
+    method_of,
     set_threads,
     task_examples,
     timed_expected,
@@ -90,8 +90,8 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     for arm in arms:
         decoder = decoders[arm["checkpoint"]]
         _check_alike(arm["label"], decoder, first)
-        method = methods.create(arm["spec"]).resolve(decoder.depth, decoder.extras)
-        settings = method.settings(decoder.depth, timed_expected(suite, expected))
+        say_arm(arm["label"])
+        method, settings = _resolved(method_of(cast(Arm, arm)), decoder, timed_expected(suite, expected))
         described.append(
             {
                 **arm,
@@ -120,6 +120,17 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
         "energy_counters": [meter.name for meter in meters],
         "energy_idle": quiet,
     }
+
+
+def _resolved(method: Method, decoder: Decoder, expected: int) -> tuple[Method, dict[str, object]]:
+    """A method on a model and its settings there. One whose own code raises fails in its cells, not here with all others."""
+    try:
+        resolved = method.resolve(decoder.depth, decoder.extras)
+        return resolved, resolved.settings(decoder.depth, expected)
+    except BadInput:
+        raise
+    except Exception:  # whatever a method's own code raises
+        return method, method.params
 
 
 def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:

@@ -6,16 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import methods
 from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
-from harness.measure.probes import latency, layers
+from harness.measure.probes import latency, layers, watching
 from harness.measure.running import say
 from harness.measure.setup import (
     begin,
     lm_eval_cells,
     lm_eval_options,
     load,
+    method_of,
     task_examples,
     to_device,
 )
@@ -62,7 +62,7 @@ def quality(
             entry.name,
             lm_eval_options(entry),
             decoder,
-            arm["spec"],
+            method_of(arm),
             suite.quality_batch_size,
             planned,
             data,
@@ -75,7 +75,7 @@ def quality(
     limit = suite.max_new_tokens or task.max_new_tokens
     prompts = decoder.tokenizer([e.prompt for e in examples]).input_ids
     order = sorted(range(len(examples)), key=lambda i: len(prompts[i]))
-    method = methods.create(arm["spec"])
+    method = method_of(arm)
     rows: dict[int, Example] = {}
     outputs: list[Output] = []
     batches: list[Batch] = []
@@ -85,7 +85,8 @@ def quality(
         chosen = order[start : start + suite.quality_batch_size]
         batch = to_device(pad_left([prompts[i] for i in chosen], decoder.pad_token_id), decoder.device)
         if not batches:  # the first request of a process pays for what is made once
-            generate(decoder, method, batch.ids, batch.mask, max_new_tokens=2, expected_tokens=planned)
+            watched = watching.Watch(method).method
+            generate(decoder, watched, batch.ids, batch.mask, max_new_tokens=2, expected_tokens=planned)
         wait()
         began = time.perf_counter()
         out = generate(

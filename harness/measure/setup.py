@@ -9,13 +9,15 @@ from typing import Any
 import psutil
 import torch
 
+import methods
 from harness import tasks
 from harness.errors import BadInput
 from harness.measure.running import say
+from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.models.load import load_model
-from harness.records.arms import Expected, Prepared
+from harness.records.arms import Arm, Expected, Prepared
 from harness.suites.entries import TaskEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Example, Task
@@ -48,6 +50,21 @@ def load(suite: Suite, checkpoint: str, index: int = 0) -> Decoder:
     if suite.tasks and decoder.tokenizer is None:
         raise BadInput(f"model: {checkpoint} has no tokenizer; save one beside the weights")
     return decoder
+
+
+def method_of(arm: Arm) -> Method:
+    """The method of an arm.
+
+    Raises:
+        BadInput: its file was edited while the run went on.
+    """
+    code = arm.get("code")
+    method = methods.create(arm["spec"])
+    if code is not None and (method.source is None or method.source.sha256 != code["sha256"]):
+        raise BadInput(
+            f"{code['file']} was edited while the run went on; put it back ({code['kept']}) or begin another run"
+        )
+    return method
 
 
 def task_of(entry: TaskEntry, data: Path | None) -> Task:

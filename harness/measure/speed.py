@@ -13,7 +13,6 @@ from typing import cast
 
 import torch
 
-import methods
 from harness.decode.engine import Decoding, Output
 from harness.decode.forced import score
 from harness.decode.sampling import GREEDY, Sampling
@@ -22,9 +21,9 @@ from harness.measure import conditions as evidence
 from harness.measure import disturbed
 from harness.measure.meanwhile import Before
 from harness.measure.predicted import add_predicted
-from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading
+from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading, watching
 from harness.measure.running import say_arm
-from harness.measure.setup import begin, load, speed_batch, timed_examples, timed_expected
+from harness.measure.setup import begin, load, method_of, speed_batch, timed_examples, timed_expected
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
@@ -149,16 +148,17 @@ class _Bench:
             method = fewer_blocks.FirstBlocks(count)
             try:
                 timing, _ = latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
-            except (RuntimeError, BadInput) as error:
+            except Exception as error:  # whatever a method raises fails its arm alone
                 _fail(state, error)
                 return
             seconds.append(round(statistics.median(timing.step_s), 9))
 
-    def _make(self, arm: Arm, number: int) -> Decoding:
-        return self._decoding(number, self.decoders[arm["checkpoint"]], methods.create(arm["spec"]))
+    def _watched(self, arm: Arm, number: int) -> Decoding:
+        """An untimed generation in which a method that breaks the contract is caught; see `harness.measure.probes.watching`."""
+        return self._decoding(number, self.decoders[arm["checkpoint"]], watching.Watch(method_of(arm)).method)
 
     def _measure(self, arm: Arm, number: int) -> tuple[latency.Timing, Output]:
-        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        decoder, method = self.decoders[arm["checkpoint"]], method_of(arm)
         return latency.measure(partial(self._decoding, number, decoder), method, decoder.device)
 
     def instrument(self, arm: Arm, state: _State, process: int, number: int) -> None:
@@ -166,10 +166,10 @@ class _Bench:
         if state["status"] != "ok":
             return
         say_arm(arm["label"])
-        decoder, method = self.decoders[arm["checkpoint"]], methods.create(arm["spec"])
+        decoder, method = self.decoders[arm["checkpoint"]], method_of(arm)
         try:
             found, output = breakdown.measure(partial(self._decoding, number, static=False), decoder, method)
-        except (RuntimeError, BadInput) as error:
+        except Exception as error:  # whatever a method raises fails its arm alone
             _fail(state, error)
             return
         if not torch.equal(output.tokens, state["tokens"][number]):
@@ -190,6 +190,7 @@ class _Bench:
         decoder = self.decoders[arm["checkpoint"]]
         say_arm(arm["label"])
         try:
+            seen = [evidence.observe(self._watched(arm, number)) for number in range(len(self.batches))]
             warm: dict[int, list[float]] = {}
             for _ in range(self.suite.warmup):
                 passes = [self._measure(arm, number) for number in range(len(self.batches))]
@@ -197,8 +198,7 @@ class _Bench:
                 for number, (timing, _) in enumerate(passes):
                     seconds = disturbed.seconds_per_token(timing.step_s, timing.step_tokens)
                     warm.setdefault(number, []).append(seconds)
-            seen = [evidence.observe(self._make(arm, number)) for number in range(len(self.batches))]
-        except (RuntimeError, BadInput) as error:
+        except Exception as error:  # whatever a method raises fails its arm alone
             failed: _State = {"status": "failed", "runs": []}
             _fail(failed, error)
             return failed
@@ -233,7 +233,7 @@ class _Bench:
         ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)
         decoder = self.decoders[arm["checkpoint"]]
         try:
-            score(decoder, methods.create(arm["spec"]), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
+            score(decoder, method_of(arm), ids[:, :-1], [len(prompt)], expected_tokens=self.expected)
         except CellFailed:
             return False
         return True
@@ -271,7 +271,7 @@ class _Bench:
         before = Before.read()
         try:
             timing, output = self._measure(arm, number)
-        except (RuntimeError, BadInput) as error:
+        except Exception as error:  # whatever a method raises fails its arm alone
             _fail(state, error)
             return
         meanwhile = before.record()

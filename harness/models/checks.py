@@ -30,7 +30,7 @@ _COUNTS = (
 """Numbers of a configuration that are 1 or more, where they are given."""
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias)$")
 """Tables that old checkpoints store and every model computes for itself: rotary frequencies, the causal mask."""
-_FREE = re.compile(r"^_|training|gradient_checkpointing|name_or_path|dropout|^p$|^inplace$|_dtype$")
+_FREE = re.compile(r"^_|training|gradient_checkpointing|name_or_path|dropout|^p$|^inplace$|_dtype$|_cached$")
 """Attributes of modules that change nothing of what a model in use computes."""
 _CALLED = "what a module does when it is called is not used here"
 

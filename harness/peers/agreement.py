@@ -122,6 +122,7 @@ def measure(
         say: is told every row as it is there.
     """
     torch.set_num_threads(settings.threads or psutil.cpu_count(logical=False) or 1)
+    found = environment.fingerprint()  # of the code that is loaded now
     plain = load_model(settings.model, dtype=settings.dtype, device=settings.device)
     if plain.tokenizer is None:
         raise BadInput(f"model: {settings.model} has no tokenizer, so there is nothing to compare")
@@ -139,7 +140,7 @@ def measure(
             say(f"{name}, {case.kind}, {case.task}: {row['verdict']}")
     return {
         "settings": asdict(settings),
-        "environment": environment.fingerprint(),
+        "environment": found,
         "lm_eval": lm_eval.__version__,
         "weights": MethodLM(plain).identity()["weights"],
         "tolerance_nats": TOLERANCE,
@@ -190,7 +191,7 @@ def _compared(case: Case, decoder: Decoder, backend: Any, settings: Settings, da
                     **case.options,
                 )
             )
-    mine, theirs = (found["samples"][case.task] for found in results)
+    mine, theirs = (_once(found["samples"][case.task]) for found in results)
     pairs = [pair for a, b in zip(mine, theirs, strict=True) for pair in _answers(a, b)]
     gaps = [abs(a - b) for a, b in map(_likelihoods, pairs) if a is not None and b is not None]
     apart = [pair for pair in pairs if not _same(*pair)]
@@ -217,6 +218,11 @@ def _compared(case: Case, decoder: Decoder, backend: Any, settings: Settings, da
     else:
         row["verdict"] = f"differs: {len(apart)} of {len(pairs)} answers" + (f", {', '.join(others)}" if others else "")
     return row
+
+
+def _once(samples: Sequence[Json]) -> list[Json]:
+    """Each document once; lm-eval has it again for every filter of its answers."""
+    return [sample for sample in samples if sample["filter"] == samples[0]["filter"]]
 
 
 def _answers(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:

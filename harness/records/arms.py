@@ -15,14 +15,23 @@ Expected = dict[str, int | dict[str, int]]
 """Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
 
 
+class Code(TypedDict):
+    """The file of a method that is not the project's own: its name, its hash, and where the run folder keeps its text."""
+
+    file: str
+    sha256: str
+    kept: str
+
+
 class Planned(TypedDict, total=False):
-    """An arm as the suite asks for it; `tuned` names the artefact its parameters come from."""
+    """An arm as the suite asks for it; `tuned` names the artefact its parameters come from, `code` is a method's own file."""
 
     label: Required[str]
     method: Required[str]
     spec: Required[str]
     checkpoint: Required[str]
     tuned: dict[str, object]
+    code: Code
 
 
 class Arm(TypedDict, total=False):
@@ -33,6 +42,7 @@ class Arm(TypedDict, total=False):
     spec: str
     checkpoint: str
     tuned: dict[str, object]
+    code: Code
     params: dict[str, object]
     family: str
     exact: bool | None

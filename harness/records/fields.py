@@ -195,6 +195,8 @@ class SpeedFields(TypedDict, total=False):
     outputs: list[Output]
     layers_by_position: list[list[float]]
     layers_per_token: float | None
+    attention_per_token: float | None
+    feed_per_token: float | None
     computed_layers_per_token: float | None
     serial_layers_per_token: float | None
     serial_attention_per_token: float | None

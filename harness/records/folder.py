@@ -3,6 +3,7 @@
     run.json            suite as resolved, arms, environment
     cells/<id>.json     raw values of one cell (.json.gz in a published copy, see harness.records.trim)
     gates.json          what must hold before the numbers are believed; see harness.records.gates
+    methods/            the files of methods that are not the project's own, as they ran
     samples.jsonl       per-example outputs and scores, rebuilt from the quality cells
     summary.csv, report.html, report.pdf, figures/, tables/    derived; see harness.records.summary and reports
 
@@ -32,6 +33,7 @@ SCHEMA_VERSION = 1
 _OURS = {
     "run.json",
     "cells",
+    "methods",
     "parts",
     "samples.jsonl",
     "summary.csv",
@@ -41,6 +43,8 @@ _OURS = {
     "figures",
     "tables",
 }
+CODE = "methods"
+"""Folder of the files of methods."""
 LOCK = ".lock"
 """Held by the process that writes into the folder."""
 _CELL_FILES = ("json", "json.gz")

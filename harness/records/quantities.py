@@ -118,6 +118,8 @@ TABLE: tuple[Quantity, ...] = (
     _operations("", "memory", "cuda_peak_allocated_bytes", "CUDA peak allocated", unit=BYTES, group=_MEMORY),
     _operations("kv_cache_mb", "speed", "kv_cache_bytes", "K/V cache held", per=1e6, late=False, unit=BYTES, group=_TRAFFIC),
     _operations("energy_j_per_token", "energy", "energy_j_per_token", "per token", late=False, unit="J", group=_ENERGY),
+    _speed("attention_per_token", field="attention_per_token", hint="attention sublayers, as in layers_per_token"),
+    _speed("feed_per_token", field="feed_per_token", hint="feed-forward sublayers, as in layers_per_token"),
     _speed("computed_layers_per_token", field="computed_layers_per_token"),
     _speed("batch_tax", read=measures.batch_tax),
     _speed("sublayers_per_token", read=measures.sublayers_per_token),

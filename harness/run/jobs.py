@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
-from harness.errors import NOT_TRIED, OUT_OF_MEMORY, BadInput, CellFailed, failure
+from harness.errors import NOT_TRIED, OUT_OF_MEMORY, TIMED_OUT, BadInput, CellFailed, failure
 from harness.machine import environment, turn
 from harness.machine.record import Code, Machine
 from harness.measure.alone import energy_per_token, peak_memory
@@ -60,6 +60,8 @@ class Jobs:
         self._code: Code = {}
         self._exhausted: dict[str, int] = {}
         """Arms that ran out of memory, and the smallest batch size at which they did."""
+        self._hung: dict[str, str] = {}
+        """Arms that hung until their worker was killed, and where: each further try would cost the whole time limit again."""
         self._outputs: dict[str, dict[str, list[int]]] = {}
         """Token ids of a full model's scored outputs by cell and example: every other arm is compared with them."""
 
@@ -165,6 +167,9 @@ class Jobs:
     def _quality(self, cell: str, arm: Arm, index: int, arms: Sequence[Arm], prepared: Prepared) -> None:
         baseline, entry = arms[0], self.suite.tasks[index]
         fields: QualityFields = {"task": entry.name}
+        if (error := self._hopeless(arm, 0)) is not None:
+            self._fail("quality", cell, arm, fields, error)
+            return
         reference = lossless = None
         if arm["label"] != baseline["label"]:
             reference = self._tokens(baseline, entry.name)
@@ -220,6 +225,8 @@ class Jobs:
 
     def _hopeless(self, arm: Arm, batch: int) -> CellFailed | None:
         """Why an arm need not be tried at a batch size; None where nothing speaks against it."""
+        if (where := self._hung.get(arm["label"])) is not None:
+            return CellFailed(f"not tried: it hung past the time limit in {where}", NOT_TRIED)
         smaller = self._exhausted.get(arm["label"])
         if smaller is None or smaller >= batch:
             return None
@@ -245,6 +252,8 @@ class Jobs:
                 outcome = self.call(speed, self.suite, alive, batch, process, prepared, self.data)
             except (BadInput, CellFailed) as error:
                 guilty = [arm for arm in alive if isinstance(error, CellFailed) and arm["label"] == error.arm]
+                if failure(error)["reason"] == TIMED_OUT:
+                    self._hung |= {arm["label"]: f"speed, batch {batch}" for arm in guilty if arm["method"] != BASELINE}
                 for arm in guilty or alive:
                     found[arm["label"]] = shares.lost(error)
                 alive = [arm for arm in alive if arm not in guilty] if guilty else []
@@ -291,6 +300,8 @@ class Jobs:
         """Write the record of a failure, and remember the arm if its memory ran out."""
         if failure(error)["reason"] == OUT_OF_MEMORY and (batch := fields.get("batch_size")):
             self._exhausted[arm["label"]] = min(batch, self._exhausted.get(arm["label"], batch))
+        if failure(error)["reason"] == TIMED_OUT and kind != "speed" and arm["method"] != BASELINE:
+            self._hung.setdefault(arm["label"], kind)
         self._write(kind, cell, arm, fields, machine, error)
 
     def _write(

@@ -65,6 +65,7 @@ def go_on(store: RunStore, record: RunRecord, suite: Suite, *, here: bool) -> Ru
         return record
     before = store.read_run()
     now: RunRecord = json.loads(json.dumps(record))
+    _same_code(store.path, before.get("arms") or [], now["arms"])
     pairs = [
         ("suite", _measures(before), suite.measures()),
         ("arms", before.get("arms"), _recorded(before.get("arms"), now["arms"])),
@@ -88,6 +89,19 @@ def go_on(store: RunStore, record: RunRecord, suite: Suite, *, here: bool) -> Ru
         )
     resumed = [*before.get("resumed", []), record["environment"]]
     return {**before, "suite": record["suite"], "resumed": resumed}
+
+
+def _same_code(folder: Path, there: Sequence[Arm], now: Sequence[Arm]) -> None:
+    """BadInput where the file of a method was edited since the run began: cells of two methods would stand under one name."""
+    begun = {arm["label"]: arm["code"] for arm in there if "code" in arm}
+    for arm in now:
+        code, old = arm.get("code"), begun.get(arm["label"])
+        if code is not None and old is not None and code["sha256"] != old["sha256"]:
+            raise BadInput(
+                f"output folder {folder}: {code['file']} was edited since the run began (sha256 {old['sha256'][:12]} there, "
+                f"{code['sha256'][:12]} now), so {arm['label']} is another method; its text then is {folder / old['kept']}: "
+                "put it back, or name another folder"
+            )
 
 
 def _measures(run: RunRecord) -> Mapping[str, Any] | None:

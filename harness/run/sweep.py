@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import methods
 from harness.machine import environment
 from harness.measure.prepare import prepare
+from harness.outside import Source
 from harness.records import gates, published, samples, summary
 from harness.records.arms import Planned
-from harness.records.folder import RunStore
+from harness.records.folder import CODE, RunStore
 from harness.records.run import Run, load
 from harness.records.run_record import RunRecord
 from harness.run import remeasure as again
@@ -82,7 +84,8 @@ def _run(
     remeasure: bool,
 ) -> Run:
     jobs = Jobs(suite, store, data, workers, progress)
-    arms = [_planned(suite, entry) for entry in suite.methods]
+    sources = {entry.name: methods.get(entry.name).source for entry in suite.methods}
+    arms = [_planned(suite, entry, sources[entry.name]) for entry in suite.methods]
     # The full model goes first, on every checkpoint: others are compared with its tokens.
     arms.sort(key=lambda arm: arm["method"] != BASELINE)
     progress.begin("preparing")
@@ -104,6 +107,11 @@ def _run(
     }
     record = resuming.go_on(store, record, suite, here=isinstance(workers, local.LocalExecutor))
     store.write_run(record)
+    for arm in arms:
+        source = sources[arm["method"]]
+        if source is not None and not (store.path / arm["code"]["kept"]).exists():
+            (store.path / CODE).mkdir(exist_ok=True)
+            store.write_text(arm["code"]["kept"], source.text)
     for found in record.get("contests") or []:  # a run begun before may have none
         if found["chosen"] == "torch" and found["native_s"]:
             progress.say(f"kernels: {found['said']}")
@@ -119,11 +127,16 @@ def _run(
     return run
 
 
-def _planned(suite: Suite, entry: MethodEntry) -> Planned:
+def _planned(suite: Suite, entry: MethodEntry, source: Source | None) -> Planned:
     arm: Planned = {
         "label": entry.title, "method": entry.name, "spec": entry.spec, "checkpoint": suite.checkpoint(entry),
     }  # fmt: skip
-    return arm if entry.tuned is None else {**arm, "tuned": entry.tuned}
+    if entry.tuned is not None:
+        arm["tuned"] = entry.tuned
+    if source is not None:
+        kept = f"{CODE}/{Path(source.file).stem}-{source.sha256[:12]}.py"
+        arm["code"] = {"file": source.file, "sha256": source.sha256, "kept": kept}
+    return arm
 
 
 def _now() -> str:

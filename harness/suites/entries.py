@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from harness.outside import absolute, short
 from harness.spec import parse_spec, written
 from harness.suites import artefact
 from harness.validation import Count, Frozen, Line, Text
@@ -18,7 +19,8 @@ class MethodEntry(Frozen):
     """One arm: a method with its parameters, and the weights it runs on.
 
     Attributes:
-        name: registered name; whether it exists and takes these parameters is for `methods.create` to say.
+        name: registered name, or where the class is (`file.py:Class`, its path made whole; `package.module:Class`); whether it
+            exists and takes these parameters is for `methods.create` to say.
         label: how tables name the arm, unique in the suite; None: the method's spec.
         checkpoint: weights, anything `load_model` takes; None: the suite's model.
         parameters: passed to the method.
@@ -53,7 +55,7 @@ class MethodEntry(Frozen):
                 raise ValueError(f"{twice[0]} is given twice")
             parameters.update(more)
         kept = {key: given.get(key) for key in ("label", "checkpoint", "tuned")}
-        return kept | {"name": name, "parameters": parameters}
+        return kept | {"name": absolute(name), "parameters": parameters}
 
     @property
     def spec(self) -> str:
@@ -64,7 +66,7 @@ class MethodEntry(Frozen):
     @property
     def title(self) -> str:
         """The label, or what stands for it."""
-        return self.label or self.spec
+        return self.label or short(self.spec)
 
     def plain(self) -> dict[str, Any]:
         """The entry as a suite file would have it."""

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from harness import settings
+from harness import outside, settings
 from harness.errors import BadInput, near
 from harness.records.limits import BASELINE as BASELINE
 from harness.records.limits import Limits as Limits
@@ -160,7 +160,7 @@ class Suite(Frozen):
 
     def default_label(self, entry: MethodEntry) -> str:
         """How an arm is named when its entry gives no label: name and parameters, e.g. `skipdecode(speedup=2)`."""
-        return entry.spec
+        return outside.short(entry.spec)
 
     def checkpoint(self, entry: MethodEntry) -> str:
         """The weights an arm runs on."""
@@ -185,29 +185,36 @@ def suite_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
-def load_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+def load_suite(name_or_path: str | Path, overrides: Sequence[str] = (), specs: Sequence[str] = ()) -> Suite:
     """Return a bundled suite by name, or the one in a YAML file; its methods are known and take the parameters given.
 
     Args:
         name_or_path: a name of `suite_names()`, or a file.
         overrides: `key=value` each; the key may be dotted (`methods.1.speedup`, `tasks.0.limit`), the value is YAML.
+        specs: methods that stand in place of the suite's own, beside its full model.
 
     Raises:
         BadInput: no such suite or file, not YAML, or a key that is unknown, missing or out of range. One line
             that names the file and the key.
     """
-    suite = read_suite(name_or_path, overrides)
+    suite = read_suite(name_or_path, overrides, specs)
     check_methods(suite, _where(_find(name_or_path), overrides))
     return suite
 
 
-def read_suite(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Suite:
+def read_suite(name_or_path: str | Path, overrides: Sequence[str] = (), specs: Sequence[str] = ()) -> Suite:
     """As `load_suite`, but without a look at the methods, which would need torch."""
     path = _find(name_or_path)
     values = settings.read(path, "a suite needs at least model, methods, batch_sizes and tasks")
     for text in overrides:
         settings.override(values, text, Suite.model_fields, "methods.1.speedup=3", _expanded)
-    _place_artefacts(values, path.parent)
+    _place_files(values, path.parent)
+    if specs:
+        own = [entry for entry in values.get("methods") or [] if _is_baseline(entry)]
+        # On the suite's own model, where there is one: methods given by their specs run on that.
+        own.sort(key=lambda entry: isinstance(entry, dict) and "checkpoint" in entry)
+        values["methods"] = [*own[:1], *map(outside.absolute, specs)]
+        values.pop("published", None)  # its tables stand beside arms that are gone
     try:
         return Suite.model_validate({"name": path.stem, **values})
     except ValidationError as error:
@@ -225,7 +232,7 @@ def check_methods(suite: Suite, where: str) -> None:
             raise BadInput(f"{where}: methods.{i}: {error}") from None
         for key in entry.parameters:
             if key not in known:
-                what = f"neither a key of an entry nor a parameter of {entry.name}"
+                what = f"neither a key of an entry nor a parameter of {outside.short(entry.name)}"
                 hint = near(key, [*known, *MethodEntry.model_fields], f"it takes {', '.join(known) or 'no parameters'}")
                 raise BadInput(f"{where}: methods.{i}.{key}: {what}; {hint}")
         try:
@@ -244,6 +251,11 @@ def check_tasks(suite: Suite, known: Iterable[str]) -> None:
 
 def _where(path: Path, overrides: Sequence[str]) -> str:
     return f"{path} with --set" if overrides else str(path)
+
+
+def _is_baseline(entry: Any) -> bool:
+    name = entry.get("name") if isinstance(entry, dict) else entry
+    return isinstance(name, str) and name.strip() == BASELINE
 
 
 def _expanded(entry: str) -> dict[str, Any]:
@@ -265,9 +277,15 @@ def _find(name_or_path: str | Path) -> Path:
     raise BadInput(f"suite: {name!r} is neither a bundled suite nor a file; {near(name, suite_names())}")
 
 
-def _place_artefacts(values: dict[str, Any], folder: Path) -> None:
-    """Files named by `tuned` are looked for beside the suite's own file first."""
+def _place_files(values: dict[str, Any], folder: Path) -> None:
+    """Files of methods, and those named by `tuned`, are looked for beside the suite's own file first."""
     entries = values.get("methods")
-    for entry in entries if isinstance(entries, list) else ():
+    if not isinstance(entries, list):
+        return
+    for i, entry in enumerate(entries):
+        if isinstance(entry, str):
+            entries[i] = outside.absolute(entry, folder)
         if isinstance(entry, dict) and isinstance(entry.get("tuned"), str) and (folder / entry["tuned"]).is_file():
             entry["tuned"] = str(folder / entry["tuned"])
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            entry["name"] = outside.absolute(entry["name"], folder)

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from harness import outside
 from harness.errors import BadInput, near
 from harness.machine import environment
 from harness.stats import ltt
 from harness.stats.intervals import bootstrap_metric
 from harness.tasks.base import Example
-from harness.tune.trials import Setup, Trials, add_costs, parameters_of, settings_of, shown_parameters
+from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
 
 Json = dict[str, Any]
 CONSISTENCIES = ("textual", "risk")
@@ -139,8 +140,8 @@ def calibrate(
         place = ltt.chosen(tested)
         record: Json = {
             "kind": "calibration",
-            "method": full.name if place is None else settings[place].name,
-            "parameters": parameters_of(full) if place is None else shown_parameters(settings)[place],
+            "method": outside.absolute((full if place is None else settings[place]).called),
+            "parameters": full.given if place is None else shown_parameters(settings)[place],
             "checkpoint": setup.model,
             "goal": {**asdict(goal), "metric": setup.metric},
             "procedure": "Learn then Test: fixed sequence, Hoeffding-Bentkus p-values",

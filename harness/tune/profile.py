@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import tasks
+from harness import outside, tasks
 from harness.errors import BadInput
 from harness.machine import environment
 from harness.method import Method
@@ -75,8 +75,8 @@ def profile(
     found = method.profile(measured)
     record = {
         "kind": "profile",
-        "method": found.name,
-        "parameters": {name: value for name, value in found.params.items() if value != _default(found, name)},
+        "method": outside.absolute(found.called),
+        "parameters": found.given,
         "asked": str(method),
         "checkpoint": decoder.name,
         "data": said,
@@ -89,10 +89,6 @@ def profile(
         "environment": environment.fingerprint(),
     }
     return found, record
-
-
-def _default(method: Method, name: str) -> Any:
-    return getattr(type(method), name, None)
 
 
 def _drawn(decoder: Decoder, source: Source, data: Path | None) -> tuple[list[list[int]], Scoring | None, Json]:

@@ -6,7 +6,6 @@ what a run would have measured. Nothing is tried before it is asked for, and not
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from harness import tasks
+from harness import outside, tasks
 from harness.errors import BadInput, near
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
@@ -28,7 +27,7 @@ from harness.records import clock
 from harness.records.arms import Planned, Prepared
 from harness.records.fields import QualityFields
 from harness.records.limits import BASELINE
-from harness.spec import parse_spec
+from harness.spec import parse_spec, written
 from harness.stats.intervals import Interval
 from harness.suites.entries import MethodEntry
 from harness.suites.suite import Suite
@@ -113,7 +112,7 @@ class Trials:
         entries = [
             MethodEntry(name=BASELINE, label=BASELINE, checkpoint=setup.baseline),
             *(
-                MethodEntry(name=m.name, parameters=parameters_of(m), label=name, checkpoint=setup.model)
+                MethodEntry(name=m.called, parameters=m.given, label=name, checkpoint=setup.model)
                 for m, name in zip(self.settings, self.names, strict=True)
             ),
         ]
@@ -228,27 +227,19 @@ def add_costs(costs: Sequence[Mapping[str, Any]]) -> Json:
     return {key: sum(cost[key] for cost in costs) for key in costs[0]}
 
 
-def parameters_of(method: Method) -> Json:
-    """The parameters of a method that are not its defaults, for a suite's entry."""
-    fields = dataclasses.fields(method)
-    return {f.name: getattr(method, f.name) for f in fields if getattr(method, f.name) != f.default}
-
-
 def shown_parameters(settings: Sequence[Method]) -> list[Json]:
     """The parameters of each setting that are not defaults, and always those in which the settings differ."""
     varied = [name for name in settings[0].params if len({repr(m.params.get(name)) for m in settings}) > 1]
-    return [
-        {name: value for name, value in m.params.items() if name in parameters_of(m) or name in varied}
-        for m in settings
-    ]
+    return [{name: value for name, value in m.params.items() if name in m.given or name in varied} for m in settings]
 
 
 def names_of(settings: Sequence[Method]) -> list[str]:
     """Each setting as a spec in which no default hides what is varied; `full` goes by another name than the baseline."""
     shown = []
     for method, parameters in zip(settings, shown_parameters(settings), strict=True):
-        inside = ", ".join(f"{name}={value}" for name, value in parameters.items())
-        shown.append(f"{method.name}({inside})" if inside else f"{method.name} here")
+        inside = ", ".join(f"{name}={written(value)}" for name, value in parameters.items())
+        called = outside.short(method.called)
+        shown.append(f"{called}({inside})" if inside else f"{called} here")
     return shown
 
 
@@ -304,7 +295,7 @@ def _grid(method: Method, tried: Sequence[str]) -> Iterator[Method]:
             varied = parse_spec(f"{method.name}({given})")[1]
         except ValueError as error:
             raise BadInput(f"--try: {error}") from None
-        yield methods.create(method.name, **fixed, **varied)
+        yield methods.create(method.called, **fixed, **varied)
 
 
 def make_setup(

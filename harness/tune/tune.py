@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import outside
 from harness.errors import BadInput, near
 from harness.machine import environment
 from harness.records.fields import QualityFields
@@ -143,7 +144,7 @@ def tune(
     best = _choose(tries, goal, setup)
     record: Json = {
         "kind": "tuning",
-        "method": settings[0].name,
+        "method": outside.absolute(settings[0].called),
         "parameters": None if best is None else shown_parameters(settings)[best],
         "checkpoint": setup.model,
         "goal": {**asdict(goal), "metric": setup.metric},

@@ -39,6 +39,7 @@ NO_SET = ("", "=", "repeats", "=1", "nope=1", FOREIGN, "repeats=x", "repeats=nan
 TEXTS: Mapping[str, tuple[str, ...]] = {
     "run suite": (*NO_NAME, "quikc", "{file}", "{folder}", "/dev/null", "{binary}"),
     "run --out": NO_FOLDER_TO_WRITE,
+    "run --method": NO_SPEC,
     "run --set": (*NO_SET, "batch_sizes=[]", "tasks.9.limit=1", "tasks.0.limit=-1", "methods.0.lable=x", "device=tpu",
                   "methods=[full, full]", "model=", "tasks.0.name=é", f"title={HUGE}"),
     "report folders": NO_RUN,
@@ -54,6 +55,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "trim out": (*NO_FOLDER_TO_WRITE, "{folder}"),
     "list what": NO_NAME,
     "doctor --out": ("", NOT_UTF8),
+    "new-method name": (*(name for name in NO_NAME if name != "nan"), "full", "class", "1st", "a-b", "a/b", "../a", "Über"),
     "check method": (*NO_SPEC, "{folder}/none.py:X", "{binary}:X", "mine.py"),
     "selfcheck suite": (*NO_NAME, "quick", "{file}", "{binary}"),
     "selfcheck --out": NO_FOLDER_TO_WRITE,

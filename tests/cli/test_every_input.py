@@ -32,6 +32,7 @@ BASE: Mapping[str, Mapping[str, str]] = {
     "list": {"what": "tasks"},
     "doctor": {"--out": "{out}"},
     "check": {"method": "full"},
+    "new-method": {"name": "mine"},
     "selfcheck": {"--out": "{out}"},
     "generate": {"prompt": "name[Mossgrove]", "--model": "{model}", "--max-new-tokens": "3"},
     "score": {"prompt": "name[Mossgrove]", "continuation": "Mossgrove is here.", "--model": "{model}"},

@@ -8,6 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import methods
 from harness.cli import main as cli
 from harness.errors import BadInput, CellFailed
 from harness.run import contract
@@ -28,10 +29,6 @@ class EveryOther(Schedule):
     name: ClassVar[str] = "every_other"
     start: int = 0
     skips: bool = True
-
-    def __str__(self):
-        return f"EveryOther(start={self.start}, skips={self.skips})"
-
     def no_skip(self, depth):
         return EveryOther(self.start, False)
 
@@ -44,9 +41,6 @@ class SaysExact(EveryOther):
     """Calls itself exact and is not."""
 
     exact: ClassVar[bool] = True
-
-    def __str__(self):
-        return "SaysExact"
 
     def no_skip(self, depth):
         return self
@@ -69,7 +63,7 @@ def mine(tmp_path: Path) -> Path:
 
 
 def outcome(spec: str) -> dict[str, str | None]:
-    return {result.check: result.error for result in contract.check(contract.load(spec), models=("opt",))}
+    return {result.check: result.error for result in contract.check(methods.create(spec), models=("opt",))}
 
 
 def test_a_method_from_a_file_passes_before_it_is_registered(mine: Path) -> None:
@@ -86,7 +80,8 @@ def test_what_is_broken_is_named(mine: Path) -> None:
     assert "other tokens than the full model" in str(found["no skipping = the full model"])
     assert found["step by step = one parallel pass (score)"] == ""
     raised = outcome(f"{mine}:Raises")
-    assert str(raised["a row in a padded batch = the row alone"]).startswith("IndexError")
+    said = str(raised["a row in a padded batch = the row alone"])
+    assert said.startswith("plan() fails at step 1: mine.py line 38, in layers: IndexError")
 
 
 def test_a_trace_that_lies_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +115,7 @@ def test_the_verb_says_what_passed_and_fails_with_status_1(mine: Path, monkeypat
         ("nosuch", "no method named 'nosuch'"),
         ("nowhere.py:X", "there is no file nowhere.py"),
         ("{mine}:Nothing", "has no class 'Nothing'"),
-        ("{mine}:EveryOther(first=1)", "unexpected keyword argument 'first'"),
+        ("{mine}:EveryOther(first=1)", "no parameter named 'first'"),
         ("{mine}:EveryOther(", "cannot be read"),
         ("{bad}:X", "cannot be imported: SyntaxError"),
     ],
@@ -128,5 +123,5 @@ def test_the_verb_says_what_passed_and_fails_with_status_1(mine: Path, monkeypat
 def test_bad_input_is_one_line(mine: Path, spec: str, message: str) -> None:
     (mine.parent / "bad.py").write_text("class")
     with pytest.raises(BadInput, match=message.replace("(", r"\(")) as caught:
-        contract.load(spec.format(mine=mine, bad=mine.parent / "bad.py"))
+        methods.create(spec.format(mine=mine, bad=mine.parent / "bad.py"))
     assert "\n" not in str(caught.value)

@@ -23,6 +23,8 @@ class LayerCount:
             draft computes to draft better next time does not (as exit tests do not).
         serial_attention_per_token: the same for attention sublayers alone.
         serial_feed_per_token: the same for feed-forward sublayers alone.
+        attention_per_token: attention sublayers per decode token, what was computed in vain included, mean as in `per_token`.
+        feed_per_token: the same for feed-forward sublayers; a method that skips sublayers shows here.
         heads_per_token: vocabulary projections one after the other per token, those of exit tests left out.
     """
 
@@ -34,12 +36,16 @@ class LayerCount:
     serial_attention_per_token: float | None
     serial_feed_per_token: float | None
     heads_per_token: float | None
+    attention_per_token: float | None
+    feed_per_token: float | None
 
 
 def fields(counted: LayerCount) -> Measured:
     """What a speed cell holds of a count."""
     return {
         "layers_per_token": counted.per_token,
+        "attention_per_token": counted.attention_per_token,
+        "feed_per_token": counted.feed_per_token,
         "computed_layers_per_token": counted.computed_per_token,
         "serial_layers_per_token": counted.serial_per_token,
         "serial_attention_per_token": counted.serial_attention_per_token,
@@ -82,6 +88,8 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
         attention / rows if rows else None,
         feed / rows if rows else None,
         1.0 if rows else None,
+        attention / rows if rows else None,
+        feed / rows if rows else None,
     )
 
 
@@ -89,14 +97,17 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     """Where steps draft and verify: all block runs of a row, rejected work included, over the tokens it got."""
     depth = traces[0][0].depth
     executed = batch = columns = 0.0
+    ran_attention = ran_feed = 0
     serial = attention = feed = heads = 0
     tokens = 0
     for trace, _ in traces:
         for step in trace.steps:
             assert step.yielded is not None
             ran = [max(a, f) for a, f in zip(step.runs("attention"), step.runs("feed"), strict=True)]
-            got = int(step.yielded.sum())
-            executed += sum(ran) * int((step.yielded > 0).sum())
+            got, living = int(step.yielded.sum()), int((step.yielded > 0).sum())
+            executed += sum(ran) * living
+            ran_attention += sum(step.runs("attention")) * living
+            ran_feed += sum(step.runs("feed")) * living
             batch += sum(ran)
             tokens += got
             columns += got / len(step.yielded)
@@ -108,6 +119,7 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     longest = max(trace.layers.shape[1] for trace, _ in traces) - 1
     shares = [[1.0] * depth for _ in range(longest)]
     if not tokens:
-        return LayerCount(shares, None, None, 0, None, None, None, None)
-    one_after_another = (each / columns for each in (serial, attention, feed, heads))
-    return LayerCount(shares, executed / tokens, batch / columns, tokens, *one_after_another)
+        return LayerCount(shares, None, None, 0, *(None,) * 6)
+    one, two, three, four = (each / columns for each in (serial, attention, feed, heads))
+    in_all = ran_attention / tokens, ran_feed / tokens
+    return LayerCount(shares, executed / tokens, batch / columns, tokens, one, two, three, four, *in_all)

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import lm_eval
 
-import methods
 from harness.errors import BadInput, CellFailed
+from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.tasks.base import Example, Task
 from harness.tasks.lm_eval.bridge import MethodLM
@@ -81,7 +81,7 @@ def cell(
     title: str,
     options: Options,
     decoder: Decoder,
-    spec: str,
+    method: Method,
     batch_size: int,
     expected: int | Mapping[str, int],
     data: Path | None,
@@ -95,7 +95,7 @@ def cell(
         title: what the results call the task.
         options: lm-eval's, the task's name among them.
         decoder: the arm's weights.
-        spec: the arm's method.
+        method: the arm's.
         batch_size: rows computed together.
         expected: tokens that schedules plan for, one number or by task.
         data: local data folder.
@@ -103,7 +103,7 @@ def cell(
         lossless: for an exact arm, the answers that the full model gave on the same checkpoint, by example.
         conditions: what must be equal for arms to be compared; the task's own are added.
     """
-    lm = MethodLM(decoder, methods.create(spec), batch_size, expected_tokens=expected)
+    lm = MethodLM(decoder, method, batch_size, expected_tokens=expected)
     began = time.perf_counter()
     results = evaluate(lm, options, data)
     seconds = time.perf_counter() - began

@@ -178,10 +178,11 @@ def _model(named: str | None, pretrained: Any) -> str:
 def _command(config: EvaluatorConfig, own: Own, output: str | None) -> Command:
     settings = read_model_args(config.model_args or {})
     named = own.model or (None if config.model == "hf" else str(config.model))
-    model = _model(named, settings.pop("model", None))
+    pretrained = settings.pop("model", None)
+    model = _model(named, pretrained)
     methods = _methods(own, settings.pop("method", None))
     given = {key: settings.pop(key, None) for key in ("dtype", "device")}
-    settings["dtype"] = own.dtype or given["dtype"] or "float32"
+    settings["dtype"] = own.dtype or given["dtype"] or ("float32" if pretrained is None else "auto")
     settings["device"] = own.device or given["device"] or best_device(None)
     for name, value in (("batch_size", config.batch_size), ("max_batch_size", config.max_batch_size)):
         settings.setdefault(name, value)

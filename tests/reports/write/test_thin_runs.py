@@ -33,26 +33,25 @@ def test_the_baseline_failed(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     text, figures = report(folder)
     assert f"steps-{sizes[0]}" in figures and "layers" in figures
     assert "promise" not in figures and "the full model has no usable time" in text
-    assert ("by-batch" in figures) == (len(sizes) > 1)
 
 
 def test_the_baseline_failed_at_one_batch_size(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", FEW, (1, 8), examples=6, new_tokens=8)
     assert edit_cells(folder, "speed-full*b8*", status="failed", runs=[], error="out of memory")
     _, figures = report(folder)
-    assert {"by-batch", "promise", "steps-1", "steps-8"} <= figures
+    assert {"promise", "steps-1", "steps-8"} <= figures
 
 
 def test_one_repeat_of_one_step(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", FEW, (1, 8), examples=6, new_tokens=2, processes=1, repeats=1)
     text, figures = report(folder)
-    assert {"by-batch", "steps-1"} <= figures
+    assert "steps-1" in figures
     assert "promise" not in figures and "nothing is shown to be faster" in text
 
 
 def test_one_batch_size(tmp_path: Path) -> None:
     text, figures = report(write_run(tmp_path / "run", FEW, (8,), examples=6, new_tokens=8))
-    assert {"promise", "steps-8", "layers"} <= figures and not {"by-batch", "tax"} & figures
+    assert {"promise", "steps-8", "layers"} <= figures and "tax" not in figures
     assert "speed against batch size (one was timed)" in text
 
 

@@ -258,7 +258,9 @@ def test_a_command_line_is_read_as_lm_evals() -> None:
     assert asked.methods == ("skipdecode(speedup=2,warmup=1)",) and asked.model == "m"
     assert asked.options.gen_kwargs == {"temperature": 0, "top_p": 0.5} and asked.options.apply_chat_template is True
     assert asked.options.metadata["k"] == [1] and asked.settings["batch_size"] == "auto:4"
-    assert command.parse(["--tasks", "a"], command.Own()).settings["batch_size"] == 16
+    assert asked.settings["dtype"] == "auto", "what lm-eval has where nothing is said"
+    settings = command.parse(["--tasks", "a"], command.Own()).settings
+    assert (settings["batch_size"], settings["dtype"]) == (16, "float32")
 
 
 WRONG = ("", "-1", "nan", "x", "größe", "1" * 5000, "{", "[1]", "a=b=c", "/no/such/file.yaml")
