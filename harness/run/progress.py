@@ -1,8 +1,8 @@
 """What a run says while it runs: one line per cell off a terminal, a bar on one, and a sign of life every few seconds.
 
 The estimate takes the jobs that are done as the measure of those that are not: of the same kind and batch size first, of the same
-kind next, of all last. Jobs are weighed by their decode steps; every job starts a process, taken to be less than half of the shortest
-job. Nothing is drawn by a thread: the driver wakes up anyway to look at the worker.
+kind next, of all last. Jobs are weighed by their decode steps; every job starts a process, taken to be less than half of the
+shortest job. Nothing is drawn by a thread: the driver wakes up anyway to look at the worker.
 """
 
 from __future__ import annotations
