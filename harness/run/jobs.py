@@ -141,7 +141,7 @@ class Jobs:
         """Run jobs that do not need each other, as many at once as there are slots."""
         if self.workers.slots == 1 or len(jobs) < 2:
             for what, job, share in jobs:
-                self.progress.begin(what)
+                self.progress.begin(what, share)
                 job()
                 self.progress.end(share)
             return

@@ -1,8 +1,8 @@
 """What a run says while it runs: one line per cell off a terminal, a bar on one, and a sign of life every few seconds.
 
 The estimate takes the jobs that are done as the measure of those that are not: of the same kind and batch size first, of the same
-kind next, of all last. Jobs are weighed by their decode steps; every job starts a process, which takes as long as the first did.
-Nothing is drawn by a thread: the driver wakes up anyway to look at the worker.
+kind next, of all last. Jobs are weighed by their decode steps; every job starts a process, taken to be less than half of the
+shortest job. Nothing is drawn by a thread: the driver wakes up anyway to look at the worker.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Progress:
         self._done: list[tuple[Work, float]] = []
         self._cells = self._of = 0
         self._what = ""
+        self._now: Work | None = None
         self._bar: Bar | None = None
         if self._stream.isatty():
             columns = (
@@ -91,16 +92,20 @@ class Progress:
         self._start_s = self._clock() - self._began
         self._left, self._of = list(works), sum(one.cells for one in works)
 
-    def begin(self, what: str) -> None:
+    def begin(self, what: str, work: Work | None = None) -> None:
         """A job begins."""
-        self._what, self._job_began = what, self._clock()
+        self._what, self._job_began, self._now = what, self._clock(), work
         self._show()
 
     def end(self, done: Work) -> None:
         """A job is over."""
         if done in self._left:
             self._left.remove(done)
-        self._done.append((done, self._clock() - self._job_began))
+        took = self._clock() - self._job_began
+        self._done.append((done, took))
+        if done.weight:
+            self._start_s = min(self._start_s, 0.4 * took)
+        self._now = None
 
     def cell(self, what: str, result: str) -> None:
         """A cell is written: where it stands, and what came out."""
@@ -139,7 +144,11 @@ class Progress:
         """Estimated seconds of the whole run; None before anything is done."""
         if not any(one.weight for one, _ in self._done):
             return None
-        return self._clock() - self._began + sum(map(self._seconds, self._left))
+        now = self._clock()
+        left = sum(map(self._seconds, self._left))
+        if self._now in self._left:  # what runs has less left than it takes
+            left -= min(self._seconds(self._now), now - self._job_began)
+        return now - self._began + left
 
     def _seconds(self, one: Work) -> float:
         """Estimated seconds of a job that is still to be done."""
