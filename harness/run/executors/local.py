@@ -177,11 +177,13 @@ def _work(connection: Connection, log: str, function: Callable[..., Any], argume
 
 def _begin(log: str) -> None:
     """Send what is printed to the log, show stacks on demand, leave Ctrl-C to the driver and end when it does."""
-    with contextlib.suppress(OSError):
+    try:
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(descriptor, stream)
-        os.close(descriptor)
+    except OSError:  # the driver was stopped while this began and took the log with it: nobody reads what is said here
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable(file=2)
     faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
