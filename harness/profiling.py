@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from harness.plan import LayerPlan
+
+if TYPE_CHECKING:
+    from harness.method import Gate
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Profile(Protocol):
 
     def predictions(self, layers: Iterable[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """For blocks and some tokens at a time: logits [R, V] read there by the model's head, and tokens [R] of its last block."""
+        ...
+
+    def openness(self, gate: Gate) -> Mapping[tuple[int, str], torch.Tensor]:
+        """What a gate left as its openness at every block and sublayer, [Q] or [Q, D] over the tokens of all windows."""
         ...
 
     def sensitivity(self) -> torch.Tensor:

@@ -38,6 +38,12 @@ METHODS: dict[str, str] = {
     "knapspec": "methods.knapspec:KnapSpec",
     "del_exit": "methods.del_exit:DEL",
     "seed": "methods.seed:Seed",
+    "router_tuning": "methods.router_tuning:RouterTuning",
+    "skipgpt": "methods.skipgpt:SkipGPT",
+    "gateskip": "methods.gateskip:GateSkip",
+    "flexidepth": "methods.flexidepth:FlexiDepth",
+    "dllm": "methods.dllm:DLLM",
+    "mod": "methods.mod:MoD",
 }
 
 

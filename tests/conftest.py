@@ -15,6 +15,7 @@ if (
 import pytest
 import torch
 
+import methods
 from harness.models.decoder import Decoder
 from harness.models.tiny import (
     CONTRACT,
@@ -28,8 +29,10 @@ from harness.models.tiny import (
     tiny,
     tiny_opt,
 )
+from harness.run.contract import with_extras
 from harness.train.recipes import Recipe
 from harness.train.train import train
+from tests.method_cases import SPECS
 
 _LOCKS = tempfile.TemporaryDirectory(prefix="depthbench-locks-")
 os.environ["DEPTHBENCH_LOCKS"] = _LOCKS.name  # tests wait for no run, and keep none waiting
@@ -41,8 +44,11 @@ __all__ = [
 
 @cache
 def layout(name: str) -> Decoder:
-    """A model of one of the layouts of `CONTRACT`."""
-    return MODELS[name]()
+    """A model of one of the layouts of `CONTRACT`, with the trained tensors that the methods' cases ask for."""
+    decoder = MODELS[name]()
+    for spec in SPECS:
+        with_extras(decoder, methods.create(spec))
+    return decoder
 
 
 @pytest.fixture(scope="session", params=CONTRACT)

@@ -60,6 +60,17 @@ CASES: dict[str, list[str]] = {
     "knapspec": ["knapspec(draft_tokens=3,threshold=0.05,every=2,window=3)", "knapspec(attention_weight=2,every=1)"],
     "del_exit": ["del_exit(draft_tokens=4)", "del_exit(draft_tokens=3,every=2,decay=0.5)"],
     "seed": ["seed(blocks=2,draft_tokens=3)", "seed(blocks=1,draft_tokens=4,threshold=0.05)"],
+    "router_tuning": [
+        "router_tuning",
+        "router_tuning(unit=mlp,first=1,prompt=False)",
+        "router_tuning(unit=block,granularity=sequence,first=2)",
+        "router_tuning(unit=block,granularity=sequence,first=1,prompt=False)",
+    ],
+    "skipgpt": ["skipgpt", "skipgpt(margin=0.5)", "skipgpt(margin=-0.5,prompt=False)"],
+    "gateskip": ["gateskip", f"gateskip(skip=0.3,thresholds=t{'_'.join(['930000'] * 12)})"],
+    "flexidepth": ["flexidepth(first=1)", "flexidepth(threshold=0.6)", "flexidepth(first=2,prompt=False)"],
+    "dllm": ["dllm", "dllm(first=1,kept=1,threshold=0.8)"],
+    "mod": ["mod", "mod(every=3,threshold=0.45)"],
     "d3": ["d3", "d3(alpha=0.8,start=0.25,low=1)", "d3(alpha=0.5,start=0,low=0,high=2)"],
 }
 

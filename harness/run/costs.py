@@ -48,11 +48,14 @@ def generation(method: Method, decoder: Decoder, rows: int, width: int, new: int
         spare = method.draft_tokens + 1
         steps = [_rejected(method, depth, rows, width + k) for k in range(new - 1)]
     elif isinstance(method, Gate):
-        tested = _tests(method, decoder.depth, g.width, g.vocabulary, rows, expected)
+        tested = _tests(method, g, rows, expected)
         if tested is None:
             return Generation(None, 2 * rows * g.kv_heads * g.head_dim * depth * (width + new - 1), ABOUT)
+        heads, reads, work, elements = tested
         steps = [
-            StepTrace(p, head_rows=rows, test_heads=tested[0], test_reads=tested[1], test_flops=tested[2])
+            StepTrace(
+                p, head_rows=rows, test_heads=heads, test_reads=reads, test_flops=work, test_elements=elements
+            )
             for p in plans
         ]
     else:
@@ -85,15 +88,16 @@ def _begun(method: Method, depth: int, rows: int, width: int) -> Any:
 
 
 @cache
-def _tests(
-    method: Gate, depth: int, width: int, vocabulary: int, rows: int, expected: int
-) -> tuple[int, int, int] | None:
-    """Heads, reads of the head and other FLOPs of all exit tests of a step that no row leaves; None: the test needs numbers."""
+def _tests(method: Gate, sizes: Geometry, rows: int, expected: int) -> tuple[int, int, int, int] | None:
+    """What the questions of a step cost that no row leaves: heads, reads of the head, other FLOPs, elements of trained tensors read.
+
+    None: they need numbers.
+    """
     # Where there are no numbers a test that needs them raises; so does one that is wrong, but that fails on zeros too.
     with contextlib.suppress(Exception):
-        return _counted(method, depth, width, vocabulary, rows, expected, "meta")
+        return _counted(method, sizes, rows, expected, "meta")
     try:
-        _counted(method, depth, width, vocabulary, rows, expected, "cpu")
+        _counted(method, sizes, rows, expected, "cpu")
     except BadInput:
         raise
     except Exception as error:  # whatever a method's own code raises
@@ -101,31 +105,51 @@ def _tests(
     return None
 
 
-def _counted(
-    method: Gate, depth: int, width: int, vocabulary: int, rows: int, expected: int, device: str
-) -> tuple[int, int, int]:
+def _counted(method: Gate, sizes: Geometry, rows: int, expected: int, device: str) -> tuple[int, int, int, int]:
     """What `_tests` counts, on tensors without numbers (`meta`) or of zeros."""
 
     def head(hidden: torch.Tensor) -> torch.Tensor:
-        return hidden.new_zeros(hidden.shape[0], vocabulary)
+        return hidden.new_zeros(hidden.shape[0], sizes.vocabulary)
 
-    state = GateState(head, AnyTensor(width, device), 1, expected)
-    hidden = torch.zeros(rows, width, device=device)
-    for layer in range(depth):
-        for sublayer in ("attention", "feed"):
-            if method.gated(layer, sublayer, depth):
-                state.advance(hidden)
-                method.runs(layer, sublayer, hidden, state)
-    return state.test_heads, state.test_reads, state.test_flops
+    extras = AnyTensor(sizes.width, device, trained(method, sizes, device))
+    lengths = torch.ones(rows, dtype=torch.long)
+    memory = method.begin(Start(sizes.depth, torch.zeros(rows, 1, dtype=torch.long), lengths, expected, extras))
+    hidden = torch.zeros(rows, sizes.width, device=device)
+    places = torch.arange(rows, device=device)
+    # A step may rest on what the prompt, here of one token, was asked.
+    for step, asks in ((0, method.prompt_gated), (1, method.gated)):
+        state = GateState(head, extras, step, expected, memory, rows=places, positions=torch.full_like(places, step))
+        for layer in range(sizes.depth):
+            for sublayer in ("attention", "feed"):
+                if asks(layer, sublayer, sizes.depth):
+                    state.advance(hidden)
+                    method.runs(layer, sublayer, hidden, state)
+    return state.test_heads, state.test_reads, state.test_flops, state.test_elements
+
+
+def trained(method: Method, sizes: Geometry, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """The extra tensors a method's training begins with, of all its stages."""
+    found: dict[str, torch.Tensor] = {}
+    for stage in method.training_plan().stages:
+        if stage.extras is not None:
+            with torch.device(device):
+                made = {
+                    name: each if isinstance(each, torch.Tensor) else torch.zeros(each)
+                    for name, each in stage.extras(sizes).items()
+                }
+            found.update(made)
+    return found
 
 
 class AnyTensor(Mapping[str, torch.Tensor]):
-    """Stands for the trained tensors beside a checkpoint: a probe of the model's width under any name."""
+    """Stands for the trained tensors beside a checkpoint: those that are known, a probe of the model's width under any other name."""
 
-    def __init__(self, width: int, device: str = "meta") -> None:
-        self._width, self._device = width, device
+    def __init__(self, width: int, device: str = "meta", known: Mapping[str, torch.Tensor] | None = None) -> None:
+        self._width, self._device, self._known = width, device, known or {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        if name in self._known:
+            return self._known[name]
         return torch.zeros((1,) if name.endswith("bias") else (1, self._width), device=self._device)
 
     def __contains__(self, name: object) -> bool:

@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from harness.decode.engine import generate
-from harness.decode.forced import proceed
+from harness.decode.forced import force, proceed
 from harness.decode.forced_memory import ForcedMemory
 from harness.decode.prompt_pass import Started, around, at_once, run_prompt, start
 from harness.errors import BadInput
-from harness.method import Schedule
+from harness.method import Gate, Schedule
 from harness.models.decoder import Context, Decoder
 from harness.models.kernels import linear
 from harness.plan import LayerPlan, Step
@@ -223,6 +223,31 @@ class DataProfile:
                     for layer in sorted(wanted):
                         yield self.decoder.head(states[layer][real][begin : begin + room]), token
         self._counted()
+
+    def openness(self, gate: Gate) -> dict[tuple[int, str], torch.Tensor]:
+        """See `Profile.openness`: every window's first half is its prompt."""
+        found: dict[tuple[int, str], list[torch.Tensor]] = {}
+        with torch.inference_mode():
+            for ids, lengths in self._batches():
+                half = lengths // 2
+                rest = lengths - half
+                place = half.unsqueeze(1) + torch.arange(int(rest.max()), device=ids.device)
+                targets = ids.gather(1, place.clamp_max(ids.shape[1] - 1))
+                forced = force(
+                    self.decoder,
+                    gate,
+                    ids[:, : int(half.max())],
+                    half,
+                    targets,
+                    expected_tokens=targets.shape[1],
+                    target_lengths=rest,
+                    training=True,
+                )
+                for asked in forced.gates:
+                    if asked.openness is not None:
+                        found.setdefault((asked.layer, asked.sublayer), []).append(asked.openness.cpu())
+        self._counted()
+        return {place: torch.cat(parts) for place, parts in found.items()}
 
     def sensitivity(self) -> torch.Tensor:
         """See `Profile.sensitivity`."""

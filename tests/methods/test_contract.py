@@ -54,7 +54,13 @@ def test_row_in_padded_batch_equals_row_alone(name: str, spec: str) -> None:
     contract.batch_equals_alone(layout(name), methods.create(spec))
 
 
-@pytest.mark.parametrize(("name", "spec"), PAIRS)
+def test_only_gates_that_weigh_have_no_setting_that_skips_nothing() -> None:
+    """What they multiply is never the full model's, however little they skip."""
+    without = {spec for spec in SPECS if methods.create(spec).no_skip(6) is None}
+    assert without == {spec for spec in SPECS if getattr(methods.create(spec), "weighs", False)}
+
+
+@pytest.mark.parametrize(("name", "spec"), [p for p in PAIRS if methods.create(p[1]).no_skip(6) is not None])
 def test_no_skip_setting_equals_full(name: str, spec: str) -> None:
     """Invariant 4: bit for bit, because the same blocks run in the same order; verified drafts run several columns at once."""
     contract.no_skip_equals_full(layout(name), methods.create(spec))
