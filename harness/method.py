@@ -160,6 +160,15 @@ class Method(ABC):
         """How weights are trained for this method. The default trains the full model on the task."""
         return TrainingPlan(stages=(TrainingStage("weights", lambda forced: forced.final_loss()),))
 
+    def _require_trained(self, extras: Mapping[str, torch.Tensor], names: Sequence[str]) -> None:
+        """Refuse a checkpoint that lacks one of the trained tensors `names`."""
+        for name in names:
+            if name not in extras:
+                raise BadInput(
+                    f"{self.name}: needs a checkpoint with {name} and what was trained beside it; make one with "
+                    f"`depthbench train` and a recipe for {self.name}"
+                )
+
     def _require(self, name: str, fits: bool, right: str) -> None:
         """Refuse parameter `name` with the range that would be right."""
         if not fits:

@@ -169,6 +169,7 @@ class StepTrace:
         test_heads: vocabulary projections computed for exit tests, summed over rows.
         test_reads: how often exit tests read the vocabulary projection, each time for all rows they looked at.
         test_flops: other matrix and vector work of exit tests, in FLOPs, summed over rows.
+        test_elements: elements of trained tensors beside the model's own that tests read, each time for all rows they looked at.
         head_rows: rows for which the final vocabulary projection was computed.
         passes: what a step that drafts and verifies ran, in order; `plan` is then that of the tokens it yielded. Where tokens
             are computed again with a later one, the one pass over them all.
@@ -191,6 +192,7 @@ class StepTrace:
     rows: tuple[tuple[int, int], ...] | None = None
     fill_rows: int = 0
     test_reads: int = 0
+    test_elements: int = 0
 
     def runs(self, sublayer: str) -> list[int]:
         """How many columns of a row `attention` or `feed` of each block was computed for [L]."""

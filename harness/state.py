@@ -32,6 +32,7 @@ class GateState:
         scratch: whatever a question leaves for a later one about the same positions, tensors with a row for each of the R.
         openness: what `runs` may leave beside its answer: how open the gate is, [R] or [R, D], see `Gate.weighs`. In a training
             pass it is differentiated.
+        aside: what `runs` may leave for the loss of its training alone, [R] or [R, D].
         training: the pass is differentiated: a gate that trains by its openness leaves it, and may draw noise.
     """
 
@@ -55,9 +56,10 @@ class GateState:
         self.extras = extras
         self.training = training
         self.openness: torch.Tensor | None = None
+        self.aside: torch.Tensor | None = None
         self.previous: torch.Tensor | None = None
         self.test_heads = self.test_reads = 0
-        self.test_flops = 0
+        self.test_flops = self.test_elements = 0
         self.last_logits: torch.Tensor | None = None
         self._head, self._norm = head, norm
         self._rows, self._positions = rows, positions
@@ -67,7 +69,7 @@ class GateState:
     def advance(self, previous: torch.Tensor) -> None:
         """Come to the next question: remember the input of the block it is about and forget what the one before left."""
         self.previous = previous
-        self.last_logits = self.openness = None
+        self.last_logits = self.openness = self.aside = None
 
     @property
     def rows(self) -> torch.Tensor:
@@ -121,6 +123,7 @@ class GateState:
         """The map `name` (`name.weight` [O, I], `name.bias` [O] where there is one) of x [R, I], [R, O]; charged 2 I O a row."""
         weight = self.extras[f"{name}.weight"]
         self.test_flops += 2 * x.shape[0] * weight.numel()
+        self.test_elements += weight.numel()
         return F.linear(x, weight, self.extras.get(f"{name}.bias"))
 
     def rms_norm(self, name: str, x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
+
+from harness.parameters import typed
 
 if TYPE_CHECKING:
     from harness.method import Method
@@ -34,6 +36,11 @@ class Sizes(Protocol):
         """Hidden size, D."""
         ...
 
+    @property
+    def feed_weights(self) -> int:
+        """Elements of the feed-forward matrices of one block."""
+        ...
+
 
 class Model(Protocol):
     """What a loss may know of the model being trained."""
@@ -57,12 +64,20 @@ class Asked:
         sublayer: `attention` or `feed`.
         runs: bool [Q].
         openness: what the gate left beside it, [Q] or [Q, D], differentiable; None: nothing.
+        aside: what the gate left for the loss alone.
     """
 
     layer: int
     sublayer: str
     runs: torch.Tensor
     openness: torch.Tensor | None
+    aside: torch.Tensor | None = None
+
+    @property
+    def taken(self) -> torch.Tensor:
+        """1 where the sublayer ran and 0 where not [Q], with the gradient of an openness [Q]: straight through."""
+        runs = self.runs.float()
+        return runs if self.openness is None else runs + (self.openness - self.openness.detach())
 
 
 class TrainingPass(Protocol):
@@ -116,6 +131,7 @@ class TrainingStage:
         inside: the extras take part in the pass (a gate's networks), which gradients therefore go through; False: the loss alone
             uses them, on the states of a pass without gradients.
         frozen: with extras, whether the model's own weights stay as they are (adapters from the recipe's `lora` too).
+        draw: of this stage, in place of the plan's.
     """
 
     name: str
@@ -125,6 +141,7 @@ class TrainingStage:
     dropout: Callable[[Moment, int], Sequence[float]] | None = None
     inside: bool = False
     frozen: bool = True
+    draw: Callable[[random.Random, Moment], Method] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,3 +157,23 @@ class TrainingPlan:
     stages: tuple[TrainingStage, ...]
     draw: Callable[[random.Random, Moment], Method] | None = None
     configure: Callable[[Mapping[str, Any]], TrainingPlan] | None = None
+
+
+T = TypeVar("T")
+
+
+def configured(kind: type[T], called: str, options: Mapping[str, Any]) -> T:
+    """A method's training options, a dataclass, from a recipe's; BadInput where one is not known or of another type."""
+    return kind(**typed(kind, f"{called}: options", options))
+
+
+def gumbel(logits: torch.Tensor) -> torch.Tensor:
+    """Logits with Gumbel noise, so that the largest is a draw from their softmax; without gradients (validation) as they are."""
+    if not torch.is_grad_enabled():
+        return logits
+    return logits - torch.empty_like(logits).exponential_().log()
+
+
+def uniform(shape: tuple[int, ...], bound: float) -> torch.Tensor:
+    """What a trained tensor begins with: uniform in [-bound, bound]."""
+    return torch.empty(shape).uniform_(-bound, bound)

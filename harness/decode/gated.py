@@ -241,7 +241,7 @@ class GatedWalk:
             raise TypeError(f"runs() gives {runs.dtype} of shape {tuple(runs.shape)}; it must be bool [{x.shape[0]}]")
         self.openness = state.openness if gate.weighs or state.training else None
         if state.training:
-            self.questions.append(Asked(layer, sublayer, runs, state.openness))
+            self.questions.append(Asked(layer, sublayer, runs, state.openness, state.aside))
         if gate.reopens:
             return None if bool(runs.all()) else runs
         runs = self.must_run(runs)
@@ -343,7 +343,7 @@ class GatedWalk:
             weight = openness * ran if self.gate.weighs else ran + openness - openness.detach()
             weight = self.spread(weight).to(y.dtype)
             y = x + weight * (y - x)
-            if self.bypasses and self.state.training:
+            if self.bypasses and self.state.training and not self.gate.weighs:
                 outside = torch.arange(self.asked, device=x.device)
                 y = y + (1 - weight) * (self._bypassed(layer, sublayer, x, x, outside) - x)
                 return y

@@ -212,21 +212,25 @@ class GatedPositions(GatedWalk):
             *(plan, self.both()[newest], tuple(self.filled), state.test_heads, state.test_flops, rows),
             rows=tuple(computed[i] for i in plan.blocks),
             test_reads=state.test_reads,
+            test_elements=state.test_elements,
         )
 
 
 def joined(before: Sequence[Asked], after: Sequence[Asked]) -> list[Asked]:
-    """What was asked of prompts and of their continuations, by sublayer."""
+    """What was asked of prompts and of their continuations, by sublayer; prompts that nothing was decided for are left out."""
     found = {(one.layer, one.sublayer): one for one in before}
     for one in after:
         key = one.layer, one.sublayer
         first = found.pop(key, None)
-        if first is not None:
-            both = first.openness, one.openness
-            openness = torch.cat((both[0], both[1])) if both[0] is not None and both[1] is not None else None
-            one = Asked(*key, torch.cat((first.runs, one.runs)), openness)
+        if first is not None and (first.openness is None) == (one.openness is None):
+            kept = _both(first.openness, one.openness), _both(first.aside, one.aside)
+            one = Asked(*key, torch.cat((first.runs, one.runs)), *kept)
         found[key] = one
     return list(found.values())
+
+
+def _both(first: torch.Tensor | None, second: torch.Tensor | None) -> torch.Tensor | None:
+    return None if first is None or second is None else torch.cat((first, second))
 
 
 def _numbers(real: torch.Tensor) -> torch.Tensor:

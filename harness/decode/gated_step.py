@@ -114,4 +114,5 @@ class _Step(GatedWalk):
             rows=tuple(counts[i] for i in plan.blocks) if self.compact else None,
             fill_rows=self.fill_rows,
             test_reads=state.test_reads,
+            test_elements=state.test_elements,
         )

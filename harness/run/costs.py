@@ -17,7 +17,7 @@ import torch
 from harness.errors import BadInput, one_line
 from harness.measure.probes import flops
 from harness.method import Draft, Gate, Method, Start
-from harness.models.decoder import Decoder
+from harness.models.decoder import Decoder, Geometry
 from harness.plan import LayerPlan, Pass, Step, StepTrace, Trace
 from harness.state import GateState
 

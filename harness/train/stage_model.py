@@ -62,6 +62,9 @@ class ForcedModel(nn.Module):
                 for name, each in stage.extras(decoder.geometry).items()
             }
             self.extras.update({name.replace(".", "__"): nn.Parameter(each) for name, each in begins.items()})
+        if stage.inside:
+            # From now on, so that a later stage runs under what this one trained, also where it was resumed.
+            decoder.extras = {**decoder.extras, **self.named_extras()}
         self._decoder, self._plan, self.stage = decoder, plan, stage
         self._expected_tokens, self._seed = expected_tokens, seed
         self._full = methods.create(BASELINE)
@@ -92,9 +95,11 @@ class ForcedModel(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Loss of one batch from `collate`."""
         method: Method = self._full
-        if self._plan.draw is not None:
-            method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"), self.moment)
-        generator = torch.Generator().manual_seed((int(draw) << 16) ^ (self.moment.step << 1) ^ self._seed)
+        chosen = self.stage.draw or self._plan.draw
+        if chosen is not None:
+            method = chosen(random.Random(f"{self._seed}-{int(draw)}"), self.moment)
+        seed = (int(draw) << 16) ^ (self.moment.step << 1) ^ self._seed
+        generator = torch.Generator().manual_seed(seed)
         # A frozen model needs no gradients through it where the loss reads its states and trains only the extras.
         inside = self.stage.inside or not self.stage.frozen
         grad = torch.is_grad_enabled() and (self.stage.extras is None or inside)
@@ -102,10 +107,11 @@ class ForcedModel(nn.Module):
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
         through = _again(backends) if self._recompute and torch.is_grad_enabled() else at_once
-        with torch.set_grad_enabled(grad), sdpa_kernel(backends), linear.only("torch"):
+        # A gate's own noise is that of the batch and the step too, so that a resumed run draws the same.
+        noise = torch.random.fork_rng([labels.device] if labels.is_cuda else [])
+        with noise, torch.set_grad_enabled(grad), sdpa_kernel(backends), linear.only("torch"):
+            torch.manual_seed(seed)
             self._decoder.refresh()
-            if self.stage.inside:
-                self._decoder.extras = {**self._decoder.extras, **extras}
             forced = force(
                 self._decoder,
                 method,

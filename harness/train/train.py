@@ -125,9 +125,12 @@ def train(
     )
     extras: dict[str, torch.Tensor] = dict(decoder.extras)
     best: dict[str, Any] = {}
+    trainable = [p for p in decoder.source.parameters() if p.requires_grad]
     for stage in plan.stages:
         settings = recipe.stages.get(stage.name)
         if settings is not None:
+            for p in trainable:  # a stage before may have frozen them
+                p.requires_grad_(True)
             model = ForcedModel(decoder, plan, stage, expected, recipe.seed, recipe.gradient_checkpointing)
             run = _Run(recipe, batch, pairs, checks, decoder, device)
             best[stage.name] = run.stage(settings, model, work / stage.name)

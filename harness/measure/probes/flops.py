@@ -120,6 +120,6 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
         tests += step.test_heads * 2 * g.head_weights + step.test_flops
         head += step.head_rows * 2 * g.head_weights
         # A vocabulary projection reads its matrix once for all rows; tests project the whole column.
-        weights += g.head_weights * (step.test_reads + (step.head_rows > 0))
+        weights += g.head_weights * (step.test_reads + (step.head_rows > 0)) + step.test_elements
     tokens = sum(rows if step.yielded is None else int(step.yielded.sum()) for step in trace.steps)
     return FlopCount(prefill, blocks, head, tests, fill, tokens, weights * element_bytes, looked * element_bytes)
