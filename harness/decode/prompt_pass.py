@@ -81,6 +81,7 @@ class Forced:
         layers: bool [N, T, L], block l ran at the position.
         prompt_blocks: state after every block at each prompt's last token, [M, D] each, if asked for.
         target_blocks: state after every block at the continuation columns, [N, T, D] each, if asked for.
+        started: the prompts as they were run, where that was done first.
     """
 
     prompt_hidden: torch.Tensor
@@ -89,6 +90,7 @@ class Forced:
     layers: torch.Tensor
     prompt_blocks: list[torch.Tensor] = field(default_factory=list)
     target_blocks: list[torch.Tensor] = field(default_factory=list)
+    started: Started | None = None
 
 
 def run_prompt(

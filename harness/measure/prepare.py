@@ -25,7 +25,7 @@ from harness.method import Method
 from harness.models import contest
 from harness.models.checks import said
 from harness.models.decoder import Decoder
-from harness.models.identity import beside_weights
+from harness.models.identity import beside_weights, sampled_weights
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Contest, Expected, Planned, Prepared
 from harness.records.differences import differences
@@ -82,7 +82,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     for name, decoder in decoders.items():
         if line := said(name, decoder.ignored):
             print(line, file=sys.stderr)
-    digests = {name: evidence.sampled_weights(decoder) for name, decoder in decoders.items()}
+    digests = {name: sampled_weights(decoder) for name, decoder in decoders.items()}
     for name in decoders:
         for index in range(1, len(suite.tasks)) if "{task}" in name else ():
             _check_alike(name, load(suite, name, index), first)

@@ -106,7 +106,7 @@ def _counted(
 ) -> tuple[int, int, int]:
     """What `_tests` counts, on tensors without numbers (`meta`) or of zeros."""
 
-    def head(hidden: torch.Tensor) -> torch.Tensor:
+    def head(hidden: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
         return hidden.new_zeros(hidden.shape[0], vocabulary)
 
     state = GateState(head, AnyTensor(width, device), 1, expected)

@@ -54,12 +54,9 @@ class ForcedModel(nn.Module):
         self._recompute = recompute
         self.source = decoder.source
         self.extras = nn.ParameterDict()
-        if stage.extras is not None:
+        if (values := _begun(stage, decoder)) is not None:
             self.source.requires_grad_(False)
-            shapes = stage.extras(decoder.geometry.width)
-            self.extras.update(
-                {name.replace(".", "__"): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
-            )
+            self.extras.update({name.replace(".", "__"): nn.Parameter(value) for name, value in values.items()})
         self._decoder, self._plan, self.stage = decoder, plan, stage
         self._expected_tokens, self._seed = expected_tokens, seed
         self._full = methods.create(BASELINE)
@@ -93,7 +90,7 @@ class ForcedModel(nn.Module):
         if self._plan.draw is not None:
             method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"))
         generator = torch.Generator().manual_seed((int(draw) << 16) ^ (self.moment.step << 1) ^ self._seed)
-        grad = torch.is_grad_enabled() and self.stage.extras is None
+        grad = torch.is_grad_enabled() and not self.extras
         # A frozen model needs no gradients through it: the loss reads its states and trains only the extras.
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
@@ -124,6 +121,16 @@ class ForcedModel(nn.Module):
             return None
         rates = torch.tensor(self.stage.dropout(self.moment, self._decoder.depth))
         return (torch.rand(prompts.shape[0], len(rates), generator=generator) < rates).to(prompts.device)
+
+
+def _begun(stage: TrainingStage, decoder: Decoder) -> dict[str, torch.Tensor] | None:
+    """The extra tensors of a stage as they begin, in float32; None: it has none."""
+    if stage.begin is not None:
+        with torch.no_grad():
+            return {name: value.detach().float().clone() for name, value in stage.begin(decoder).items()}
+    if stage.extras is None:
+        return None
+    return {name: torch.zeros(shape) for name, shape in stage.extras(decoder.geometry.width).items()}
 
 
 def _again(backends: Sequence[SDPBackend]) -> Through:

@@ -17,6 +17,7 @@ from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import recipes
 from harness.train.batches import Pair, collate
+from harness.train.meter import Meter
 from harness.train.recipes import LoraSettings
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
@@ -216,8 +217,6 @@ def test_interrupted_adapters_resume_to_the_same_weights(
     start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("peft")
-    import harness.train.train as module
-
     recipe = small("lora-layerskip", start, "validation.every=2", "bf16=false", "dtype=float32", steps=4)
     want = load_model(train(recipe, tmp_path / "straight"))
 
@@ -226,7 +225,7 @@ def test_interrupted_adapters_resume_to_the_same_weights(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Lines, "on_log", stop)
+        patch.setattr(Meter, "on_log", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "broken")
     with pytest.raises(BadInput, match="another seed"):

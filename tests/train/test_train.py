@@ -15,6 +15,7 @@ from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress, recipes
 from harness.train.batches import Pair, collate
+from harness.train.meter import Meter
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
 from tests.conftest import tiny_recipe
@@ -98,14 +99,13 @@ def test_loss_falls_and_the_checkpoint_loads(tmp_path: Path, capsys: pytest.Capt
 def test_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny_recipe("skipdecode(min_layers=2,max_layers=3)", steps=4, save_every=2)
     want = load_model(train(recipe, tmp_path / "straight"))
-    import harness.train.train as module
 
     def stop(self: object, args: object, state: object, control: object, logs: object = None, **rest: object) -> None:
         if state.global_step == 3:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Lines, "on_log", stop)
+        patch.setattr(Meter, "on_log", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
