@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,24 +103,31 @@ class Meter(TrainerCallback, ExportableState):  # type: ignore[misc]
         self._stage, self._curve, self._speaks, self._clock, self._say = stage, curve, speaks, clock, say
         self._before_s = 0.0
         self._began = self._last_line = self._drawn = clock()
+        self._runs = True
         self._first = 0
         self._tokens_before = 0
 
     @property
     def seconds(self) -> float:
         """Wall time of the steps so far."""
-        return self._before_s + self._clock() - self._began
+        return self._before_s + (self._clock() - self._began if self._runs else 0.0)
 
     def state(self) -> dict[str, Any]:
         """What the Trainer saves with every step."""
         return {"args": {}, "attributes": {"tokens": self.tokens, "seconds": self.seconds}}
 
-    def resume(self, saved: Path) -> None:
-        """Go on from a saved step."""
-        state = json.loads((saved / "trainer_state.json").read_text())
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what the Trainer saved of its state."""
         counted = state.get("stateful_callbacks", {}).get(type(self).__name__, {}).get("attributes", {})
         self.tokens = self._tokens_before = int(counted.get("tokens", 0))
         self._before_s = float(counted.get("seconds", 0.0))
+
+    def finished(self, state: Mapping[str, Any]) -> None:
+        """Take a stage as it was saved at its end: its losses, and no time of now."""
+        self._runs = False
+        if self._speaks:
+            self._curve.put(self._stage, state["log_history"])
+            self._curve.draw()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the time; after a resume the steps before are known."""
@@ -161,7 +167,7 @@ class Meter(TrainerCallback, ExportableState):  # type: ignore[misc]
             self._drawn = self._clock()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write and draw the curve, also where the stage was done already."""
+        """Write and draw the curve."""
         if self._speaks:
             self._curve.put(self._stage, state.log_history)
             self._curve.draw()

@@ -207,22 +207,30 @@ class _Run:
         """Train one stage, from its last saved step if there is one; returns its cost and the lowest validation loss."""
         work.mkdir(parents=True, exist_ok=True)
         meter = Meter(model.stage.name, self.curve, self.speaks)
-        trainer = _GroupedTrainer(
-            meter,
-            model=model,
-            args=self._arguments(settings, work),
-            train_dataset=self.pairs,
-            eval_dataset=self.checks,
-            data_collator=lambda batch: collate(batch, self.decoder.pad_token_id),
-        )
-        for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
-            trainer.remove_callback(callback)
         saved = progress.last_saved(work)
-        if saved is not None:
-            meter.resume(saved)
-        trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
-        cost = {"steps": trainer.state.global_step, "tokens": meter.tokens, "seconds": round(meter.seconds, 1)}
-        return cost, trainer.state.best_metric
+        state = None if saved is None else progress.state_of(saved)
+        if saved is not None and state is not None:
+            meter.resume(state)
+        if saved is not None and state is not None and state["global_step"] >= settings.steps:
+            # The Trainer would take one more step before it sees that all are done.
+            meter.finished(state)
+            best = state.get("best_model_checkpoint") if self.recipe.validation else None
+            progress.restore(model, saved if best is None else work / Path(best).name)
+        else:
+            trainer = _GroupedTrainer(
+                meter,
+                model=model,
+                args=self._arguments(settings, work),
+                train_dataset=self.pairs,
+                eval_dataset=self.checks,
+                data_collator=lambda batch: collate(batch, self.decoder.pad_token_id),
+            )
+            for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+                trainer.remove_callback(callback)
+            trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
+            state = {"best_metric": trainer.state.best_metric}
+        cost = {"steps": settings.steps, "tokens": meter.tokens, "seconds": round(meter.seconds, 1)}
+        return cost, state.get("best_metric")
 
     def _arguments(self, settings: StageSettings, work: Path) -> TrainingArguments:
         recipe, cpu = self.recipe, self.device == "cpu"

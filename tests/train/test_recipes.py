@@ -235,6 +235,22 @@ def test_interrupted_adapters_resume_to_the_same_weights(
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
 
 
+def test_drawn_exits_are_all_of_them_on_average() -> None:
+    """CALM's loss from a few exits a step: drawn by step, and its mean over steps is the loss of all exits."""
+    decoder, batch = tiny("opt", depth=4), collate(PAIRS, pad=0)
+    few, every = forced(decoder, "calm", exits_per_step=2), forced(decoder, "calm")
+    with torch.no_grad():
+        want = float(every(**batch)["loss"])
+        found = []
+        for step in range(300):
+            few.moment = Moment(step, 300)
+            found.append(float(few(**batch)["loss"]))
+    spread = torch.tensor(found).std() / len(found) ** 0.5
+    assert abs(sum(found) / len(found) - want) < 3 * float(spread) and len(set(found)) > 3
+    few.moment = Moment(0, 300)
+    assert float(few(**batch)["loss"].detach()) == pytest.approx(found[0])
+
+
 def test_bad_settings_are_refused(start: str, tmp_path: Path) -> None:
     for overrides, wrong in (
         (["options.dropout=2"], "options.dropout=2"),
