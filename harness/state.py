@@ -38,7 +38,7 @@ class GateState:
 
     def __init__(
         self,
-        head: Callable[[torch.Tensor], torch.Tensor],
+        head: Callable[..., torch.Tensor],
         extras: Mapping[str, torch.Tensor],
         step: int | torch.Tensor,
         expected_tokens: int,
@@ -105,11 +105,15 @@ class GateState:
         """States x [R, D] through the model's own norm before a sublayer; x where the model has none there."""
         return self._norm(layer, sublayer, x)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits [R, V] of the hidden states [R, D] through the model's own final norm and head; charged per row."""
+    def logits(self, hidden: torch.Tensor, head: str = "") -> torch.Tensor:
+        """Logits [R, V] of the hidden states [R, D] through the model's own final norm and head; charged per row.
+
+        `head` names an output matrix among the extras, of the shape of the model's, to stand in its place (`head.weight`). A row
+        that leaves here has its token from these logits, whichever they are.
+        """
         self.test_heads += hidden.shape[0]
         self.test_reads += 1
-        self.last_logits = self._head(hidden)
+        self.last_logits = self._head(hidden, self.extras[f"{head}.weight"]) if head else self._head(hidden)
         return self.last_logits
 
     def cosine(self, hidden: torch.Tensor) -> torch.Tensor:

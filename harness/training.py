@@ -50,8 +50,13 @@ class Model(Protocol):
         """Number of blocks, L."""
         ...
 
-    def head(self, x: torch.Tensor) -> torch.Tensor:
-        """Final norm and output projection: [..., D] to logits [..., V]."""
+    @property
+    def output_matrix(self) -> torch.Tensor:
+        """Weight of the output projection [V, D]."""
+        ...
+
+    def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
+        """Final norm and output projection, or another matrix in its place: [..., D] to logits [..., V]."""
         ...
 
 
@@ -107,12 +112,23 @@ class TrainingPass(Protocol):
         """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""
         ...
 
-    def loss_at(self, layer: int | None = None) -> torch.Tensor:
-        """Mean cross-entropy of the real labels, predicted by the model's own head from the state after block `layer`."""
+    def loss_at(self, layer: int | None = None, output: torch.Tensor | None = None) -> torch.Tensor:
+        """Mean cross-entropy of the real labels, predicted from the state after block `layer` by the model's own head.
+
+        `output` is a matrix to stand in the place of the head's.
+        """
         ...
 
     def final_loss(self) -> torch.Tensor:
         """Mean cross-entropy after the last block."""
+        ...
+
+    def draft_loss(self, blocks: int, window: int) -> torch.Tensor:
+        """Mean cross-entropy of drafts by the last `blocks` blocks on raw embeddings, in windows of `window` tokens.
+
+        A column of a continuation looks at the full model's keys and values of the prompt and of all windows before its own, and at
+        its window's own. Needs `keep_blocks`. The first label of a continuation is not drafted.
+        """
         ...
 
 
@@ -125,6 +141,7 @@ class TrainingStage:
         loss: scalar loss of one teacher-forced pass.
         extras: extra tensors this stage creates and trains, by name: the shape of one that begins with zeros, or the tensor it
             begins with. The model is frozen when there are any, unless `frozen` says otherwise.
+        begin: the same tensors with the values they begin with, made of the model, in place of `extras`.
         keep_blocks: the loss needs the state after every block, not only the last.
         dropout: given the moment and the depth L, for each block the probability that a prompt and its continuations leave it
             out [L]; None: all blocks run.
@@ -137,6 +154,7 @@ class TrainingStage:
     name: str
     loss: Callable[[TrainingPass], torch.Tensor]
     extras: Callable[[Sizes], Mapping[str, tuple[int, ...] | torch.Tensor]] | None = None
+    begin: Callable[[Model], Mapping[str, torch.Tensor]] | None = None
     keep_blocks: bool = False
     dropout: Callable[[Moment, int], Sequence[float]] | None = None
     inside: bool = False

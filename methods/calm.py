@@ -23,7 +23,9 @@ exits, also where Equation 5 would fall below 1 or a low-precision confidence re
 row (the authors' code does the same by taking the batch's smallest confidence), but rows that left earlier keep their own
 state and token, so a row's text does not depend on its neighbours. The paper's timings are of batch 1.
 
-Training (Sections 3.4, 3.5): the mean cross-entropy of all exits, weighted i / sum_j j; then, everything else frozen, the probe
+Training (Sections 3.4, 3.5): the mean cross-entropy of all exits, weighted i / sum_j j (or, with `exits_per_step` among a recipe's
+options, an estimate of it from so many exits drawn anew for every step with these weights, for vocabularies whose head costs as
+much as many blocks); then, everything else frozen, the probe
 with binary cross-entropy against "this exit's prediction equals the last block's", mean over the first L-1 blocks.
 
 Cost: `softmax` computes the vocabulary projection after every block; `state` and `classifier` cost a few products of width D.
@@ -32,14 +34,16 @@ Cost: `softmax` computes the vocabulary projection after every block; `state` an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn import functional as F
 
-from harness.errors import BadInput
+from harness.errors import BadInput, near
 from harness.method import Exit
 from harness.state import GateState
 from harness.training import Sizes, TrainingPass, TrainingPlan, TrainingStage
@@ -127,12 +131,33 @@ class CALM(Exit):
 
     def training_plan(self) -> TrainingPlan:
         """See `Method.training_plan`."""
-        return TrainingPlan(
-            (
-                TrainingStage("weights", _exits_loss, keep_blocks=True),
-                TrainingStage("probe", _probe_loss, extras=_probe_shapes, keep_blocks=True),
-            )
-        )
+        return _plan(_exits_loss)
+
+
+def _plan(loss: Callable[[TrainingPass], torch.Tensor]) -> TrainingPlan:
+    return TrainingPlan(
+        (
+            TrainingStage("weights", loss, keep_blocks=True),
+            TrainingStage("probe", _probe_loss, extras=_probe_shapes, keep_blocks=True),
+        ),
+        configure=_configured,
+    )
+
+
+def _configured(options: Mapping[str, Any]) -> TrainingPlan:
+    for name in set(options) - {"exits_per_step"}:
+        raise BadInput(f"calm: options.{name} is not known; {near(name, ['exits_per_step'])}")
+    count = options["exits_per_step"]
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise BadInput(f"calm: options.exits_per_step={count!r} is out of range; give a number of exits, 1 or more")
+    return _plan(lambda forced: _drawn_loss(forced, count))
+
+
+def _drawn_loss(forced: TrainingPass, count: int) -> torch.Tensor:
+    """What `_exits_loss` is on average: the mean over exits drawn with its weights, the same when a step is repeated."""
+    depth = forced.decoder.depth
+    drawn = random.Random(forced.moment.step).choices(range(depth), range(1, depth + 1), k=count)
+    return torch.stack([times / count * forced.loss_at(i) for i, times in sorted(Counter(drawn).items())]).sum()
 
 
 def _exits_loss(forced: TrainingPass) -> torch.Tensor:

@@ -6,8 +6,12 @@ Rule. A drafted token runs the last `blocks` blocks alone, on its raw embedding;
 values of all verified tokens and at their own of the tokens drafted before it. Chains suffice by the paper's own account; its
 main table adds a confidence stop (`threshold`; its rule was not read, here the drafted token's probability) and trees.
 
-Deviations. Inference only: the paper fine-tunes with a second loss over blocks of ten tokens, without which a draft is seldom
-right. Rows of a batch progress raggedly.
+Training. L = (CE + CE_draft) / 2 over all weights: the model's own loss, and that of drafts. For CE_draft continuations are cut
+into windows of ten tokens (`window` of a recipe's options); inside one, raw embeddings look at each other and at the full
+model's deep keys and values of everything before it. Without this a draft is seldom right.
+
+Deviations. Windows begin right after the prompt, and gradients flow into the deep keys and values too: the paper's text, as far
+as it was read, says neither. Rows of a batch progress raggedly.
 
 Cost: drafts that are rejected, a vocabulary projection for each drafted token.
 """
@@ -20,9 +24,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from harness.errors import BadInput, near
 from harness.method import Draft
 from harness.plan import LayerPlan
 from harness.state import largest_probability
+from harness.training import TrainingPass, TrainingPlan, TrainingStage
+
+WINDOW = 10
+"""Tokens that a draft is trained to run ahead."""
 
 
 @dataclass(frozen=True)
@@ -67,3 +76,24 @@ class Seed(Draft):
         if not self.threshold:
             return None
         return largest_probability(logits) >= self.threshold
+
+    def training_plan(self) -> TrainingPlan:
+        """See `Method.training_plan`."""
+        return self._plan(WINDOW)
+
+    def _plan(self, window: int) -> TrainingPlan:
+        def loss(forced: TrainingPass) -> torch.Tensor:
+            self.resolve(forced.decoder.depth, {})
+            return (forced.final_loss() + forced.draft_loss(self.blocks, window)) / 2
+
+        return TrainingPlan((TrainingStage("weights", loss, keep_blocks=True),), configure=self._configured)
+
+    def _configured(self, options: Mapping[str, Any]) -> TrainingPlan:
+        for name in set(options) - {"window"}:
+            raise BadInput(f"{self.name}: options.{name} is not known; {near(name, ['window'])}")
+        window = options["window"]
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise BadInput(
+                f"{self.name}: options.window={window!r} is out of range; give a number of tokens, 1 or more"
+            )
+        return self._plan(window)

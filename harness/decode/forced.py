@@ -151,7 +151,7 @@ def _proceed(
     runs = around(through, dropped, blocks.append if keep_blocks else None)
     hidden = decoder.run_blocks(_operations(plans, context, keep_blocks), x, memory, context, runs)
     layers = ran(plans, decoder.depth, n)
-    return Forced(started.hidden, started.last, hidden, layers, started.blocks, target_blocks=blocks)
+    return Forced(started.hidden, started.last, hidden, layers, started.blocks, blocks, started=started)
 
 
 def _plans(decoder: Decoder, method: Method, width: int, steps: int, expected_tokens: int) -> list[LayerPlan]:

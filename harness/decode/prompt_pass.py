@@ -96,6 +96,7 @@ class Forced:
         target_blocks: state after every block at the continuation columns, [N, T, D] each, if asked for.
         gates: what a gate was asked, in training passes.
         prompt_ran: see `Started.ran`.
+        started: the prompts as they were run, where that was done first.
     """
 
     prompt_hidden: torch.Tensor
@@ -106,6 +107,7 @@ class Forced:
     target_blocks: list[torch.Tensor] = field(default_factory=list)
     gates: list[Asked] = field(default_factory=list)
     prompt_ran: list[int] | None = None
+    started: Started | None = None
 
 
 def run_prompt(

@@ -78,22 +78,6 @@ def vocabulary(decoder: Decoder) -> str:
     return hashlib.sha256(repr(sorted(decoder.tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 
-def sampled_weights(decoder: Decoder, values: int = 1024) -> str:
-    """Digest of the weights: name, shape, type and `values` evenly spread values of every tensor of model and extras.
-
-    A sample, because hashing all of a large model takes longer than measuring it. Training moves every tensor in more places
-    than one, so retrained weights get another digest.
-    """
-    digest = hashlib.sha256()
-    named = [*decoder.source.state_dict().items(), *sorted(decoder.extras.items())]
-    for name, tensor in named:
-        flat = tensor.detach().flatten()
-        stride = max(flat.numel() // values, 1)
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(flat[::stride].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def token_hash(rows: Sequence[Sequence[int]]) -> str:
     """16 hexadecimal digits that identify lists of token ids, their ends included."""
     return hashlib.sha256(repr([list(row) for row in rows]).encode()).hexdigest()[:16]

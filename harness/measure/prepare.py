@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
@@ -25,9 +25,9 @@ from harness.method import Method
 from harness.models import contest
 from harness.models.checks import said
 from harness.models.decoder import Decoder
-from harness.models.identity import beside_weights
+from harness.models.identity import beside_weights, sampled_weights
 from harness.models.kernels import linear
-from harness.records.arms import Arm, Contest, Expected, Planned, Prepared
+from harness.records.arms import Arm, Contest, Expected, Planned, Prepared, Training
 from harness.records.differences import differences
 from harness.suites.suite import Suite
 from harness.tasks.prompts import expected_tokens
@@ -82,7 +82,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     for name, decoder in decoders.items():
         if line := said(name, decoder.ignored):
             print(line, file=sys.stderr)
-    digests = {name: evidence.sampled_weights(decoder) for name, decoder in decoders.items()}
+    digests = {name: sampled_weights(decoder) for name, decoder in decoders.items()}
     for name in decoders:
         for index in range(1, len(suite.tasks)) if "{task}" in name else ():
             _check_alike(name, load(suite, name, index), first)
@@ -102,6 +102,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
                 "paper": method.paper,
                 "skipped_kv": method.skipped_kv,
                 "trained": _trained(method, decoder),
+                "training": _training(decoder.card),
                 "weights": digests[arm["checkpoint"]],
                 "beside_weights": beside_weights(decoder),
             }
@@ -164,3 +165,16 @@ def _trained(method: Method, decoder: Decoder) -> str:
     if str(decoder.card.get("trained_for", "")).partition("(")[0] == method.name:
         return "trained"
     return "schedule only" if method.family == "schedule" else "untrained"
+
+
+def _training(card: Mapping[str, Any]) -> Training | None:
+    """What the weights cost, as far as their card says."""
+    cost = card.get("cost")
+    if not isinstance(cost, Mapping):
+        return None
+    begun = card.get("started_from")
+    told: dict[str, Any] = {
+        key: cost[key] for key in ("tokens", "steps", "seconds", "device") if cost.get(key) is not None
+    }
+    told["start"] = begun.get("weights") if isinstance(begun, Mapping) else None
+    return cast(Training, {**told, **{key: card[key] for key in ("data_hash",) if key in card}})

@@ -306,6 +306,11 @@ class Decoder(ABC):
         return ignored(self.source.generation_config)
 
     @property
+    def output_matrix(self) -> torch.Tensor:
+        """Weight of the output projection [V, D]; D may be narrower than the blocks are."""
+        return self.source.get_output_embeddings().weight  # type: ignore[no-any-return]
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of all parameters, shared ones once."""
         return sum(p.numel() * p.element_size() for p in self.source.parameters())
@@ -315,8 +320,11 @@ class Decoder(ABC):
         """Token ids [B, T] at positions [B, T] to the first block's input [B, T, D]."""
 
     @abstractmethod
-    def head(self, x: torch.Tensor) -> torch.Tensor:
-        """Final norm and output projection: [..., D] to logits [..., V]."""
+    def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
+        """Final norm and output projection: [..., D] to logits [..., V].
+
+        `output` is a matrix of the shape of `output_matrix` in its place, its bias left out.
+        """
 
     @abstractmethod
     def refresh_ends(self) -> Sequence[linear.Linear]:

@@ -1,4 +1,4 @@
-"""What of a checkpoint changes its generations beside its weights: end tokens, tokenizer, the numbers of its configuration."""
+"""What a checkpoint is known by: its weights, and what changes its generations beside them."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ def beside_weights(decoder: Any) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """16 hexadecimal digits that identify a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sampled_weights(decoder: Any, values: int = 1024) -> str:
+    """Digest of the weights: name, shape, type and `values` evenly spread values of every tensor of model and extras.
+
+    A sample, because hashing all of a large model takes longer than measuring it. Training moves every tensor in more places
+    than one, so retrained weights get another digest.
+    """
+    digest = hashlib.sha256()
+    named = [*decoder.source.state_dict().items(), *sorted(decoder.extras.items())]
+    for name, tensor in named:
+        flat = tensor.detach().flatten()
+        stride = max(flat.numel() // values, 1)
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(flat[::stride].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _tokenizer(tokenizer: Any) -> str:

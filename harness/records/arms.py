@@ -23,6 +23,26 @@ class Code(TypedDict):
     kept: str
 
 
+class Training(TypedDict, total=False):
+    """What the weights of a checkpoint cost beyond those it started from, as its card has it.
+
+    Attributes:
+        tokens: the model ran over in training.
+        steps: of the optimiser.
+        seconds: wall time.
+        device: it was trained on.
+        data_hash: of what it was trained on.
+        start: digest of the weights it started from; None: none were.
+    """
+
+    tokens: int
+    steps: int
+    seconds: float
+    device: str
+    data_hash: str
+    start: str | None
+
+
 class Planned(TypedDict, total=False):
     """An arm as the suite asks for it; `tuned` names the artefact its parameters come from, `code` is a method's own file."""
 
@@ -50,6 +70,7 @@ class Arm(TypedDict, total=False):
     paper: str
     skipped_kv: str
     trained: str | None
+    training: Training | None
     weights: str
     beside_weights: dict[str, Any]
 

@@ -35,18 +35,21 @@ QUALITY_MARGIN = 1.0
 
 _ARM = ("method", "params", "label", "checkpoint", "batch_size", "status")
 _JUDGED = ("quality_verdict", "verdict", "trained", "family")
+_TRAINING = ("training_tokens", "training_s", "training_device")
 _LAST = ("notes",)
 
 
 def columns(scores: Iterable[str] = ()) -> tuple[str, ...]:
     """The columns of summary.csv in their order; `scores` are those of the tasks."""
     first, late = (quantities.columns(late=late) for late in (False, True))
-    return (*_ARM, *first, *scores, *_JUDGED, *late, *_LAST)
+    return (*_ARM, *first, *scores, *_JUDGED, *late, *_TRAINING, *_LAST)
 
 
 def words() -> set[str]:
     """Columns that hold words; all others hold numbers."""
-    return {*_ARM, *_JUDGED, *_LAST, *(each.name for each in quantities.TABLE if each.words)} - {"batch_size"}
+    return {*_ARM, *_JUDGED, *_LAST, "training_device", *(each.name for each in quantities.TABLE if each.words)} - {
+        "batch_size"
+    }
 
 
 Row = dict[str, Any]
@@ -63,8 +66,9 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
 
     Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
     cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
-    alone. `usable` says what the timed cell is good for (`harness.records.usability`) and `reason` why no more: an unusable one
-    has no speed-up, and its verdict is `unusable`. `explanation` stands where a speed-up lies above its byte limit or the
+    alone. `training_tokens`, `training_s` and `training_device` are what the arm's weights cost beyond those they started from,
+    where their checkpoint says so. `usable` says what the timed cell is good for (`harness.records.usability`) and `reason`
+    why no more: an unusable one has no speed-up, and its verdict is `unusable`. `explanation` stands where a speed-up lies above its byte limit or the
     predicted one. Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a
     natural end.
 
@@ -152,6 +156,7 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
         "status": status,
         "trained": arm.get("trained"),
         "family": arm.get("family"),
+        **_training(arm),
         "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
         "verdict": BASELINE if arm is table.full else "inconclusive",
         **_memory(table.memory.get(at)),
@@ -173,6 +178,16 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
         if row["usable"] == UNUSABLE and arm is not table.full:
             row["verdict"] = UNUSABLE
     return row | {"notes": notes or None, "reason": row.get("reason") or None}
+
+
+def _training(arm: Arm) -> Row:
+    """What the weights of an arm cost."""
+    told = arm.get("training") or {}
+    return {
+        "training_tokens": _real(told.get("tokens")),
+        "training_s": _real(told.get("seconds")),
+        "training_device": told.get("device"),
+    }
 
 
 def _speed(cell: SpeedCell) -> Row:

@@ -108,7 +108,7 @@ def _tests(method: Gate, sizes: Geometry, rows: int, expected: int) -> tuple[int
 def _counted(method: Gate, sizes: Geometry, rows: int, expected: int, device: str) -> tuple[int, int, int, int]:
     """What `_tests` counts, on tensors without numbers (`meta`) or of zeros."""
 
-    def head(hidden: torch.Tensor) -> torch.Tensor:
+    def head(hidden: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
         return hidden.new_zeros(hidden.shape[0], sizes.vocabulary)
 
     extras = AnyTensor(sizes.width, device, trained(method, sizes, device))

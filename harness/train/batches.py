@@ -14,6 +14,7 @@ import torch
 from harness import tasks
 from harness.errors import BadInput
 from harness.models.decoder import Decoder
+from harness.tasks.prompts import fit
 from harness.train.recipes import DataSource
 
 
@@ -28,6 +29,11 @@ class Pair:
     def cost(self) -> int:
         """Length by which batches are grouped: mostly that of the continuations, several of which share one prompt."""
         return len(self.prompt) // 4 + max(map(len, self.targets))
+
+    @property
+    def tokens(self) -> int:
+        """What the model runs over: the prompt once, and the continuations."""
+        return len(self.prompt) + sum(map(len, self.targets))
 
 
 class Pairs(torch.utils.data.Dataset[Pair]):
@@ -55,7 +61,14 @@ class Pairs(torch.utils.data.Dataset[Pair]):
         self.dropped = 0
         lengths: list[int] = []
         for source in sources:
-            examples = tasks.create(source.task, data).examples(source.split, source.limit)
+            task = tasks.create(source.task, data)
+            most = None if source.limit is None else source.skip + source.limit
+            examples = task.examples(source.split, most)[source.skip :]
+            examples, _ = fit(examples, tokenizer, source.max_prompt_tokens or task.max_prompt_tokens, source.task)
+            if not examples:
+                raise BadInput(
+                    f"data: nothing of {source.task} {source.split} is left after skip {source.skip}; give less"
+                )
             prompts = tokenizer([e.prompt for e in examples]).input_ids
             # A reference continues its prompt: the start token many tokenizers put before a text has no place there.
             references = [
@@ -71,6 +84,11 @@ class Pairs(torch.utils.data.Dataset[Pair]):
             raise BadInput(f"data: no pair of prompt and reference fits into {room + 1} tokens; raise max_tokens")
         self.references = len(lengths)
         self.median_tokens = int(statistics.median(lengths))
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a group on average."""
+        return statistics.fmean(pair.tokens for pair in self.pairs)
 
     @property
     def hash(self) -> str:

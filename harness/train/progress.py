@@ -47,16 +47,33 @@ def release(work: Path) -> None:
         work.rmdir()
 
 
+def state_of(saved: Path) -> dict[str, Any]:
+    """What the Trainer saved of its own state, the last file of a saved step; OSError or ValueError where it cannot be read."""
+    return json.loads((saved / "trainer_state.json").read_text())  # type: ignore[no-any-return]
+
+
+def restore(model: Any, saved: Path) -> None:
+    """Put the weights of a saved step into a model; what a saved step leaves out stays as it is."""
+    from safetensors.torch import load_file
+
+    found = model.load_state_dict(load_file(saved / "model.safetensors"), strict=False)
+    lost = set(found.missing_keys) - set(model._keys_to_ignore_on_save)
+    if lost or found.unexpected_keys:
+        raise BadInput(
+            f"work: {saved} holds the weights of another model ({sorted(lost) + found.unexpected_keys}); remove it"
+        )
+
+
 def last_saved(stage: Path) -> Path | None:
     """The newest state of a stage that was saved whole; broken ones, left by a kill while saving, are removed.
 
-    A state is whole when its `trainer_state.json`, which the Trainer writes last, can be read.
+    A state is whole when what the Trainer writes last can be read.
     """
     states = {path: path.name.removeprefix("checkpoint-") for path in stage.glob("checkpoint-*")}
     numbered = [path for path, number in states.items() if number.isdecimal()]
     for path in sorted(numbered, key=lambda path: -int(states[path])):
         try:
-            json.loads((path / "trainer_state.json").read_text())
+            state_of(path)
         except (OSError, ValueError):
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -54,14 +54,10 @@ class ForcedModel(nn.Module):
         self._recompute = recompute
         self.source = decoder.source
         self.extras = nn.ParameterDict()
-        if stage.extras is not None:
+        if (values := _begun(stage, decoder)) is not None:
             if stage.frozen:
                 self.source.requires_grad_(False)
-            begins = {
-                name: each.clone() if isinstance(each, torch.Tensor) else torch.zeros(each)
-                for name, each in stage.extras(decoder.geometry).items()
-            }
-            self.extras.update({name.replace(".", "__"): nn.Parameter(each) for name, each in begins.items()})
+            self.extras.update({name.replace(".", "__"): nn.Parameter(value) for name, value in values.items()})
         if stage.inside:
             # From now on, so that a later stage runs under what this one trained, also where it was resumed.
             decoder.extras = {**decoder.extras, **self.named_extras()}
@@ -102,7 +98,7 @@ class ForcedModel(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         # A frozen model needs no gradients through it where the loss reads its states and trains only the extras.
         inside = self.stage.inside or not self.stage.frozen
-        grad = torch.is_grad_enabled() and (self.stage.extras is None or inside)
+        grad = torch.is_grad_enabled() and (not self.extras or inside)
         extras = self.named_extras()
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
@@ -136,6 +132,17 @@ class ForcedModel(nn.Module):
             return None
         rates = torch.tensor(self.stage.dropout(self.moment, self._decoder.depth))
         return (torch.rand(prompts.shape[0], len(rates), generator=generator) < rates).to(prompts.device)
+
+
+def _begun(stage: TrainingStage, decoder: Decoder) -> dict[str, torch.Tensor] | None:
+    """The extra tensors of a stage as they begin, in float32; None: it has none."""
+    if stage.begin is not None:
+        with torch.no_grad():
+            return {name: value.detach().float().clone() for name, value in stage.begin(decoder).items()}
+    if stage.extras is None:
+        return None
+    begins = stage.extras(decoder.geometry).items()
+    return {name: each.clone() if isinstance(each, torch.Tensor) else torch.zeros(each) for name, each in begins}
 
 
 def _again(backends: Sequence[SDPBackend]) -> Through:

@@ -14,8 +14,8 @@ number of devices that divides them.
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +34,8 @@ from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress
 from harness.train.batches import Pair, Pairs, collate
+from harness.train.checkpoint import begun_with, card, publish, save
+from harness.train.meter import PICTURE, TABLE, Curve, Meter
 from harness.train.recipes import Recipe, StageSettings
 from harness.train.stage_model import ForcedModel
 from harness.training import Moment
@@ -42,7 +44,21 @@ __all__ = ["ForcedModel", "Pair", "Pairs", "collate", "save", "train"]
 
 
 class _GroupedTrainer(Trainer):
-    """Trainer whose batches hold pairs of similar length."""
+    """Trainer whose batches hold pairs of similar length, and whose tokens are counted."""
+
+    def __init__(self, meter: Meter, **settings: Any) -> None:
+        super().__init__(**settings, callbacks=[meter, _Moments(settings["model"])])
+        self._meter = meter
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        tokens = inputs["prompt_lengths"].sum() + inputs["real"].sum()
+        if self.args.world_size > 1:
+            tokens = self.accelerator.reduce(tokens)
+        self._meter.tokens += int(tokens)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log({**logs, "tokens": self._meter.tokens, "seconds": round(self._meter.seconds, 3)}, start_time)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
@@ -62,21 +78,6 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._model.moment = Moment(state.global_step, state.max_steps)
-
-
-class _Lines(TrainerCallback):  # type: ignore[misc]
-    """One line per log entry; the Trainer's own prints a dict."""
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        if not state.is_world_process_zero or not logs:
-            return
-        where = f"step {state.global_step}/{state.max_steps}"
-        if "loss" in logs:
-            print(f"{where} loss {logs['loss']:.4f} lr {logs['learning_rate']:.2e}", flush=True)
-        elif "eval_loss" in logs:
-            print(f"{where} validation loss {logs['eval_loss']:.4f}", flush=True)
 
 
 def train(
@@ -109,21 +110,26 @@ def train(
         device = str(group.device)
     began = group.is_main_process and progress.claim(work, recipe.model_dump(mode="json"))
     try:
-        decoder, pairs, checks, adapters = _prepare(recipe, data, work, device, group)
+        decoder, begun, pairs, checks, adapters = _prepare(recipe, data, work, device, group)
     except BaseException:
         # What never began leaves nothing behind that the next attempt would have to fit.
         if began:
             progress.release(work)
         raise
     expected = recipe.expected_tokens or pairs.median_tokens
+    steps = sum(recipe.stages[stage.name].steps for stage in plan.stages if stage.name in recipe.stages)
+    tokens = steps * recipe.prompts_per_step * pairs.mean_tokens
     group.print(
         f"{recipe.name}: {len(pairs)} groups, {pairs.references} references (median {pairs.median_tokens} tokens, "
-        f"{pairs.dropped} too long), expected_tokens {expected}"
+        f"{pairs.dropped} too long), expected_tokens {expected}, {steps} steps, about {tokens:,.0f} tokens"
         + (f", {checks.references} for validation" if checks else "")
         + (f"; {group.num_processes} processes" if group.num_processes > 1 else ""),
         flush=True,
     )
+    curve = Curve(work, f"{recipe.name}: {recipe.method}")
+    run = _Run(recipe, batch, pairs, checks, decoder, device, curve, group.is_main_process)
     extras: dict[str, torch.Tensor] = dict(decoder.extras)
+    costs: dict[str, dict[str, int | float]] = {}
     best: dict[str, Any] = {}
     trainable = [p for p in decoder.source.parameters() if p.requires_grad]
     for stage in plan.stages:
@@ -132,30 +138,47 @@ def train(
             for p in trainable:  # a stage before may have frozen them
                 p.requires_grad_(True)
             model = ForcedModel(decoder, plan, stage, expected, recipe.seed, recipe.gradient_checkpointing)
-            run = _Run(recipe, batch, pairs, checks, decoder, device)
-            best[stage.name] = run.stage(settings, model, work / stage.name)
+            costs[stage.name], best[stage.name] = run.stage(settings, model, work / stage.name)
             extras.update({name: value.detach().cpu() for name, value in model.named_extras().items()})
     if group.is_main_process:
-        card = {**_card(recipe, pairs, expected), "validation_loss": best} if checks else _card(recipe, pairs, expected)
-        if adapters is not None:
-            from harness.train import lora
-
-            adapters.save_pretrained(out / "adapter")
-            lora.merge(adapters)
-        save(decoder, out, extras, card)
+        said = card(recipe, pairs, expected, costs, device, group.num_processes, begun)
+        _finish(decoder, out, work, extras, {**said, "validation_loss": best} if checks else said, adapters)
     group.wait_for_everyone()
     group.print(out, flush=True)
     return out
 
 
+def _finish(
+    decoder: Decoder,
+    out: Path,
+    work: Path,
+    extras: Mapping[str, torch.Tensor],
+    said: Mapping[str, Any],
+    adapters: Any,
+) -> None:
+    """Write the checkpoint beside the saved steps, then put it in its place: a stop in between is made good by the next call."""
+    made = work / "finished"
+    shutil.rmtree(made, ignore_errors=True)
+    if adapters is not None:
+        from harness.train import lora
+
+        adapters.save_pretrained(made / "adapter")
+        lora.merge(adapters)
+    save(decoder, made, extras, said)
+    for name in (TABLE, PICTURE):
+        shutil.copy(work / name, made / name)
+    publish(made, out)
+
+
 def _prepare(
     recipe: Recipe, data: Path | None, work: Path, device: str, group: PartialState
-) -> tuple[Decoder, Pairs, Pairs | None, Any]:
-    """The model, the pairs to train and to validate on, and the adapters: everything bad input can spoil."""
+) -> tuple[Decoder, dict[str, Any] | None, Pairs, Pairs | None, Any]:
+    """The model and what it was before, the pairs to train and to validate on, and the adapters: everything bad input can spoil."""
     set_seed(recipe.seed)
     # The first process makes what the others read: the tokenizer, and downloads.
     with group.main_process_first():
         decoder = _start(recipe, data, work, device)
+    begun = begun_with(recipe, decoder)
     pairs = Pairs(recipe.data, decoder, data, recipe.references_per_prompt, recipe.max_tokens)
     checks = None
     if recipe.validation is not None:
@@ -165,7 +188,7 @@ def _prepare(
         from harness.train import lora
 
         adapters = lora.attach(decoder.source, recipe.lora)
-    return decoder, pairs, checks, adapters
+    return decoder, begun, pairs, checks, adapters
 
 
 @dataclass(frozen=True)
@@ -178,23 +201,39 @@ class _Run:
     checks: Pairs | None
     decoder: Decoder
     device: str
+    curve: Curve
+    speaks: bool
 
-    def stage(self, settings: StageSettings, model: ForcedModel, work: Path) -> float | None:
-        """Train one stage, from its last saved step if there is one; returns the lowest validation loss."""
+    def stage(
+        self, settings: StageSettings, model: ForcedModel, work: Path
+    ) -> tuple[dict[str, int | float], float | None]:
+        """Train one stage, from its last saved step if there is one; returns its cost and the lowest validation loss."""
         work.mkdir(parents=True, exist_ok=True)
-        trainer = _GroupedTrainer(
-            model=model,
-            args=self._arguments(settings, work),
-            train_dataset=self.pairs,
-            eval_dataset=self.checks,
-            data_collator=lambda batch: collate(batch, self.decoder.pad_token_id),
-            callbacks=[_Lines(), _Moments(model)],
-        )
-        for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
-            trainer.remove_callback(callback)
+        meter = Meter(model.stage.name, self.curve, self.speaks)
         saved = progress.last_saved(work)
-        trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
-        return trainer.state.best_metric  # type: ignore[no-any-return]
+        state = None if saved is None else progress.state_of(saved)
+        if saved is not None and state is not None:
+            meter.resume(state)
+        if saved is not None and state is not None and state["global_step"] >= settings.steps:
+            # The Trainer would take one more step before it sees that all are done.
+            meter.finished(state)
+            best = state.get("best_model_checkpoint") if self.recipe.validation else None
+            progress.restore(model, saved if best is None else work / Path(best).name)
+        else:
+            trainer = _GroupedTrainer(
+                meter,
+                model=model,
+                args=self._arguments(settings, work),
+                train_dataset=self.pairs,
+                eval_dataset=self.checks,
+                data_collator=lambda batch: collate(batch, self.decoder.pad_token_id),
+            )
+            for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+                trainer.remove_callback(callback)
+            trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
+            state = {"best_metric": trainer.state.best_metric}
+        cost = {"steps": settings.steps, "tokens": meter.tokens, "seconds": round(meter.seconds, 1)}
+        return cost, state.get("best_metric")
 
     def _arguments(self, settings: StageSettings, work: Path) -> TrainingArguments:
         recipe, cpu = self.recipe, self.device == "cpu"
@@ -223,7 +262,7 @@ class _Run:
             max_grad_norm=1.0,
             per_device_train_batch_size=self.batch,
             gradient_accumulation_steps=recipe.accumulate,
-            bf16=recipe.bf16,
+            bf16=recipe.bf16 if isinstance(recipe.bf16, bool) else not cpu,
             use_cpu=cpu,
             ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
             seed=recipe.seed,
@@ -277,29 +316,3 @@ def _train_tokenizer(recipe: Recipe, data: Path | None, folder: Path) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="</s>", padding_side="left"
     ).save_pretrained(folder)
-
-
-def _card(recipe: Recipe, pairs: Pairs, expected: int) -> dict[str, Any]:
-    return {
-        "trained_for": recipe.method,
-        "expected_tokens": expected,
-        "recipe": recipe.model_dump(exclude_none=True),
-        "references": pairs.references,
-        "data_hash": pairs.hash,
-        "data": sorted({source.task for source in recipe.data}),
-    }
-
-
-def save(decoder: Decoder, out: Path, extras: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
-    """Write a checkpoint: fp16 safetensors, tokenizer, extra tensors, and `depthbench.json` with its card."""
-    from safetensors.torch import save_file
-
-    out.mkdir(parents=True, exist_ok=True)
-    decoder.source.to(torch.float16).save_pretrained(out)
-    decoder.tokenizer.save_pretrained(out)
-    if extras:
-        (out / "extras").mkdir(exist_ok=True)
-        save_file(
-            {k: v.to(torch.float16).contiguous() for k, v in extras.items()}, out / "extras" / "extras.safetensors"
-        )
-    (out / "depthbench.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from harness.decode.forced_draft import drafted
 from harness.decode.prompt_pass import Forced, Through, at_once
 from harness.models.decoder import Decoder
 from harness.training import Asked, Moment
@@ -50,11 +51,21 @@ class LabelledPass:
             first, rest = self.forced.prompt_blocks[layer], self.forced.target_blocks[layer]
         return torch.cat((first[self.owners].unsqueeze(1), rest), dim=1)[self.real]
 
-    def loss_at(self, layer: int | None = None) -> torch.Tensor:
-        """Mean cross-entropy of the real labels, predicted by the model's own head from the state after block `layer`."""
+    def loss_at(self, layer: int | None = None, output: torch.Tensor | None = None) -> torch.Tensor:
+        """See `TrainingPass.loss_at`."""
         labels = self.labels[self.real]
-        return self.through(lambda x: F.cross_entropy(self.decoder.head(x).float(), labels), self.states(layer))
+        return self.through(lambda x: F.cross_entropy(self.decoder.head(x, output).float(), labels), self.states(layer))
 
     def final_loss(self) -> torch.Tensor:
         """Mean cross-entropy after the last block."""
         return self.loss_at(None)
+
+    def draft_loss(self, blocks: int, window: int) -> torch.Tensor:
+        """See `TrainingPass.draft_loss`; 0 where no continuation has a second label."""
+        owners = None if len(self.owners) == len(self.forced.prompt_last) else self.owners
+        states = drafted(self.decoder, self.forced, self.labels[:, :-1], owners, blocks, window, self.through)
+        real = self.real[:, 1:]
+        if not bool(real.any()):
+            return states.sum() * 0.0
+        labels = self.labels[:, 1:][real]
+        return self.through(lambda x: F.cross_entropy(self.decoder.head(x).float(), labels), states[real])

@@ -31,6 +31,10 @@ class Arm:
     params: Mapping[str, Any] = field(default_factory=dict)
     paper: str = ""
     title: str = ""
+    training: str = ""
+    """What its weights cost beyond those they started from, as `training: 1.1 M tokens, 12 min`; empty where nobody says."""
+    trained_on: str = ""
+    """The device that was done on."""
 
     @property
     def control(self) -> bool:
@@ -65,9 +69,22 @@ def arms_of(data: Run) -> tuple[Arm, ...]:
             params=r.get("params") or {},
             paper=str(r.get("paper") or ""),
             title=str(r.get("title") or r.get("method") or ""),
+            training=_cost(r.get("training")),
+            trained_on=label(str((r.get("training") or {}).get("device") or "")),
         )
         for i, r in enumerate(data.arms)
     )
+
+
+def _cost(training: object) -> str:
+    told = training if isinstance(training, Mapping) else {}
+    tokens, seconds = real(told.get("tokens")), real(told.get("seconds"))
+    parts = []
+    if tokens is not None:
+        parts.append(f"{tokens / 1e6:.2f} M tokens" if tokens >= 1e5 else f"{tokens:,.0f} tokens")
+    if seconds is not None:
+        parts.append(f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min")
+    return f"training: {', '.join(parts)}" if parts else ""
 
 
 @dataclass(frozen=True)

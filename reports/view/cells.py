@@ -22,7 +22,8 @@ def swatch(arm: Arm) -> Swatch:
 
 
 def name_cell(arm: Arm, detail: str = "") -> Cell:
-    """The cell that heads an arm's row."""
+    """The cell that heads an arm's row; what its weights cost stands in every table."""
+    detail = "; ".join(filter(None, (detail, arm.training)))
     return Cell(arm.short, detail, sort=float(arm.order), swatch=swatch(arm))
 
 

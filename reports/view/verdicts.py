@@ -83,7 +83,7 @@ def _lost(facts: Facts, arm: Arm) -> Cell:
 
 def _training(arm: Arm) -> Cell:
     words = _TRAINING.get(arm.trained, label(arm.trained) or "not recorded")
-    return Cell(words, sort=words)
+    return Cell(words, f"here on {arm.trained_on}" if arm.trained_on and words == "yes" else "", sort=words)
 
 
 def verdict_table(facts: Facts) -> Table:

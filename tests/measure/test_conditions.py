@@ -12,6 +12,7 @@ from harness.decode.engine import Decoding, generate
 from harness.decode.forced import score
 from harness.decode.static import StaticSteps
 from harness.measure import conditions
+from harness.models import identity
 from harness.models.decoder import Decoder
 from harness.models.tiny import ragged_prompts, tiny_opt
 from harness.tasks.metrics import first_difference
@@ -98,11 +99,11 @@ def test_the_digest_of_weights_changes_with_them_and_only_with_them() -> None:
     """Defect 13: results are bound to the weights, not to a name or path."""
     one, same, other = tiny_opt(seed=1), tiny_opt(seed=1), tiny_opt(seed=2)
     same.extras = {key: value.clone() for key, value in one.extras.items()}
-    assert conditions.sampled_weights(one) == conditions.sampled_weights(same) != conditions.sampled_weights(other)
+    assert identity.sampled_weights(one) == identity.sampled_weights(same) != identity.sampled_weights(other)
     with torch.no_grad():
         for parameter in same.source.parameters():
             parameter += 1e-3  # what a step of training does: every tensor, everywhere
-    assert conditions.sampled_weights(one) != conditions.sampled_weights(same)
+    assert identity.sampled_weights(one) != identity.sampled_weights(same)
 
 
 def test_token_lists_with_the_same_tokens_split_otherwise_have_other_hashes() -> None:

@@ -17,8 +17,8 @@ from harness.cli.main import main
 from harness.decode.engine import generate
 from harness.errors import BadInput
 from harness.files import digest
-from harness.measure.conditions import sampled_weights
 from harness.models import gguf, named
+from harness.models.identity import sampled_weights
 from harness.models.load import load_model
 from harness.models.skeleton import geometry, tokenizer_of
 from methods import create

@@ -17,6 +17,7 @@ from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import recipes
 from harness.train.batches import Pair, collate
+from harness.train.meter import Meter
 from harness.train.recipes import LoraSettings
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
@@ -216,8 +217,6 @@ def test_interrupted_adapters_resume_to_the_same_weights(
     start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("peft")
-    import harness.train.train as module
-
     recipe = small("lora-layerskip", start, "validation.every=2", "bf16=false", "dtype=float32", steps=4)
     want = load_model(train(recipe, tmp_path / "straight"))
 
@@ -226,7 +225,7 @@ def test_interrupted_adapters_resume_to_the_same_weights(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module._Lines, "on_log", stop)
+        patch.setattr(Meter, "on_log", stop)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "broken")
     with pytest.raises(BadInput, match="another seed"):
@@ -234,6 +233,22 @@ def test_interrupted_adapters_resume_to_the_same_weights(
     got = load_model(train(recipe, tmp_path / "broken"))
     for (name, a), (_, b) in zip(want.source.named_parameters(), got.source.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+
+
+def test_drawn_exits_are_all_of_them_on_average() -> None:
+    """CALM's loss from a few exits a step: drawn by step, and its mean over steps is the loss of all exits."""
+    decoder, batch = tiny("opt", depth=4), collate(PAIRS, pad=0)
+    few, every = forced(decoder, "calm", exits_per_step=2), forced(decoder, "calm")
+    with torch.no_grad():
+        want = float(every(**batch)["loss"])
+        found = []
+        for step in range(300):
+            few.moment = Moment(step, 300)
+            found.append(float(few(**batch)["loss"]))
+    spread = torch.tensor(found).std() / len(found) ** 0.5
+    assert abs(sum(found) / len(found) - want) < 3 * float(spread) and len(set(found)) > 3
+    few.moment = Moment(0, 300)
+    assert float(few(**batch)["loss"].detach()) == pytest.approx(found[0])
 
 
 def test_bad_settings_are_refused(start: str, tmp_path: Path) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import Trainer
 
 import methods
 from harness.decode.forced import score
 from harness.errors import BadInput
 from harness.models.decoder import Decoder
+from harness.models.identity import sampled_weights
 from harness.models.load import load_model
 from harness.train import progress, recipes
-from harness.train.batches import Pair, collate
+from harness.train.batches import Pair, Pairs, collate
+from harness.train.recipes import DataSource
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
 from harness.training import Moment
@@ -96,23 +104,100 @@ def test_loss_falls_and_the_checkpoint_loads(tmp_path: Path, capsys: pytest.Capt
         train(tiny_recipe(), out)
 
 
-def test_interrupted_training_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = tiny_recipe("skipdecode(min_layers=2,max_layers=3)", steps=4, save_every=2)
-    want = load_model(train(recipe, tmp_path / "straight"))
-    import harness.train.train as module
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing that clears up after errors catches it."""
 
-    def stop(self: object, args: object, state: object, control: object, logs: object = None, **rest: object) -> None:
-        if state.global_step == 3:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
 
+def at(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, and death in place of its `count`-th call."""
+    calls = itertools.count(1)
+
+    def dying(*args: Any, **named: Any) -> Any:
+        if next(calls) == count:
+            raise Killed
+        return function(*args, **named)
+
+    return dying
+
+
+def logged(out: Path) -> list[dict[str, str]]:
+    """The table of losses without what a clock says."""
+    with open(out / "loss.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of two stages that nothing stopped."""
+    return train(TWO_STAGES, tmp_path_factory.mktemp("straight") / "out")
+
+
+TWO_STAGES = tiny_recipe(
+    "calm",
+    stages={name: {"steps": steps, "learning_rate": 0.003} for name, steps in (("weights", 5), ("probe", 3))},
+    save_every=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "call"),
+    [
+        (Trainer, "training_step", 4),  # in a step, after one that was saved
+        (Trainer, "_save_rng_state", 2),  # while a state is saved: its weights are there, the rest is not
+        (Trainer, "training_step", 7),  # in the second stage
+        (shutil, "move", 3),  # while the finished checkpoint is put in its place
+    ],
+)
+def test_a_training_killed_anywhere_goes_on_to_the_same_end(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, call: int
+) -> None:
+    """Weights, extra tensors, losses and cost are those of a training that nothing stopped, and no half checkpoint is taken."""
+    out, want = tmp_path / "out", load_model(straight)
     with monkeypatch.context() as patch:
-        patch.setattr(module._Lines, "on_log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "broken")
-    assert not (tmp_path / "broken").exists()
-    got = load_model(train(recipe, tmp_path / "broken"))
-    for (name, a), (_, b) in zip(want.source.named_parameters(), got.source.named_parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+        patch.setattr(where, name, at(call, getattr(where, name)))
+        with pytest.raises(Killed):
+            train(TWO_STAGES, out)
+    assert not (out / "config.json").exists()
+    got = load_model(train(TWO_STAGES, out))
+    for (key, a), (_, b) in zip(want.source.named_parameters(), got.source.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=key)
+    torch.testing.assert_close(dict(want.extras), dict(got.extras), atol=1e-6, rtol=0)
+    assert logged(out) == logged(straight) and len(logged(out)) == 8 and (out / "loss.svg").is_file()
+    costs = [
+        {key: value for key, value in decoder.card["cost"].items() if key not in ("seconds", "stages")}
+        for decoder in (want, got)
+    ]
+    assert costs[0] == costs[1] and costs[0]["steps"] == 8
+
+
+def test_the_card_says_what_the_weights_cost(tmp_path: Path) -> None:
+    """An epoch runs over every token of the data once; who goes on from a checkpoint says from which."""
+    recipe = tiny_recipe(steps=3)
+    first = load_model(train(recipe, tmp_path / "first"))
+    pairs = Pairs(recipe.data, first, None, recipe.references_per_prompt)
+    assert len(pairs) == 12, "three steps of four prompts are one epoch"
+    cost = first.card["cost"]
+    assert cost["tokens"] == sum(len(p.prompt) + sum(map(len, p.targets)) for p in pairs.pairs)
+    assert cost["steps"] == 3 and cost["seconds"] > 0 and cost["device"] and first.card["started_from"] is None
+    more = tiny_recipe(steps=1, architecture=None, start=str(tmp_path / "first"))
+    second = load_model(train(more, tmp_path / "second"))
+    assert second.card["started_from"]["weights"] == sampled_weights(first) != sampled_weights(second)
+    assert second.card["started_from"]["cost"] == cost and second.card["cost"]["steps"] == 1
+    assert second.card["data_hash"] == pairs.hash
+
+
+def test_a_part_of_a_split_is_left_out_and_prompts_are_shortened(tmp_path: Path) -> None:
+    """`skip` keeps the first examples for a test; long prompts lose words as they do when they are scored."""
+    decoder = load_model(train(tiny_recipe(steps=1), tmp_path / "out"))
+    rows = [f"article {i} {'word ' * 40},highlight {i}" for i in range(5)]
+    (tmp_path / "test.csv").write_text("\n".join(["article,highlights", *rows]) + "\n")
+    source = DataSource(task="cnn_dm", split="test", skip=2, limit=2, max_prompt_tokens=70)
+    pairs = Pairs([source], decoder, tmp_path, 1).pairs
+    texts = [decoder.tokenizer.decode(pair.prompt) for pair in pairs]
+    assert [f"article {i} word" in text for i, text in zip((2, 3), texts, strict=True)] == [True, True]
+    assert all(len(pair.prompt) <= 70 for pair in pairs) and all(text.endswith("Summary:") for text in texts)
+    with pytest.raises(BadInput, match="nothing of cnn_dm test is left after skip 9"):
+        Pairs([DataSource(task="cnn_dm", split="test", skip=9)], decoder, tmp_path, 1)
 
 
 def test_a_training_that_never_began_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -169,6 +254,26 @@ def test_bundled_recipes_are_valid() -> None:
         recipe = recipes.load_recipe(name)
         plan = methods.create(recipe.method).training_plan()
         assert set(recipe.stages) <= {stage.name for stage in plan.stages}
+
+
+def test_methods_of_one_base_get_equal_extra_tokens() -> None:
+    """Same data, seed and batches: equal steps are equal tokens. The one bundled recipe that had fewer has a longer twin."""
+    loaded = [recipes.load_recipe(name) for name in recipes.names()]
+    for start, fewer in (
+        ("opt-e2e-mini-base", {"opt-e2e-mini-calm"}),
+        ("smollm2-e2e-plain", set()),
+        ("smollm2-cnn_dm-plain", set()),
+    ):
+        group = [recipe for recipe in loaded if recipe.start == start and recipe.name not in fewer]
+        assert len(group) >= 6
+        alike = {
+            (
+                sum(stage.steps for stage in recipe.stages.values()), recipe.data, recipe.seed, recipe.max_tokens,
+                recipe.prompts_per_step, recipe.references_per_prompt,
+            )
+            for recipe in group
+        }  # fmt: skip
+        assert len(alike) == 1, start
 
 
 def test_bad_recipes_are_refused(tmp_path: Path) -> None:

@@ -145,9 +145,10 @@ class GatedDecoder(Decoder):
         """See `Decoder.embed`."""
         return F.embedding(ids, self.source.model.embed_tokens.weight)
 
-    def head(self, x: torch.Tensor) -> torch.Tensor:
+    def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
         """See `Decoder.head`."""
-        return self._output(self._norm(x))
+        x = self._norm(x)
+        return self._output(x) if output is None else F.linear(x, output)
 
     def refresh_ends(self) -> tuple[Linear, ...]:
         """See `Decoder.refresh_ends`."""

@@ -69,7 +69,7 @@ class Gemma2Decoder(GatedDecoder):
         self._factor = float(torch.tensor(self.geometry.width**0.5).to(self.dtype))
         return super().refresh_ends()
 
-    def head(self, x: torch.Tensor) -> torch.Tensor:
+    def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
         """See `Decoder.head`."""
-        logits, cap = super().head(x), self.source.config.final_logit_softcapping
+        logits, cap = super().head(x, output), self.source.config.final_logit_softcapping
         return logits if cap is None else torch.tanh(logits / cap) * cap

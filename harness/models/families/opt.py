@@ -139,13 +139,13 @@ class OPTDecoder(Decoder):
             x = F.linear(x, self._decoder.project_in.weight)
         return x + F.embedding(positions + 2, self._decoder.embed_positions.weight)
 
-    def head(self, x: torch.Tensor) -> torch.Tensor:
+    def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
         """See `Decoder.head`."""
         if self._decoder.final_layer_norm is not None:
             x = layer_norm(x, self._decoder.final_layer_norm)
         if self._decoder.project_out is not None:
             x = F.linear(x, self._decoder.project_out.weight)
-        return self._output(x)
+        return self._output(x) if output is None else F.linear(x, output)
 
     def refresh_ends(self) -> tuple[Linear, ...]:
         """See `Decoder.refresh_ends`."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from harness.models.attention import PLAIN, Rule
 from harness.models.decoder import Decoder, layer_norm
@@ -50,9 +51,10 @@ class PlainDecoder(Decoder):
 
     final_norm: Any
 
-    def head(self, x: torch.Tensor) -> torch.Tensor:
+    def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
         """See `Decoder.head`."""
-        return self._output(layer_norm(x, self.final_norm))
+        x = layer_norm(x, self.final_norm)
+        return self._output(x) if output is None else F.linear(x, output)
 
     def refresh_ends(self) -> tuple[Linear, ...]:
         """See `Decoder.refresh_ends`."""

@@ -25,14 +25,19 @@ class DataSource(Frozen):
     Attributes:
         task: registered task.
         split: of it.
-        limit: first so many prompts; None: all.
+        limit: so many prompts; None: all.
+        skip: the first so many are left out, before `limit` counts; they may be kept for a test.
         references: at most so many references of a prompt; None: all.
+        max_prompt_tokens: prompts are shortened to so many tokens where the task allows it, as a suite's key of this name does;
+            None: the task's own limit.
     """
 
     task: Text
     split: Literal["train", "validation", "test"] = "train"
     limit: Count | None = None
+    skip: int = Field(0, ge=0, le=MOST, strict=True)
     references: Count | None = None
+    max_prompt_tokens: Count | None = None
 
 
 class StageSettings(Frozen):
@@ -92,7 +97,7 @@ class Recipe(Frozen):
         accumulate: batches a step is made of on each device, one after the other.
         references_per_prompt: continuations that share one prompt in a batch.
         seed: of initialisation, order and draws.
-        bf16: bfloat16 mixed precision.
+        bf16: bfloat16 mixed precision; `gpu`: only there, for processors without such instructions.
     """
 
     name: Line
@@ -117,9 +122,9 @@ class Recipe(Frozen):
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
     adam_beta2: float = Field(0.98, gt=0, lt=1)
     seed: Seed = 0
-    bf16: bool = True
+    bf16: bool | Literal["gpu"] = True
     save_every: Count = 200
-    log_every: Count = 50
+    log_every: Count = 10
 
     @model_validator(mode="after")
     def _one_start(self) -> Recipe:
