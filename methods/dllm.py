@@ -49,7 +49,9 @@ class DLLM(Gate):
     title: ClassVar[str] = "D-LLM"
     paper: ClassVar[str] = "Jiang et al. 2024, NeurIPS 2024 (D-LLM)"
     needs_training: ClassVar[bool] = True
-    skipped_kv: ClassVar[str] = "hidden: later positions of the row do not look at a position in a block that it skipped"
+    skipped_kv: ClassVar[str] = (
+        "hidden: later positions of the row do not look at a position in a block that it skipped"
+    )
 
     first: int = 2
     kept: int = 2

@@ -5,9 +5,9 @@ Paper: Luo, Wang, Yan, "Adaptive Layer-skipping in Pre-trained LLMs", COLM 2025,
 independent serving implementation of the released checkpoint keeps to.
 
 Rule. In the upper half of the blocks w = sigmoid(v . tanh(rms(E norm(x)))), E to D / 16, reads the block's input through its first
-norm. Where w > `threshold` the block runs, its feed-forward output multiplied by w: y = x + attention(x), y + w * feed(y). Elsewhere
-attention is left out and the adapter stands for the feed: x + (1 - w) * A2 (silu(A1 norm(x)) * A3 norm(x)), a sixteenth of the
-feed-forward sublayer's size, through the block's second norm. A token that skips still stores its keys and values.
+norm. Where w > `threshold` the block runs, its feed-forward output multiplied by w: y = x + attention(x), y + w * feed(y).
+Elsewhere attention is left out and the adapter stands for the feed: x + (1 - w) * A2 (silu(A1 norm(x)) * A3 norm(x)), a sixteenth
+of the feed-forward sublayer's size, through the block's second norm. A token that skips still stores its keys and values.
 
 Training (`router`). The model is frozen, routers and adapters are trained. Loss: cross-entropy + `penalty` * mean over tokens of
 (sum over routed blocks of w)^2: a layer-skipping loss whose exact form could not be read in the sources. Options of a recipe:

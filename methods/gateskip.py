@@ -49,7 +49,8 @@ class GateSkip(Gate):
 
     Parameters:
         skip: share of tokens that a profile's thresholds skip at every sublayer, 0 to 1; 0 skips nothing.
-        thresholds: what the profile found: `t` and importances in millionths for the 2 L sublayers from the bottom up, joined by `_`.
+        thresholds: what the profile found: `t`, then importances in millionths for the 2 L sublayers from the bottom up, joined
+            by `_`.
     """
 
     name: ClassVar[str] = "gateskip"
@@ -116,9 +117,7 @@ class GateSkip(Gate):
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
         chosen = configured(_Options, self.name, options)
-        stage = TrainingStage(
-            "gates", partial(_loss, chosen), extras=_extras, inside=True, frozen=not chosen.backbone
-        )
+        stage = TrainingStage("gates", partial(_loss, chosen), extras=_extras, inside=True, frozen=not chosen.backbone)
         return TrainingPlan(
             (stage,),
             lambda rng, moment: _ByQuantile(share=chosen.skipped * moment.step / max(moment.steps, 1)),

@@ -50,7 +50,9 @@ class MoD(Gate):
     title: ClassVar[str] = "Mixture-of-Depths"
     paper: ClassVar[str] = "Raposo et al. 2024, arXiv:2404.02258"
     needs_training: ClassVar[bool] = True
-    skipped_kv: ClassVar[str] = "hidden: later positions of the row do not look at a position in a block that it skipped"
+    skipped_kv: ClassVar[str] = (
+        "hidden: later positions of the row do not look at a position in a block that it skipped"
+    )
     weighs: ClassVar[bool] = True
 
     threshold: float = 0.5
@@ -110,9 +112,7 @@ class MoD(Gate):
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
         chosen = configured(_Options, self.name, options)
-        stage = TrainingStage(
-            "weights", partial(_loss, chosen), extras=self._extras, inside=True, frozen=False
-        )
+        stage = TrainingStage("weights", partial(_loss, chosen), extras=self._extras, inside=True, frozen=False)
         return TrainingPlan(
             (stage,),
             lambda rng, moment: _TopShare(

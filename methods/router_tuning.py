@@ -109,7 +109,8 @@ class RouterTuning(Gate):
         assert entry is not None
         prompt = isinstance(state.step, int) and not state.step
         if self.granularity == "sequence" and not prompt:
-            openness = state.memory[layer][state.rows]
+            decided: dict[int, torch.Tensor] = state.memory
+            openness = decided[layer][state.rows]
         else:
             read = state.normed(layer, "attention", entry)
             if self.granularity == "sequence":

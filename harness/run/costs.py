@@ -53,9 +53,7 @@ def generation(method: Method, decoder: Decoder, rows: int, width: int, new: int
             return Generation(None, 2 * rows * g.kv_heads * g.head_dim * depth * (width + new - 1), ABOUT)
         heads, reads, work, elements = tested
         steps = [
-            StepTrace(
-                p, head_rows=rows, test_heads=heads, test_reads=reads, test_flops=work, test_elements=elements
-            )
+            StepTrace(p, head_rows=rows, test_heads=heads, test_reads=reads, test_flops=work, test_elements=elements)
             for p in plans
         ]
     else:
@@ -89,9 +87,9 @@ def _begun(method: Method, depth: int, rows: int, width: int) -> Any:
 
 @cache
 def _tests(method: Gate, sizes: Geometry, rows: int, expected: int) -> tuple[int, int, int, int] | None:
-    """What the questions of a step cost that no row leaves: heads, reads of the head, other FLOPs, elements of trained tensors read.
+    """What the questions of a step cost that no row leaves; None: they need numbers.
 
-    None: they need numbers.
+    That is: heads, reads of the head, other FLOPs, elements of trained tensors read.
     """
     # Where there are no numbers a test that needs them raises; so does one that is wrong, but that fails on zeros too.
     with contextlib.suppress(Exception):
@@ -142,7 +140,7 @@ def trained(method: Method, sizes: Geometry, device: str = "cpu") -> dict[str, t
 
 
 class AnyTensor(Mapping[str, torch.Tensor]):
-    """Stands for the trained tensors beside a checkpoint: those that are known, a probe of the model's width under any other name."""
+    """Stands for the trained tensors beside a checkpoint: those known, and a probe of the model's width under any other name."""
 
     def __init__(self, width: int, device: str = "meta", known: Mapping[str, torch.Tensor] | None = None) -> None:
         self._width, self._device, self._known = width, device, known or {}

@@ -175,7 +175,9 @@ def reference(decoder: Decoder, spec: str, ids: torch.Tensor) -> torch.Tensor:
             weigh_a = torch.sigmoid(map_(f"gateskip.{layer}.attention", normed))
         elif name == "flexidepth" and layer >= depth // 2:
             read = map_(f"flexidepth.{layer}.in", normed)
-            read = read * torch.rsqrt(read.square().mean(-1, keepdim=True) + 1e-6) * e[f"flexidepth.{layer}.norm.weight"]
+            read = (
+                read * torch.rsqrt(read.square().mean(-1, keepdim=True) + 1e-6) * e[f"flexidepth.{layer}.norm.weight"]
+            )
             weigh_f = torch.sigmoid(map_(f"flexidepth.{layer}.head", torch.tanh(read)))
             run_a = run_f = weigh_f > 0.5
 
