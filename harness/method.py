@@ -106,6 +106,11 @@ class Method(ABC):
         fields = dataclasses.fields(self)
         return {f.name: self.params[f.name] for f in fields if getattr(self, f.name) != default(f)}
 
+    @property
+    def missing_kv(self) -> str:
+        """`skipped_kv` under these parameters, as records have it."""
+        return self.skipped_kv
+
     def no_skip(self, depth: int) -> Method | None:
         """The same method at the setting that must equal the full model of `depth` blocks; None if it has none."""
         return self if self.exact else None
@@ -221,6 +226,15 @@ class Gate(Method):
         ones until all of them reach the top, so whoever looks sees the full model's.
         """
         return "own"
+
+    @property
+    @override
+    def missing_kv(self) -> str:
+        said = {
+            "hidden": "hidden: later positions of the row do not look there",
+            "recompute": "the token is computed again together with later ones until all of them reach the top",
+        }
+        return said.get(self.kv, self.skipped_kv)
 
     @abstractmethod
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:

@@ -116,12 +116,13 @@ class GateState:
         self.last_logits = self._head(hidden, self.extras[f"{head}.weight"]) if head else self._head(hidden)
         return self.last_logits
 
-    def cosine(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Cosine [R] of the hidden states with the input of the block that just ran; charged 6 D FLOPs per row."""
-        if self.previous is None:
+    def cosine(self, hidden: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """Cosine [R] of states with others, or the input of the block that just ran; charged 6 D FLOPs per row."""
+        other = self.previous if other is None else other
+        if other is None:
             raise BadInput("exit state: no block ran before this test, so there is nothing to compare with")
         self.test_flops += 6 * hidden.numel()
-        return torch.nn.functional.cosine_similarity(hidden.float(), self.previous.float(), dim=-1)
+        return F.cosine_similarity(hidden.float(), other.float(), dim=-1)
 
     def linear(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """The map `name` (`name.weight` [O, I], `name.bias` [O] where there is one) of x [R, I], [R, O]; charged 2 I O a row."""

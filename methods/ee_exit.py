@@ -11,9 +11,11 @@ final norm and a matrix trained for this exit, which then also yields the token 
 confidence is at least `threshold`: the largest probability, the difference of the two largest, or 1 - entropy / log V. Without
 `exits`, the blocks after a quarter and after half of the depth, where EE-LLM's 7B and 1.3B models have theirs.
 
-Missing K/V. State propagation: every block above projects its own from the exit state (CALM's answer; EE-LLM's second one, the
-pipeline, computes the blocks above in full). EE-LLM's first answer, recomputing the tokens since the last full pass, is not
-here.
+Missing K/V (`keys`). `propagate`: every block above projects its own from the exit state (CALM's answer). `recompute`, EE-LLM's
+first answer: tokens that left are fed again from the first block on together with the newest one, as far as that goes; once a
+token reaches the top, all of them have. Whoever attends finds the full model's keys and values. Only the newest token is tested.
+A row of which `pending` tokens wait runs to the top: the released code has this limit, at 100, commented out. EE-LLM's second
+answer, a pipeline that computes the blocks above in full meanwhile, needs several devices and is not here.
 
 Training. `heads=own` is EE-Tuning: everything is frozen but the exits' matrices, which begin as copies of the model's and learn
 from the mean cross-entropy of all exits. Weights for the model's head at its exits: those of CALM's training.
@@ -21,11 +23,12 @@ from the mean cross-entropy of all exits. Weights for the model's head at its ex
 Deviations. EE-LLM trains backbone and exits together and unties their heads; with `heads=model` the model's head stands for
 them, so its published numbers are of another experiment. EE-Tuning's exits are a matrix alone ("embedding"), with a norm before
 it, with an MLP, or a whole block; here it is the second, where the norm is the model's final one: a scale of the exit's own is
-part of its matrix, a bias it has none. In a batch every row decides for itself. Given tokens are scored through one head, so
-`heads=own` cannot be scored.
+part of its matrix, a bias it has none. In a batch every row decides for itself (the released code asks its last row
+alone), and with `recompute` one that reaches the top takes the waiting tokens of all rows with it. Given tokens are scored through
+one head, so `heads=own` cannot be scored.
 
-Cost: a vocabulary projection per exit that a row reaches. Own matrices are as large as the model's, and torch's own call
-multiplies them, not the kernels of this project: on a CPU that is slower.
+Cost: a vocabulary projection per exit that a row reaches; with `recompute` the waiting tokens, in every block that runs. Own
+matrices are as large as the model's, and torch's own call multiplies them, not the kernels of this project: on a CPU that is slower.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Exit
@@ -54,6 +58,8 @@ class EEExit(Exit):
         confidence: `maximum`, `margin` or `entropy`.
         threshold: least confidence, 0 or more; above 1 nothing leaves.
         heads: `model`, the model's own, or `own`, one trained for each exit.
+        keys: `propagate` or `recompute`.
+        pending: with `recompute`, tokens of a row that wait for a full pass at most, 1 or more.
     """
 
     name: ClassVar[str] = "ee_exit"
@@ -65,6 +71,8 @@ class EEExit(Exit):
     confidence: str = "maximum"
     threshold: float = 0.8
     heads: Literal["model", "own"] = "model"
+    keys: str = "propagate"
+    pending: int = 100
 
     @property
     def cannot_score(self) -> str:  # type: ignore[override]
@@ -75,7 +83,19 @@ class EEExit(Exit):
         known = ("maximum", "margin", "entropy")
         self._require("confidence", self.confidence in known, f"one of {', '.join(known)}")
         self._require("threshold", self.threshold >= 0, "0 or more (above 1 nothing leaves)")
+        self._require("keys", self.keys in ("propagate", "recompute"), "one of propagate, recompute")
+        self._require("pending", self.pending >= 1, "1 or more")
         self._places(2)
+
+    @property
+    @override
+    def kv(self) -> str:
+        return "recompute" if self.keys == "recompute" else "own"
+
+    @property
+    @override
+    def most_pending(self) -> int:
+        return self.pending
 
     def _places(self, depth: int) -> tuple[int, ...]:
         if not self.exits:

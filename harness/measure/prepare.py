@@ -100,7 +100,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
                 "exact": method.exact,
                 "title": method.title,
                 "paper": method.paper,
-                "skipped_kv": method.skipped_kv,
+                "skipped_kv": method.missing_kv,
                 "trained": _trained(method, decoder),
                 "training": _training(decoder.card),
                 "weights": digests[arm["checkpoint"]],
