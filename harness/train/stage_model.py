@@ -111,9 +111,9 @@ class ForcedModel(nn.Module):
                 dropped=self.dropped(prompts, generator),
                 through=through,
             )
-        extras = self.named_extras()
-        passed = LabelledPass(self._decoder, forced, owners, labels, real, extras, self.moment, through)
-        return {"loss": self.stage.loss(passed)}
+        passed = LabelledPass(self._decoder, forced, owners, labels, real, self.named_extras(), self.moment, through)
+        with sdpa_kernel(backends), linear.only("torch"):  # a loss may run blocks again
+            return {"loss": self.stage.loss(passed)}
 
     def dropped(self, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
         """Blocks left out for each prompt [M, L], drawn anew for every batch and step; None where nothing is."""
