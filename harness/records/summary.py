@@ -66,11 +66,11 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
 
     Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
     cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
-    alone. `training_tokens`, `training_s` and `training_device` are what the arm's weights cost beyond those they started from,
-    where their checkpoint says so. `usable` says what the timed cell is good for (`harness.records.usability`) and `reason`
-    why no more: an unusable one has no speed-up, and its verdict is `unusable`. `explanation` stands where a speed-up lies above its byte limit or the
-    predicted one. Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a
-    natural end.
+    alone. `training_tokens`, `training_s` and `training_device` are what the arm's weights cost beyond those they started
+    from, where their checkpoint says so. `usable` says what the timed cell is good for (`harness.records.usability`) and
+    `reason` why no more: an unusable one has no speed-up, and its verdict is `unusable`. `explanation` stands where a
+    speed-up lies above its byte limit or the predicted one. Speed comes from generations of fixed length alone, scores
+    and `<task>/request_ms` from those to a natural end.
 
     Args:
         run: a run as read from its folder.

@@ -99,7 +99,6 @@ class ForcedModel(nn.Module):
         # A frozen model needs no gradients through it where the loss reads its states and trains only the extras.
         inside = self.stage.inside or not self.stage.frozen
         grad = torch.is_grad_enabled() and (not self.extras or inside)
-        extras = self.named_extras()
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
         through = _again(backends) if self._recompute and torch.is_grad_enabled() else at_once
@@ -123,8 +122,9 @@ class ForcedModel(nn.Module):
                 through=through,
                 training=self.stage.inside,
             )
-        passed = LabelledPass(self._decoder, forced, owners, labels, real, extras, self.moment, through)
-        return {"loss": self.stage.loss(passed)}
+        passed = LabelledPass(self._decoder, forced, owners, labels, real, self.named_extras(), self.moment, through)
+        with sdpa_kernel(backends), linear.only("torch"):  # a loss may run blocks again
+            return {"loss": self.stage.loss(passed)}
 
     def dropped(self, prompts: torch.Tensor, generator: torch.Generator) -> torch.Tensor | None:
         """Blocks left out for each prompt [M, L], drawn anew for every batch and step; None where nothing is."""

@@ -62,10 +62,10 @@ class LabelledPass:
 
     def draft_loss(self, blocks: int, window: int) -> torch.Tensor:
         """See `TrainingPass.draft_loss`; 0 where no continuation has a second label."""
-        owners = None if len(self.owners) == len(self.forced.prompt_last) else self.owners
-        states = drafted(self.decoder, self.forced, self.labels[:, :-1], owners, blocks, window, self.through)
         real = self.real[:, 1:]
         if not bool(real.any()):
-            return states.sum() * 0.0
+            return torch.zeros((), device=real.device)
+        owners = None if len(self.owners) == len(self.forced.prompt_last) else self.owners
+        states = drafted(self.decoder, self.forced, self.labels[:, :-1], owners, blocks, window, self.through)
         labels = self.labels[:, 1:][real]
         return self.through(lambda x: F.cross_entropy(self.decoder.head(x).float(), labels), states[real])

@@ -22,7 +22,7 @@ BLOCKS, WINDOW = 2, 2
 
 
 def as_decoded(decoder: Decoder, prompt: list[int], target: list[int], column: int) -> torch.Tensor:
-    """State [D] of the draft at a column: the full model over all windows before, then the window's tokens through the last blocks."""
+    """State [D] of the draft at a column: the full model over the windows before, then the window through the last blocks."""
     depth = decoder.depth
     begins = column // WINDOW * WINDOW
     known = torch.tensor([prompt + target[:begins]])
