@@ -114,6 +114,15 @@ def test_numbers_worked_out_by_hand():
     assert (row["params"], row["trained"], row["family"]) == ("speedup=2; warmup=1", "trained", "schedule")
 
 
+def test_what_weights_cost_is_empty_where_no_checkpoint_says():
+    cost = {"tokens": 1_860_000, "seconds": 700.5, "device": "a processor", "steps": 700}
+    skip = {**SKIP, "training": cost}
+    table = {row["label"]: row for row in summarise(run(full_speed(), speed(skip), arms=(FULL, skip)))}
+    names = ("training_tokens", "training_s", "training_device")
+    assert [table["Skip"][name] for name in names] == [1_860_000, 700.5, "a processor"]
+    assert [table["Full model"][name] for name in names] == [None] * 3
+
+
 def test_baseline_row():
     row = rows(full_speed(), speed(SKIP))["Full model", 1]
     assert (row["speedup"], row["speedup_low"], row["flops_ratio"], row["verdict"]) == (1.0, 1.0, 1.0, "baseline")

@@ -12,6 +12,7 @@ import pytest
 from harness.errors import BadInput
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
+from harness.models.load import load_model
 from harness.records import published
 from harness.records.run import load
 from harness.records.summary import summarise
@@ -82,6 +83,9 @@ def test_a_quality_cell_names_its_metrics_and_what_was_cut(
     arm = {"label": "Full model", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}
     prepared = prepare(suite, [arm], data)
     assert prepared["expected_tokens"] == {"cnn_dm": 7}
+    card = load_model(checkpoint).card
+    cost = {key: card["cost"][key] for key in ("tokens", "steps", "seconds", "device")}
+    assert prepared["arms"][0]["training"] == {**cost, "data_hash": card["data_hash"], "start": None}
     cell = quality(suite, arm, 0, prepared, data, None)
     assert cell["prompts_shortened"] == 2
     assert all(len(e["prompt"]) < 400 and e["prompt"].endswith("\n\nSummary:") for e in cell["examples"])

@@ -106,6 +106,19 @@ def test_speed_up_is_the_ratio_of_decode_times(tmp_path: Path) -> None:
     assert twice.number("efficiency") == pytest.approx(1.0)
 
 
+def test_what_weights_cost_stands_in_every_table_that_names_the_arm(small_run: Path) -> None:
+    record = json.loads((small_run / "run.json").read_text())
+    record["arms"][1]["training"] = {"tokens": 1_860_000, "seconds": 700.0, "device": "a processor"}
+    (small_run / "run.json").write_text(json.dumps(record))
+    view, name = view_of(small_run), record["arms"][1]["label"]
+    heads = [row[0] for table in blocks(view, Table) if table.columns[0].title == "Method" for row in table.rows]
+    assert len([head for head in heads if head.text == name]) >= 4
+    for head in heads:
+        assert ("training: 1.86 M tokens, 12 min" in head.detail) == (head.text == name), head
+    needs = next(table for table in blocks(view, Table) if table.id == "top")
+    assert [row[-1].detail for row in needs.rows if row[0].text == name] == ["here on a processor"]
+
+
 def test_target_and_executed_stand_beside_realised(tmp_path: Path) -> None:
     view = view_of(hand_made(tmp_path / "run", full=0.006, twice=0.003))
     table = next(t for t in blocks(view, Table) if t.id == "promise")
