@@ -133,7 +133,7 @@ class GateState:
 
     def rms_norm(self, name: str, x: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
         """States x [R, I] over their root mean square, times `name.weight` [I]; not charged, as no norm is."""
-        return F.rms_norm(x, x.shape[-1:], self.extras[f"{name}.weight"], eps)
+        return F.rms_norm(x.float(), x.shape[-1:], self.extras[f"{name}.weight"].float(), eps).to(x.dtype)
 
     def probe(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
         """Sigmoid of the linear probe `name` (`name.weight` [1, D], `name.bias` [1]) at each row [R]; charged 2 D a row."""
