@@ -228,6 +228,7 @@ class Decoding:
             *(decoder, gate, x, state),
             static or CalledBlocks(decoder, self._cache, context, gating.seen),
             compact=self._compact,
+            asks=gating.asked,
             hiding=gating.hiding,
             held=held,
             must=must,

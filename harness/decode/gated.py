@@ -6,7 +6,7 @@ trained on (`gated_pass.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 import torch
@@ -105,7 +105,7 @@ class GatedWalk:
         blocks: who runs sublayers.
         x: input of the first block [B, T, D].
         state: what the gate may look at.
-        asks: whether the gate is asked before a sublayer.
+        asks: the sublayers before which the gate is asked.
         places: the positions that are asked [R], numbered through rows; None: all.
         hiding: blocks in which positions may be hidden: they do not run together with others.
         fills: where no position runs attention, later ones need the keys and values of the state that passes.
@@ -126,7 +126,7 @@ class GatedWalk:
         blocks: Blocks,
         x: torch.Tensor,
         state: GateState,
-        asks: Callable[[int, str], bool],
+        asks: Set[tuple[int, str]],
         *,
         places: torch.Tensor | None = None,
         hiding: frozenset[int] = frozenset(),
@@ -160,7 +160,7 @@ class GatedWalk:
         """Up to the last block, or to the one above which nothing runs."""
         gate = self.gate
         for layer in range(self.depth):
-            asked, feed_asked = self.asks(layer, "attention"), self.asks(layer, "feed")
+            asked, feed_asked = (layer, "attention") in self.asks, (layer, "feed") in self.asks
             if not asked and not feed_asked and layer not in self.hiding and (self.open is None or self.recomputes):
                 self.waiting.append(layer)
                 self.ran.append((self.open, self.open))

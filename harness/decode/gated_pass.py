@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ class Gating:
         training: the passes are differentiated.
 
     Attributes:
+        asked: the sublayers before which a decode step is asked.
         asks_prompt: whether the prompts' positions are asked anything.
         seen: what rows may look at, of a gate that hides; None: of others.
         memory: what `begin` returned.
@@ -44,7 +45,8 @@ class Gating:
         sublayers = [(layer, kind) for layer in range(depth) for kind in ("attention", "feed")]
         asked = frozenset(one for one in sublayers if gate.prompt_gated(*one, depth))
         self._asked_of_prompts, self.asks_prompt = asked, bool(asked)
-        hides = [i for i in range(depth) if (i, "attention") in asked or gate.gated(i, "attention", depth)]
+        self.asked = frozenset(one for one in sublayers if gate.gated(*one, depth))
+        hides = [i for i in range(depth) if (i, "attention") in asked | self.asked]
         if not gate.reopens:  # above the first question a position may be missing in every block
             hides = list(range(min(hides, default=depth), depth))
         self.seen = Seen(hides) if gate.kv == "hidden" else None
@@ -94,7 +96,7 @@ class Gating:
             blocks,
             x,
             state,
-            lambda layer, sublayer: (layer, sublayer) in self._asked_of_prompts,
+            self._asked_of_prompts,
             real,
             fills=True,
         )
@@ -129,10 +131,7 @@ class Gating:
         state = self.state(
             steps if real is None else steps[_numbers(real)], rows[:, None].expand(n, t), context.positions
         )
-        depth = self.decoder.depth
-        walk = GatedPositions(
-            self, blocks, x, state, lambda layer, sublayer: self.gate.gated(layer, sublayer, depth), real, fills=False
-        )
+        walk = GatedPositions(self, blocks, x, state, self.asked, real, fills=False)
         walk.go()
         return walk
 
@@ -146,7 +145,7 @@ class GatedPositions(GatedWalk):
         blocks: CalledBlocks,
         x: torch.Tensor,
         state: GateState,
-        asks: Callable[[int, str], bool],
+        asks: Set[tuple[int, str]],
         real: torch.Tensor | None,
         fills: bool,
     ) -> None:

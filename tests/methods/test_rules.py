@@ -146,7 +146,8 @@ def walk(opt: Decoder, method: Any, x: torch.Tensor, state: GateState) -> list[i
     """The blocks whose feed-forward sublayer a gate skips for one column."""
     cache = opt.new_cache(1, [2] * opt.depth)
     context = Context(torch.zeros(1, 1, dtype=torch.long))
-    _, record = run_gated(opt, method, x, state, CalledBlocks(opt, cache, context), compact=False)
+    asks = {(layer, "feed") for layer in range(opt.depth) if method.gated(layer, "feed", opt.depth)}
+    _, record = run_gated(opt, method, x, state, CalledBlocks(opt, cache, context), compact=False, asks=asks)
     return [layer for layer, runs in enumerate(record.plan.feed) if not runs]
 
 
