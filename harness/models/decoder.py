@@ -20,7 +20,7 @@ import torch
 from harness.errors import BadInput
 from harness.models.cache import KVCache, Memory
 from harness.models.checks import ignored
-from harness.models.kernels import linear, pages
+from harness.models.kernels import linear
 from harness.models.watch import Watch
 from harness.plan import Skip
 
@@ -323,7 +323,6 @@ class Decoder(ABC):
         for m in maps:
             m.group = group
         self._watch = Watch(self.source)
-        pages.give_back(self.source.parameters())
 
     def renew(self) -> None:
         """Read the weights again if they were changed since; BadInput if modules were added or replaced."""

@@ -21,7 +21,7 @@ import torch
 from harness.models.cache import KVCache, Memory, RowsOfCache
 from harness.models.decoder import Block, Context, Operations
 from harness.models.kernels import linear as kernels
-from harness.models.kernels import native, pages, threads
+from harness.models.kernels import native, threads
 from harness.models.rotary import Rotary
 from harness.plan import Skip
 
@@ -188,7 +188,7 @@ class _Stack:
         if self._all is None:
             self._all = None not in self.sublayers()
         first = self.sublayers()[0]
-        if first is None or not self._all or not kernels.fits_kernels(first.qkv.weight) or not self.serves(0, rows):
+        if first is None or not self._all or not kernels.fits_kernels(first.qkv.parts[0]) or not self.serves(0, rows):
             return None
         return self._library or native.library()
 
@@ -202,7 +202,6 @@ class _Stack:
             self._library = native.library()
             assert self._library is not None, "asked only where there are kernels"
             self._held = [native.Sublayers() if w is None else _described(w) for w in what]
-            pages.give_back(m.weight for w in what if w is not None for m in (w.qkv, w.out, w.up, w.down))
         assert self._library is not None
         whole = self._library.panel_columns
         if any(
