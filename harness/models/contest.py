@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native
 from harness.models.kernels.native.check import best_in_turns

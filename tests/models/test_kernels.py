@@ -72,7 +72,7 @@ def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     compiled: set[int] = set()
     called: set[int] = set()
     with monkeypatch.context() as patch:
-        run = fused._Stack.run
+        run = fused.Stack.run
 
         def counted(self: Any, codes: Any, *more: Any) -> torch.Tensor | None:
             out = run(self, codes, *more)
@@ -80,7 +80,7 @@ def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[s
                 compiled.update(layer for layer, _, _ in codes)
             return out
 
-        patch.setattr(fused._Stack, "run", counted)
+        patch.setattr(fused.Stack, "run", counted)
         for block in decoder.blocks:
             kept = block.attend_in_calls  # type: ignore[attr-defined]
             watched = lambda x, memory, context, block=block, kept=kept: (  # noqa: E731
@@ -138,13 +138,13 @@ def test_a_disturbed_contest_decides_nothing(
 @needs_compiler
 def test_slow_kernels_lose_the_contest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real times: a step that takes far longer than torch's is beaten, and the loser is named."""
-    run = fused._Stack.run
+    run = fused.Stack.run
 
     def slow(self: Any, *arguments: Any) -> torch.Tensor | None:
         time.sleep(0.1 * (kernels.forced() == kernels.NATIVE))
         return run(self, *arguments)
 
-    monkeypatch.setattr(fused._Stack, "run", slow)
+    monkeypatch.setattr(fused.Stack, "run", slow)
     found = contest.hold(tiny("opt", depth=4), 2)
     assert found.lost and "the kernels are slower here" in str(found)
 

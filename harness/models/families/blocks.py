@@ -11,9 +11,11 @@ from transformers.activations import ACT2FN
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule, attention
+from harness.models.block import Context
 from harness.models.cache import Memory
-from harness.models.decoder import Context, Geometry
-from harness.models.fused import FusableBlock, Norm, Sublayers
+from harness.models.decoder import Geometry
+from harness.models.fusable import FusableBlock
+from harness.models.fused import Norm, Sublayers
 from harness.models.kernels.linear import Linear, Tail
 from harness.models.rotary import Rotary
 

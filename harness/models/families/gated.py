@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.families.blocks import Function, FusedBlock, activation, check_activation, geometry
 from harness.models.fused import Norm, Sublayers
 from harness.models.kernels.linear import Joined, Linear

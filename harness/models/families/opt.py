@@ -11,11 +11,13 @@ import torch
 from torch.nn import functional as F
 
 from harness.models.attention import attention
+from harness.models.block import Context
 from harness.models.cache import Memory
-from harness.models.decoder import Context, Decoder, Geometry, layer_norm
+from harness.models.decoder import Decoder, Geometry, layer_norm
 from harness.models.families.blocks import NATIVE_ACTIVATIONS, check_activation
 from harness.models.families.blocks import activation as activation_function
-from harness.models.fused import FusableBlock, Norm, Sublayers
+from harness.models.fusable import FusableBlock
+from harness.models.fused import Norm, Sublayers
 from harness.models.kernels.linear import Joined, Linear, Tail
 
 

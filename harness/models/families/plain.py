@@ -39,7 +39,7 @@ class PlainBlock(FusedBlock):
         """The map of a linear module that holds q, k and v head by head: all q, then all k, then all v."""
 
         def sorted_out(p: torch.Tensor) -> torch.Tensor:
-            return p.unflatten(0, (self._heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+            return p.unflatten(0, (self._heads, 3, -1)).transpose(0, 1).flatten(0, 2)  # type: ignore[no-any-return]
 
         bias = None if module.bias is None else sorted_out(module.bias)
         return Linear(Joined([module.weight], lambda parts: sorted_out(parts[0])), bias)

@@ -1,10 +1,11 @@
 """Linear maps over loaded weights, and what runs them: the project's own kernels (`kernels.native`) or torch's calls.
 
 The kernels read weights in panels, one copy for any number of rows; they take single precision on a CPU. Elsewhere (a GPU,
-other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on the weights as loaded, those of several maps over the
-same input joined to one (`Joined`), which is kept only while torch's calls need it. The kernels are the default: on every processor they were tried on they are at least as fast as anything torch has. Whether that is so here is
-measured before anything is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error
-in the kernels and said as such. What runs is a condition of the run (`table`, `install`).
+other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on the weights as loaded, those of several maps over
+the same input joined to one (`Joined`), which is kept only while torch's calls need it. The kernels are the default: on every
+processor they were tried on they are at least as fast as anything torch has. Whether that is so here is measured before anything
+is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error in the kernels and said as
+such. What runs is a condition of the run (`table`, `install`).
 """
 
 from __future__ import annotations
@@ -103,8 +104,8 @@ class Joined:
     """A weight [N, K] that is made of parameters: several joined to one, or one in another order.
 
     It would be a second copy of them, so on a CPU it is made when torch's calls want it; the kernels' panels are made of
-    the parameters. Where gradients flow or another device computes, torch's calls are all there is, and it is made at once. So it is
-    where the parts are no parameters but made themselves (adapters): they would be a copy as well.
+    the parameters. Where gradients flow or another device computes, torch's calls are all there is, and it is made at once. So it
+    is where the parts are no parameters but made themselves (adapters): they would be a copy as well.
 
     Args:
         parts: the parameters.
