@@ -189,6 +189,17 @@ def test_matrices_are_joined_while_torch_needs_them_so_and_no_longer(family: str
 
 
 @needs_compiler
+@pytest.mark.parametrize("shape", [(300, 24), (300, 2000)])
+def test_large_weights_are_packed_in_pieces(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    library = native.library()
+    assert library is not None
+    monkeypatch.setattr(kernels, "_AT_ONCE", 1000)
+    m = kernels.Linear(torch.randn(shape))
+    m.panels()
+    assert m._panels is not None and torch.equal(m._panels[0], library.panels(m.weight))
+
+
+@needs_compiler
 def test_keys_and_values_alone_read_the_panels_of_the_whole_map() -> None:
     library = native.library()
     assert library is not None

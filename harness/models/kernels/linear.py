@@ -32,6 +32,9 @@ ROOM = 0.8
 _SMALL = 8192
 """Numbers whose largest torch finds while a call of the kernels is made ready."""
 
+_AT_ONCE = 1 << 21
+"""Elements of a weight that are packed at a time."""
+
 _choices: dict[str, str] = {}
 _forced: str | None = None
 _for_now: list[Joined] = []
@@ -215,9 +218,18 @@ class Linear:
         return self._panels[1]
 
     def _packed(self, library: native.Library) -> torch.Tensor:
-        """The weight in panels."""
-        weight = self._weight.once() if isinstance(self._weight, Joined) else self._weight
-        packed = library.panels(weight.detach())
+        """The weight in panels; a large one in pieces, so that it is not there twice meanwhile."""
+        weight = (self._weight.once() if isinstance(self._weight, Joined) else self._weight).detach()
+        columns = library.panel_columns
+        if self.n * self.k <= _AT_ONCE:
+            packed = library.panels(weight)
+        else:
+            packed = weight.new_empty(-(-self.n // columns), self.k, columns)
+            rows = max(_AT_ONCE // self.k // columns, 1) * columns
+            for first in range(0, self.n, rows):
+                piece = weight[first : first + rows]
+                packed[first // columns : -(-(first + len(piece)) // columns)] = library.panels(piece)
+                pages.give_back((piece,))
         pages.give_back(self.parts)
         return packed
 
