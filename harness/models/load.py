@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,10 +173,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_snapshot(name: str) -> None:
-    """BadInput for damaged files of a hub repository as it was just read."""
+    """BadInput for damaged files of a hub repository as it was just read, and for one of an adapter, which may have no config.json."""
     from huggingface_hub import try_to_load_from_cache
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str):
+        with contextlib.suppress(OSError):  # no such repository, or no network: said already
+            config = find_adapter_config_file(name)
     if isinstance(config, str):
         checks.check_files(Path(config).parent)
 
@@ -198,8 +203,9 @@ def family(config: Any) -> type[Decoder]:
 
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, dequantised by transformers' own reader."""
-    with gguf.quicker():
-        source, tokenizer = _load(str(path), str(path.parent), dtype, gguf_file=path.name)
+    with gguf.quicker(), gguf.alone(path) as folder:
+        gguf.check_model(path)
+        source, tokenizer = _load(str(path), str(folder), dtype, gguf_file=path.name)
         gguf.check_all_taken(path, source)
         return source, tokenizer
 

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from harness.errors import BadInput, CellFailed, near
-from harness.machine import environment
+from harness.machine import environment, turn
 from harness.signals import deaf_children
 from harness.stats import intervals
 
@@ -87,7 +87,13 @@ def measure(settings: Settings) -> Json:
 
     Raises:
         BadInput: a setting does not fit the model.
+        CellFailed: this engine failed, or another run kept the machine for too long.
     """
+    with turn.taken(settings.device, timed=True):
+        return _measure(settings)
+
+
+def _measure(settings: Settings) -> Json:
     threads = settings.threads or psutil.cpu_count(logical=False) or 1
     record: Json = {"settings": {**settings.__dict__, "threads": threads}, "environment": environment.fingerprint()}
     record.update(rows=[], profile={}, contests=[], reading=[], problems=[])
