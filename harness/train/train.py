@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +64,8 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
         self._model.moment = Moment(state.global_step, state.max_steps)
 
 
-SILENT_S = 4.0
-"""Longest that nothing is said, off a terminal (on one there is the Trainer's bar); a batch that takes longer is waited for."""
-
-
 class _Lines(TrainerCallback):  # type: ignore[misc]
-    """One line per log entry, where the Trainer's own prints a dict; and between them signs of life."""
-
-    def __init__(self) -> None:
-        self._said = time.monotonic()
+    """One line per log entry; the Trainer's own prints a dict."""
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
@@ -85,22 +77,6 @@ class _Lines(TrainerCallback):  # type: ignore[misc]
             print(f"{where} loss {logs['loss']:.4f} lr {logs['learning_rate']:.2e}", flush=True)
         elif "eval_loss" in logs:
             print(f"{where} validation loss {logs['eval_loss']:.4f}", flush=True)
-        self._said = time.monotonic()
-
-    def _alive(self, state: Any, doing: str) -> None:
-        if not state.is_world_process_zero or sys.stderr.isatty() or time.monotonic() - self._said < SILENT_S:
-            return
-        print(f"step {state.global_step}/{state.max_steps}{doing}", file=sys.stderr, flush=True)
-        self._said = time.monotonic()
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._alive(state, ", in the next one")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._alive(state, "")
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._alive(state, ", validating")
 
 
 def train(
