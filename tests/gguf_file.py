@@ -34,7 +34,12 @@ def tiny_gguf(
     import gguf
 
     depth, width, heads, kv_heads, feed = 2, 64, 4, 2, 96
-    words = [*map(chr, range(33, 127)), "\u0120", "\u010a", "!#"]  # printable ones, space and line feed as GPT-2 writes them
+    words = [
+        *map(chr, range(33, 127)),
+        "\u0120",
+        "\u010a",
+        "!#",
+    ]  # printable ones, space and line feed as GPT-2 writes them
     vocabulary = len(words)
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(str(file), "llama")

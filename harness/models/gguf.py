@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from harness import cache
+from harness import cache, waiting
 from harness.errors import BadInput
 from harness.files import digest
 
@@ -68,7 +68,8 @@ def folder(path: Path, dtype: torch.dtype, read: Read, sha256: str | None = None
             f"{path}: reading it once, into {target.parent} ({_name(dtype)}); later processes load that",
             file=sys.stderr,
         )
-        _write(work, path, *read(path, dtype))
+        with waiting.told(f"reading {path.name}"):
+            _write(work, path, *read(path, dtype))
 
     found: Path | None = None
     try:
@@ -81,7 +82,8 @@ def folder(path: Path, dtype: torch.dtype, read: Read, sha256: str | None = None
         yield found
         return
     with tempfile.TemporaryDirectory(prefix="depthbench-") as work:
-        _write(Path(work), path, *read(path, dtype))
+        with waiting.told(f"reading {path.name}"):
+            _write(Path(work), path, *read(path, dtype))
         yield Path(work)
 
 
@@ -150,7 +152,9 @@ def check_model(path: Path) -> None:
             raise BadInput(f"model: {path}: {key}={value} in its header is out of range; it must be 1 or more")
     for key, value in ends.items():
         if words is not None and isinstance(value, int) and value >= words:
-            raise BadInput(f"model: {path}: {key}={value} in its header is no token; give numbers from 0 to {words - 1}")
+            raise BadInput(
+                f"model: {path}: {key}={value} in its header is no token; give numbers from 0 to {words - 1}"
+            )
 
 
 def check_all_taken(path: Path, source: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from harness import waiting
 from harness.errors import OUT_OF_MEMORY, BadInput, near, one_line, reason_of
 from harness.models import checks, gguf, named, shapes
 from harness.models.bundled import ASSETS as ASSETS
@@ -59,7 +60,13 @@ def load_model(
     """
     if not isinstance(model, (str, Path)):
         return _wrap(type(model).__name__, model, tokenizer, None)
-    name, stored = str(model), dtype == "auto"
+    with waiting.told(f"loading {model}"):
+        return _named(str(model), dtype, device)
+
+
+def _named(name: str, dtype: str | torch.dtype, device: str) -> Decoder:
+    """A model that is not an object; see `load_model`."""
+    stored = dtype == "auto"
     dtype = torch.float32 if stored else check_dtype(dtype)
     check_device(device)
     if shapes.is_random(name):
@@ -173,7 +180,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_snapshot(name: str) -> None:
-    """BadInput for damaged files of a hub repository as it was just read, and for one of an adapter, which may have no config.json."""
+    """BadInput for damaged files of a hub repository as it was just read, or of an adapter (one may have no config.json)."""
     from huggingface_hub import try_to_load_from_cache
     from transformers.utils.peft_utils import find_adapter_config_file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -83,13 +84,17 @@ def test_commands_refuse_a_folder_and_a_hub_repository(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The folder and, where it can hold that, the repository in turns over the commands."""
-    import re
-
     change, message = FOLDERS[what]
     folder = Path(shutil.copytree(llama, tmp_path / "changed"))
     change(folder)
     hub = str(folder) if what == "damaged extras" else as_hub(folder, tmp_path, monkeypatch)
-    for verb, model in (("run", str(folder)), ("run", hub), ("lm-eval", hub), ("generate", hub), ("score", str(folder))):
+    for verb, model in (
+        ("run", str(folder)),
+        ("run", hub),
+        ("lm-eval", hub),
+        ("generate", hub),
+        ("score", str(folder)),
+    ):
         assert re.search(message, refused(way, capsys, verb, model)), (verb, model)
 
 
@@ -120,8 +125,6 @@ GGUFS: dict[str, tuple[dict[str, Any], str]] = {
 def test_commands_refuse_a_gguf_file(
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     pytest.importorskip("gguf", reason="the extra `gguf` is not installed")
     changes, message = GGUFS[what]
     file = tiny_gguf(tmp_path / "odd.gguf", **changes)

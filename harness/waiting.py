@@ -1,0 +1,40 @@
+"""Signs of life while something takes long and says nothing itself. Torch-free."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EVERY_S = 4.0
+"""Seconds until the first line, and between two."""
+_doing: list[tuple[str, float]] = []
+"""What goes on, and since when; the last entry is what is said."""
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Within it a line on standard error says every few seconds what goes on and since when; of nested ones the inner speaks.
+
+    Args:
+        what: in a few words, e.g. `loading smollm2-135m`.
+    """
+    over, first = threading.Event(), not _doing
+    entry = what, time.monotonic()
+    _doing.append(entry)
+    if first:
+        threading.Thread(target=_tell, args=(over,), name="signs of life", daemon=True).start()
+    try:
+        yield
+    finally:
+        _doing.remove(entry)
+        over.set()
+
+
+def _tell(over: threading.Event) -> None:
+    while not over.wait(EVERY_S):
+        said = _doing[-1:]  # one look: the list changes meanwhile
+        for what, since in said:
+            print(f"{what}: {time.monotonic() - since:.0f} s so far", file=sys.stderr, flush=True)
