@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from harness.decode.gated import CalledBlocks, GatedWalk, planned
+from harness.decode.gated import GatedWalk, planned
+from harness.decode.gated_blocks import CalledBlocks
 from harness.decode.hidden import Seen
 from harness.errors import BadInput
 from harness.method import Exit, Gate, Start
+from harness.models.block import Context
 from harness.models.cache import Memory
-from harness.models.decoder import Context, Decoder
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, StepTrace
 from harness.state import GateState
 from harness.training import Asked

@@ -6,7 +6,8 @@ from collections.abc import Set
 
 import torch
 
-from harness.decode.gated import Blocks, GatedWalk, planned, split
+from harness.decode.gated import GatedWalk, planned
+from harness.decode.gated_blocks import Blocks, split
 from harness.method import Gate
 from harness.models.decoder import Decoder
 from harness.plan import Pass, StepTrace
