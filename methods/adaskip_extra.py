@@ -143,14 +143,16 @@ class AdaSkipExtra(Gate):
             watched = found.before > 0
             near = watched & (found.cosine / self.window >= self.similarity)
             found.scale = torch.where(near, (found.after / found.before.clamp_min(1e-30)).sqrt(), 0.0)
-        return found.scale[:, layer] == 0  # type: ignore[no-any-return]
+        scale: torch.Tensor = found.scale
+        return scale[:, layer] == 0
 
     @override
     def bypass(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
         factor = _fixed(self.skip).get(2 * layer + (sublayer == "feed"))
         if factor is not None:
             return x * factor
-        return x * state.memory.scale[state.rows, layer].unsqueeze(1).to(x.dtype)
+        scale: torch.Tensor = state.memory.scale
+        return x * scale[state.rows, layer].unsqueeze(1).to(x.dtype)
 
 
 @lru_cache(maxsize=64)

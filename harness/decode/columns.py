@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from harness.models.block import Context
 from harness.models.cache import KVCache
-from harness.models.decoder import Context, Decoder
+from harness.models.decoder import Decoder
 
 
 class CacheColumns:

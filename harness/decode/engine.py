@@ -15,7 +15,7 @@ import torch
 from harness.decode.arguments import check_finite, check_generation, check_plans
 from harness.decode.columns import CacheColumns
 from harness.decode.drafting import DraftSteps
-from harness.decode.gated import CalledBlocks
+from harness.decode.gated_blocks import CalledBlocks
 from harness.decode.gated_pass import Gating
 from harness.decode.gated_step import run_gated
 from harness.decode.prompt_pass import run_gated_prompt, run_prompt
@@ -23,7 +23,8 @@ from harness.decode.rows import Rows
 from harness.decode.sampling import GREEDY, Sampling, StopStrings, noise_of_rows
 from harness.decode.static import StaticSteps, steps_for
 from harness.method import Draft, Exit, Gate, Method, Start
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step, StepTrace, Trace
 
 
@@ -228,6 +229,7 @@ class Decoding:
             *(decoder, gate, x, state),
             static or CalledBlocks(decoder, self._cache, context, gating.seen),
             compact=self._compact,
+            asks=gating.asked,
             hiding=gating.hiding,
             held=held,
             must=must,

@@ -6,94 +6,18 @@ trained on (`gated_pass.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence, Set
 
 import torch
 
-from harness.decode.hidden import Seen
+from harness.decode.gated_blocks import Blocks, CalledBlocks, split
 from harness.method import Gate
-from harness.models.cache import KVCache, Memory, RowsOfCache
-from harness.models.decoder import Context, Decoder
 from harness.plan import LayerPlan
 from harness.state import GateState
 from harness.training import Asked
 
 Flags = tuple[torch.Tensor | None, torch.Tensor | None]
 """Of a block, which of the positions that are asked run attention and feed, bool [R] each; None: all."""
-
-
-class Blocks(Protocol):
-    """Who runs sublayers over the columns at hand of every row, x [B, T, D]."""
-
-    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
-        """Whole blocks `layers` in turn."""
-        ...
-
-    def attend(self, layer: int, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """The attention sublayer of a block; later positions may look at those of `seen` [B, T], None: all."""
-        ...
-
-    def feed(self, layer: int, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """The feed-forward sublayer of a block, on any positions; `entry` is the block's input."""
-        ...
-
-    def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
-        """Blocks `layers` store the keys and values of x and compute nothing else."""
-        ...
-
-    def skip(self, layer: int, x: torch.Tensor) -> None:
-        """A block stores nothing of x."""
-        ...
-
-
-class CalledBlocks:
-    """`Blocks` by calling them; `seen` where attention that is skipped leaves positions hidden."""
-
-    def __init__(self, decoder: Decoder, memory: Memory, context: Context, seen: Seen | None = None) -> None:
-        self._decoder, self._memory, self._context, self._seen = decoder, memory, context, seen
-
-    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.blocks`."""
-        return self._decoder.run_plan(tuple((layer, True, True) for layer in layers), x, self._memory, self._context)
-
-    def attend(self, layer: int, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """See `Blocks.attend`."""
-        return self._decoder.blocks[layer].attend(x, self._memory, self._at(layer, x, seen))
-
-    def feed(self, layer: int, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.feed`."""
-        return self._decoder.blocks[layer].feed(x, entry)
-
-    def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
-        """See `Blocks.fill`."""
-        self._decoder.fill(layers, x, self._memory, self._context)
-
-    def skip(self, layer: int, x: torch.Tensor) -> None:
-        """See `Blocks.skip`."""
-        if self._seen is not None:
-            self._seen.skip(layer, x.shape[0], x.device)
-
-    def some(self, layer: int, x: torch.Tensor, runs: torch.Tensor, feeds: bool, fills: bool) -> torch.Tensor:
-        """Attention of some rows [B] of x [B, 1, D] alone, with the feed-forward sublayer if asked for; what these rows get.
-
-        The others' keys and values are stored if `fills`; the position is counted once.
-        """
-        assert isinstance(self._memory, KVCache), "rows are left out of decode steps alone"
-        cache, block = self._memory, self._decoder.blocks[layer]
-        context = self._at(layer, x, runs.unsqueeze(1))
-        inside, outside = split(runs)
-        mine = RowsOfCache(cache, inside)
-        y = self._decoder.run_plan(((layer, True, feeds),), x[inside], mine, context.rows(inside))
-        if fills:
-            block.fill(x[outside], RowsOfCache(cache, outside), context.rows(outside))
-        cache.lengths[layer] += 1
-        return y
-
-    def _at(self, layer: int, x: torch.Tensor, seen: torch.Tensor | None) -> Context:
-        if self._seen is None or layer not in self._seen.layers:
-            return self._context
-        return self._seen.context(layer, self._context, (x.shape[0], x.shape[1]), seen)
 
 
 class GatedWalk:
@@ -105,7 +29,7 @@ class GatedWalk:
         blocks: who runs sublayers.
         x: input of the first block [B, T, D].
         state: what the gate may look at.
-        asks: whether the gate is asked before a sublayer.
+        asks: the sublayers before which the gate is asked.
         places: the positions that are asked [R], numbered through rows; None: all.
         hiding: blocks in which positions may be hidden: they do not run together with others.
         fills: where no position runs attention, later ones need the keys and values of the state that passes.
@@ -126,7 +50,7 @@ class GatedWalk:
         blocks: Blocks,
         x: torch.Tensor,
         state: GateState,
-        asks: Callable[[int, str], bool],
+        asks: Set[tuple[int, str]],
         *,
         places: torch.Tensor | None = None,
         hiding: frozenset[int] = frozenset(),
@@ -160,7 +84,7 @@ class GatedWalk:
         """Up to the last block, or to the one above which nothing runs."""
         gate = self.gate
         for layer in range(self.depth):
-            asked, feed_asked = self.asks(layer, "attention"), self.asks(layer, "feed")
+            asked, feed_asked = (layer, "attention") in self.asks, (layer, "feed") in self.asks
             if not asked and not feed_asked and layer not in self.hiding and (self.open is None or self.recomputes):
                 self.waiting.append(layer)
                 self.ran.append((self.open, self.open))
@@ -379,11 +303,6 @@ class GatedWalk:
 def planned(counts: Sequence[tuple[int, int]]) -> LayerPlan:
     """The sublayers that some position ran."""
     return LayerPlan(tuple(a > 0 for a, _ in counts), tuple(f > 0 for _, f in counts))
-
-
-def split(runs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers of the rows that run, and of those that do not."""
-    return runs.nonzero().squeeze(1), (~runs).nonzero().squeeze(1)
 
 
 def _count(flags: torch.Tensor | None, every: int) -> int:

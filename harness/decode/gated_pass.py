@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
 
-from harness.decode.gated import CalledBlocks, GatedWalk, planned
+from harness.decode.gated import GatedWalk, planned
+from harness.decode.gated_blocks import CalledBlocks
 from harness.decode.hidden import Seen
 from harness.errors import BadInput
 from harness.method import Exit, Gate, Start
+from harness.models.block import Context
 from harness.models.cache import Memory
-from harness.models.decoder import Context, Decoder
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, StepTrace
 from harness.state import GateState
 from harness.training import Asked
@@ -30,6 +32,7 @@ class Gating:
         training: the passes are differentiated.
 
     Attributes:
+        asked: the sublayers before which a decode step is asked.
         asks_prompt: whether the prompts' positions are asked anything.
         seen: what rows may look at, of a gate that hides; None: of others.
         memory: what `begin` returned.
@@ -44,7 +47,8 @@ class Gating:
         sublayers = [(layer, kind) for layer in range(depth) for kind in ("attention", "feed")]
         asked = frozenset(one for one in sublayers if gate.prompt_gated(*one, depth))
         self._asked_of_prompts, self.asks_prompt = asked, bool(asked)
-        hides = [i for i in range(depth) if (i, "attention") in asked or gate.gated(i, "attention", depth)]
+        self.asked = frozenset(one for one in sublayers if gate.gated(*one, depth))
+        hides = [i for i in range(depth) if (i, "attention") in asked | self.asked]
         if not gate.reopens:  # above the first question a position may be missing in every block
             hides = list(range(min(hides, default=depth), depth))
         self.seen = Seen(hides) if gate.kv == "hidden" else None
@@ -94,7 +98,7 @@ class Gating:
             blocks,
             x,
             state,
-            lambda layer, sublayer: (layer, sublayer) in self._asked_of_prompts,
+            self._asked_of_prompts,
             real,
             fills=True,
         )
@@ -129,10 +133,7 @@ class Gating:
         state = self.state(
             steps if real is None else steps[_numbers(real)], rows[:, None].expand(n, t), context.positions
         )
-        depth = self.decoder.depth
-        walk = GatedPositions(
-            self, blocks, x, state, lambda layer, sublayer: self.gate.gated(layer, sublayer, depth), real, fills=False
-        )
+        walk = GatedPositions(self, blocks, x, state, self.asked, real, fills=False)
         walk.go()
         return walk
 
@@ -146,7 +147,7 @@ class GatedPositions(GatedWalk):
         blocks: CalledBlocks,
         x: torch.Tensor,
         state: GateState,
-        asks: Callable[[int, str], bool],
+        asks: Set[tuple[int, str]],
         real: torch.Tensor | None,
         fills: bool,
     ) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import torch
 
-from harness.decode.gated import Blocks, GatedWalk, planned, split
+from harness.decode.gated import GatedWalk, planned
+from harness.decode.gated_blocks import Blocks, split
 from harness.method import Gate
 from harness.models.decoder import Decoder
 from harness.plan import Pass, StepTrace
@@ -19,6 +22,7 @@ def run_gated(
     blocks: Blocks,
     *,
     compact: bool,
+    asks: Set[tuple[int, str]],
     hiding: frozenset[int] = frozenset(),
     held: int = 0,
     must: torch.Tensor | None = None,
@@ -32,6 +36,7 @@ def run_gated(
         state: what the gate may look at.
         blocks: who runs sublayers over all rows.
         compact: compute a sublayer for the rows that run it alone; False: for all rows, where one runs it.
+        asks: the sublayers before which the gate is asked.
         hiding: blocks in which positions may be hidden.
         held: with `recompute` the keys that attention looks at.
         must: with `recompute` the rows that run to the top whatever they are asked, bool [B]; None: none.
@@ -39,7 +44,7 @@ def run_gated(
     Returns:
         Logits [B, V], and the record of what ran.
     """
-    return _Step(decoder, gate, x, state, blocks, compact, hiding, held, must).run()
+    return _Step(decoder, gate, x, state, blocks, compact, asks, hiding, held, must).run()
 
 
 class _Step(GatedWalk):
@@ -53,21 +58,18 @@ class _Step(GatedWalk):
         state: GateState,
         blocks: Blocks,
         compact: bool,
+        asks: Set[tuple[int, str]],
         hiding: frozenset[int],
         held: int,
         must: torch.Tensor | None,
     ) -> None:
         rows, columns, _ = x.shape
+        if must is not None and bool(must.all()):
+            asks = frozenset()
         newest = None if columns == 1 else torch.arange(rows, device=x.device) * columns + columns - 1
-        super().__init__(
-            gate, decoder.depth, blocks, x, state, self._asks, places=newest, hiding=hiding, compact=compact
-        )
+        super().__init__(gate, decoder.depth, blocks, x, state, asks, places=newest, hiding=hiding, compact=compact)
         self._head, self._held, self._must = decoder.head, held, must
-        self._all_must = must is not None and bool(must.all())
         self._logits: torch.Tensor | None = None
-
-    def _asks(self, layer: int, sublayer: str) -> bool:
-        return not self._all_must and self.gate.gated(layer, sublayer, self.depth)
 
     def must_run(self, runs: torch.Tensor) -> torch.Tensor:
         """See `GatedWalk.must_run`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from harness.models.decoder import Context
+from harness.models.block import Context
 
 
 class Seen:

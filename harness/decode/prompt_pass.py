@@ -10,8 +10,9 @@ import torch
 from harness.decode.forced_memory import ForcedMemory
 from harness.decode.gated_pass import GatedPositions, Gating
 from harness.method import Gate, Method
+from harness.models.block import Around, Context
 from harness.models.cache import Memory
-from harness.models.decoder import Around, Context, Decoder
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
 from harness.training import Asked
 

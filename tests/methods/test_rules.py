@@ -11,11 +11,12 @@ import torch
 import methods
 from harness.decode.engine import Decoding, generate
 from harness.decode.forced_memory import ForcedMemory
-from harness.decode.gated import CalledBlocks
+from harness.decode.gated_blocks import CalledBlocks
 from harness.decode.gated_step import run_gated
 from harness.errors import BadInput
 from harness.method import Start
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
 from harness.state import GateState
 from harness.sublayers import read, without, written
@@ -146,7 +147,8 @@ def walk(opt: Decoder, method: Any, x: torch.Tensor, state: GateState) -> list[i
     """The blocks whose feed-forward sublayer a gate skips for one column."""
     cache = opt.new_cache(1, [2] * opt.depth)
     context = Context(torch.zeros(1, 1, dtype=torch.long))
-    _, record = run_gated(opt, method, x, state, CalledBlocks(opt, cache, context), compact=False)
+    asks = {(layer, "feed") for layer in range(opt.depth) if method.gated(layer, "feed", opt.depth)}
+    _, record = run_gated(opt, method, x, state, CalledBlocks(opt, cache, context), compact=False, asks=asks)
     return [layer for layer, runs in enumerate(record.plan.feed) if not runs]
 
 
