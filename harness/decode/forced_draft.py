@@ -8,7 +8,8 @@ import torch
 
 from harness.decode.forced_memory import ContinuedMemory
 from harness.decode.prompt_pass import Forced, Through, around, at_once
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]
 

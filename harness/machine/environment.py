@@ -157,6 +157,16 @@ def cpu_model() -> str | None:
     return platform.processor() or None
 
 
+def bfloat16() -> bool:
+    """Whether the processor says that it has instructions for bfloat16."""
+    lines = (
+        (key.strip(), value.split())
+        for key, _, value in (x.partition(":") for x in (text("proc/cpuinfo") or "").splitlines())
+    )
+    flags = next((value for key, value in lines if key in ("flags", "Features")), [])
+    return bool({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags))
+
+
 def _governor() -> str | None:
     """The frequency governors in use, usually one; None where the system does not tell (virtual machines)."""
     return ", ".join(dict.fromkeys(texts("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))) or None

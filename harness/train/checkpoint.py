@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.files import write_atomically
-from harness.machine.environment import cpu_model
+from harness.machine.environment import bfloat16, cpu_model
 from harness.models.decoder import Decoder
 from harness.models.identity import sampled_weights
 from harness.train.batches import Pairs
@@ -31,6 +31,11 @@ def begun_with(recipe: Recipe, decoder: Decoder) -> dict[str, Any] | None:
         "weights": sampled_weights(decoder),
         **{key: decoder.card[key] for key in ("cost",) if key in decoder.card},
     }
+
+
+def mixed(recipe: Recipe, device: str) -> bool:
+    """Whether a recipe computes in bfloat16 mixed precision on `cpu` or `cuda`."""
+    return recipe.bf16 if isinstance(recipe.bf16, bool) else device != "cpu" or bfloat16()
 
 
 def card(
@@ -68,6 +73,7 @@ def card(
             "device": name or device,
             "threads": torch.get_num_threads() if device == "cpu" else None,
             "processes": processes,
+            "bf16": mixed(recipe, device),
             "stages": {name: dict(stage) for name, stage in stages.items()},
         },
         "started_from": None if begun is None else dict(begun),

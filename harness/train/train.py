@@ -34,7 +34,7 @@ from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress
 from harness.train.batches import Pair, Pairs, collate
-from harness.train.checkpoint import begun_with, card, publish, save
+from harness.train.checkpoint import begun_with, card, mixed, publish, save
 from harness.train.meter import PICTURE, TABLE, Curve, Meter
 from harness.train.recipes import Recipe, StageSettings
 from harness.train.stage_model import ForcedModel
@@ -262,7 +262,7 @@ class _Run:
             max_grad_norm=1.0,
             per_device_train_batch_size=self.batch,
             gradient_accumulation_steps=recipe.accumulate,
-            bf16=recipe.bf16 if isinstance(recipe.bf16, bool) else not cpu,
+            bf16=mixed(recipe, self.device),
             use_cpu=cpu,
             ddp_backend="gloo" if cpu and "RANK" in os.environ else None,
             seed=recipe.seed,

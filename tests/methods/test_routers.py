@@ -17,7 +17,8 @@ from harness.decode.forced import score
 from harness.decode.forced_memory import ForcedMemory
 from harness.errors import BadInput
 from harness.method import Gate, Method
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.run.contract import with_extras
 from harness.train.batches import Pair, collate

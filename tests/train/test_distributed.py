@@ -25,7 +25,7 @@ def test_two_processes_train_the_same_weights(tmp_path: Path) -> None:
         "data.0.limit=8", "data.0.references=2", "validation.data.0.limit=2", "validation.every=2", "prompts_per_step=4",
         "stages.weights={steps: 4, learning_rate: 0.01}", "bf16=false",
     )  # fmt: skip
-    made = []
+    made, costs = [], []
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if processes == 2 else []
         out = tmp_path / f"by-{processes}"
@@ -37,7 +37,10 @@ def test_two_processes_train_the_same_weights(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.count(str(out)) == 1, "only the first process speaks"
-        made.append(load_model(out).source.state_dict())
+        decoder = load_model(out)
+        made.append(decoder.source.state_dict())
+        costs.append((decoder.card["cost"]["processes"], decoder.card["cost"]["tokens"]))
+    assert [processes for processes, _ in costs] == [1, 2] and len({tokens for _, tokens in costs}) == 1
     before = load_model(start).source.state_dict()
     assert any(not torch.allclose(before[name], made[0][name], atol=1e-2) for name in before)
     for name, value in made[0].items():

@@ -11,7 +11,8 @@ from harness.decode.forced import force
 from harness.decode.forced_draft import drafted
 from harness.decode.prompt_pass import run_prompt
 from harness.errors import BadInput
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
 from harness.train.batches import Pair, collate
 from harness.train.stage_model import ForcedModel

@@ -17,11 +17,13 @@ from transformers import Trainer
 import methods
 from harness.decode.forced import score
 from harness.errors import BadInput
+from harness.machine import environment
 from harness.models.decoder import Decoder
 from harness.models.identity import sampled_weights
 from harness.models.load import load_model
 from harness.train import progress, recipes
 from harness.train.batches import Pair, Pairs, collate
+from harness.train.checkpoint import mixed
 from harness.train.recipes import DataSource
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
@@ -184,6 +186,23 @@ def test_the_card_says_what_the_weights_cost(tmp_path: Path) -> None:
     assert second.card["started_from"]["weights"] == sampled_weights(first) != sampled_weights(second)
     assert second.card["started_from"]["cost"] == cost and second.card["cost"]["steps"] == 1
     assert second.card["data_hash"] == pairs.hash
+
+
+@pytest.mark.parametrize(
+    ("told", "device", "want"),
+    [
+        ("flags\t: fpu avx512_bf16", "cpu", True),
+        ("flags\t: fpu avx2\nbugs\t: bf16", "cpu", False),
+        ("", "cpu", False),
+        ("", "cuda", True),
+    ],
+)
+def test_auto_is_bfloat16_where_there_are_instructions(
+    told: str, device: str, want: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "text", lambda path: told)
+    assert mixed(tiny_recipe(bf16="auto"), device) is want
+    assert mixed(tiny_recipe(bf16=False), device) is False
 
 
 def test_a_part_of_a_split_is_left_out_and_prompts_are_shortened(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Recipe(Frozen):
         accumulate: batches a step is made of on each device, one after the other.
         references_per_prompt: continuations that share one prompt in a batch.
         seed: of initialisation, order and draws.
-        bf16: bfloat16 mixed precision; `gpu`: only there, for processors without such instructions.
+        bf16: bfloat16 mixed precision; `auto`: on a GPU, and on a processor that has instructions for it.
     """
 
     name: Line
@@ -122,7 +122,7 @@ class Recipe(Frozen):
     weight_decay: float = Field(0.1, ge=0, allow_inf_nan=False)
     adam_beta2: float = Field(0.98, gt=0, lt=1)
     seed: Seed = 0
-    bf16: bool | Literal["gpu"] = True
+    bf16: bool | Literal["auto"] = True
     save_every: Count = 200
     log_every: Count = 10
 
