@@ -28,7 +28,8 @@ alone), and with `recompute` one that reaches the top takes the waiting tokens o
 one head, so `heads=own` cannot be scored.
 
 Cost: a vocabulary projection per exit that a row reaches; with `recompute` the waiting tokens, in every block that runs. Own
-matrices are as large as the model's, and torch's own call multiplies them, not the kernels of this project: on a CPU that is slower.
+matrices are as large as the model's, and torch's own call multiplies them, not the kernels of this project: on a CPU that is
+slower.
 """
 
 from __future__ import annotations
