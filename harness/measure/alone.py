@@ -31,7 +31,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     """Peak memory of one arm alone in this process: a fixed-length generation after one that warmed everything up."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data, prepared), batch_size, 0)
     # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = method_of(arm)
@@ -56,7 +56,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     """Energy of one arm alone in this process: fixed-length generations over a window of seconds; see `probes.energy`."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data, prepared), batch_size, 0)
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = method_of(arm)
     out = _fixed_length(suite, decoder, method, batch, expected)

@@ -30,6 +30,7 @@ from harness.models.kernels import linear
 from harness.records.arms import Arm, Contest, Expected, Planned, Prepared
 from harness.records.differences import differences
 from harness.suites.suite import Suite
+from harness.tasks.base import Example
 from harness.tasks.prompts import expected_tokens
 
 
@@ -39,7 +40,8 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     Returns:
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
         `kernels`: what runs each number of rows, and `contests`: the times that decided it; `energy_counters`: names of those that
-        can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured).
+        can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured); `prompts`: the
+        examples whose prompts are timed, so that no other process reads the task for them.
 
     Raises:
         BadInput: something does not fit; the message names it.
@@ -47,6 +49,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     set_threads(suite)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
     expected: Expected = {}
+    prompts: list[Example] = []
     first = next(iter(decoders.values()))
     for index, entry in enumerate(suite.tasks):
         given = entry.expected_tokens or suite.expected_tokens
@@ -56,6 +59,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
             if index:  # contexts that do not fit are cut and counted, and only the first task is timed
                 continue
         task, examples, _ = task_examples(suite, index, first, data)
+        prompts = prompts if index else examples
         if not entry.is_lm_eval:
             task.chosen_metrics(entry.metrics)
             expected[entry.name] = given or expected_tokens(task, first.tokenizer)
@@ -119,6 +123,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
         "contests": contests,
         "energy_counters": [meter.name for meter in meters],
         "energy_idle": quiet,
+        "prompts": prompts,
     }
 
 

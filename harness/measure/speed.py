@@ -43,7 +43,7 @@ def speed(
     expected = begin(suite, prepared)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
     base = decoders[arms[0]["checkpoint"]]
-    examples = timed_examples(suite, base, data)
+    examples = timed_examples(suite, base, data, prepared)
     tokens = timed_expected(suite, expected)
     batches = [speed_batch(suite, base, examples, batch_size, s) for s in range(suite.prompt_sets)]
     conditions: Conditions = {

@@ -10,6 +10,7 @@ from typing import (
 from typing_extensions import TypedDict
 
 from harness.records.fields import Idle
+from harness.tasks.base import Example
 
 Expected = dict[str, int | dict[str, int]]
 """Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
@@ -73,3 +74,5 @@ class Prepared(TypedDict, total=False):
     contests: list[Contest]
     energy_counters: list[str]
     energy_idle: Idle | None
+    prompts: list[Example]
+    """Examples whose prompts are timed, no longer than they may be: read once, handed to every process, stored nowhere."""

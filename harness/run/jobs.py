@@ -37,6 +37,7 @@ from harness.run.outcome import outcome
 from harness.run.progress import Progress, Work, work
 from harness.run.remeasure import Again
 from harness.suites.suite import BASELINE, Suite
+from harness.tasks.base import Example
 
 Job = tuple[str, Callable[[], None], Work]
 Fields = SpeedFields | MemoryFields | EnergyFields | QualityFields
@@ -65,8 +66,8 @@ class Jobs:
         self._outputs: dict[str, dict[str, list[int]]] = {}
         """Token ids of a full model's scored outputs by cell and example: every other arm is compared with them."""
 
-    def run(self, record: RunRecord) -> None:
-        """Measure every cell that is not there yet."""
+    def run(self, record: RunRecord, prompts: list[Example] | None = None) -> None:
+        """Measure every cell that is not there yet; without `prompts` (of `prepare`) every process reads them for itself."""
         arms = record["arms"]
         now = (record.get("resumed") or [record["environment"]])[-1]
         self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
@@ -76,6 +77,8 @@ class Jobs:
             "kernels": record["kernels"],
             "energy_idle": record.get("energy_idle"),
         }
+        if prompts is not None:
+            prepared["prompts"] = prompts
         (self.store.path / shares.PARTS).mkdir(exist_ok=True)
         done = self.store.ids("ok")
         for problem in self.store.problems:

@@ -117,7 +117,7 @@ def _run(
             progress.say(f"kernels: {found['said']}")
     if remeasure:
         jobs.again = again.wanted(load(store.path))
-    jobs.run(record)
+    jobs.run(record, prepared.get("prompts"))
     store.write_run({**record, "finished": _now()})
     shutil.rmtree(store.path / PARTS, ignore_errors=True)
     run = load(store.path)
