@@ -74,5 +74,6 @@ class Prepared(TypedDict, total=False):
     contests: list[Contest]
     energy_counters: list[str]
     energy_idle: Idle | None
+    ignored_settings: list[str]
     prompts: list[Example]
     """Examples whose prompts are timed, no longer than they may be: read once, handed to every process, stored nowhere."""
