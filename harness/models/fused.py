@@ -1,8 +1,8 @@
 """A decode step's blocks in one call of the compiled kernels.
 
-Blocks that say what they compute (`FusableBlock.sublayers`) are run by `kernels.native` when every row has one token or a few, in
-single precision on a CPU, unless torch's calls were found to be faster at that number of rows (kernels.py). Attention over prompts
-(but short ones), scoring and training use torch's calls; tests hold the two to the same numbers.
+Blocks that say what they compute (`FusableBlock.sublayers`) are run by `kernels.native` when every row has one token or a few, over
+float32 or bfloat16 weights on a CPU, unless torch's calls were found to be faster at that number of rows (kernels.py). Attention
+over prompts (but short ones), scoring and training use torch's calls; tests hold the two to the same numbers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from harness.models.cache import KVCache, Memory, RowsOfCache
 from harness.models.decoder import Block, Context, Operations
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native, pages, threads
+from harness.models.precision import widened
 from harness.models.rotary import Rotary
 from harness.plan import Skip
 
@@ -37,6 +38,11 @@ class Norm:
     bias: torch.Tensor | None
     eps: float
     kind: str
+
+    @classmethod
+    def layer(cls, module: Any) -> Norm:
+        """That of a `torch.nn.LayerNorm`."""
+        return cls(widened(module.weight), None if module.bias is None else widened(module.bias), module.eps, "layer")
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ class _Stack:
         if self._all is None:
             self._all = None not in self.sublayers()
         first = self.sublayers()[0]
-        if first is None or not self._all or not kernels.fits_kernels(first.qkv.weight) or not self.serves(0, rows):
+        if first is None or not self._all or not kernels.readable(first.qkv.weight) or not self.serves(0, rows):
             return None
         return self._library or native.library()
 

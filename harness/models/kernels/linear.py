@@ -1,7 +1,8 @@
 """Linear maps over loaded weights, and what runs them: the project's own kernels (`kernels.native`) or torch's calls.
 
-The kernels read weights in panels, one copy for any number of rows; they take single precision on a CPU. Elsewhere (a GPU,
-other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on the weights as loaded. The kernels are the
+The kernels read weights in panels, one copy for any number of rows; they take float32 and bfloat16 weights on a CPU, and
+compute in float32 (precision.py). Elsewhere (a GPU, other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on
+the weights as loaded; bfloat16 ones are widened for every call on a CPU, which takes longer than reading them. The kernels are the
 default: on every processor they were tried on they are at least as fast as anything torch has. Whether that is so here is
 measured before anything is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error
 in the kernels and said as such. What runs is a condition of the run (`table`, `install`).
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 
 from harness.machine.environment import memory_limit
 from harness.models.kernels import native, pages, threads
+from harness.models.precision import widened
 
 NATIVE, TORCH = "native", "torch"
 MAX_BUCKET = 256
@@ -102,7 +104,8 @@ class Linear:
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False) -> None:
-        self.weight, self.bias, self.relu = weight, bias, relu
+        self.weight, self.relu = weight, relu
+        self.bias = None if bias is None else widened(bias)
         self.group: Group | None = None
         self._panels: tuple[torch.Tensor, native.Map] | None = None
         self._library: native.Library | None = None
@@ -118,7 +121,10 @@ class Linear:
         return self._compiled(x, residual)
 
     def _called(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):  # autocast has a type of its own
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        y = F.linear(x, weight, bias)
         if self.relu:
             y = F.relu(y)
         return y if residual is None else residual + y
@@ -147,7 +153,7 @@ class Linear:
             n, k = self.weight.shape
             if self.weight.numel() >= _LARGE:  # one of the two ends; those of blocks are given back together (fused.py)
                 pages.give_back((self.weight,))
-            self._panels = weight, native.Map(weight.data_ptr(), native.pointer(self.bias), n, k)
+            self._panels = weight, self._library.map(weight, n, k, self.bias)
         return self._panels[1]
 
 
@@ -162,11 +168,13 @@ class Group:
     def __init__(self, kind: str, maps: Sequence[Linear]) -> None:
         self.kind = kind
         self._bytes = sum(m.weight.numel() * m.weight.element_size() for m in maps)
+        self._readable = all(m.weight.dtype in native.WEIGHTS for m in maps)
         self._fits: bool | None = None
 
     def native(self, rows: int) -> bool:
         """Whether the kernels run this number of rows; asked where `native_allowed`."""
-        return rows > 0 and (_forced == NATIVE or chosen(self.kind, rows) == NATIVE) and self._room()
+        wanted = rows > 0 and self._readable and (_forced == NATIVE or chosen(self.kind, rows) == NATIVE)
+        return wanted and self._room()
 
     def _room(self) -> bool:
         """Whether there is memory for the panels, as found when they were first wanted."""
@@ -190,10 +198,19 @@ def argmax(x: torch.Tensor) -> torch.Tensor:
 
 
 def fits_kernels(x: torch.Tensor) -> bool:
-    """Whether the compiled kernels, where there are any, may compute with this tensor now."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
+    """Whether the compiled kernels, where there are any, may compute with these states now."""
+    return x.dtype == torch.float32 and _may_run(x)
+
+
+def readable(weight: torch.Tensor) -> bool:
+    """Whether the compiled kernels, where there are any, may read this weight now."""
+    return weight.dtype in native.WEIGHTS and _may_run(weight)
+
+
+def _may_run(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
 
 
 def native_allowed(x: torch.Tensor) -> bool:
-    """Whether there are compiled kernels, and they may compute with this tensor now."""
+    """Whether there are compiled kernels, and they may compute with these states now."""
     return fits_kernels(x) and native.library() is not None
