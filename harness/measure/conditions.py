@@ -33,7 +33,7 @@ def conditions(suite: Suite, decoder: Decoder) -> Conditions:
     beside = beside_weights(decoder)
     return {
         "model": suite.model,
-        "dtype": types(suite, decoder),
+        "dtype": types(decoder),
         "device": str(decoder.device),
         "device_name": torch.cuda.get_device_name(decoder.device) if cuda else cpu_model(),
         "driver": gpu_driver() if cuda else None,
@@ -61,10 +61,10 @@ def conditions(suite: Suite, decoder: Decoder) -> Conditions:
     }
 
 
-def types(suite: Suite, decoder: Decoder) -> str:
+def types(decoder: Decoder) -> str:
     """Type of the weights, and of states, keys and values where that is another."""
-    states = str(decoder.state_dtype).removeprefix("torch.")
-    return suite.dtype if states == suite.dtype else f"{suite.dtype} weights, {states} states"
+    weights, states = (str(d).removeprefix("torch.") for d in (decoder.dtype, decoder.state_dtype))
+    return weights if states == weights else f"{weights} weights, {states} states"
 
 
 def steps(outputs: Iterable[Output]) -> str:

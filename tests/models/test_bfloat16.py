@@ -17,7 +17,6 @@ from harness.models.decoder import Decoder
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native
 from harness.models.load import load_model
-from harness.suites.suite import Suite
 from tests.conftest import MODELS, ragged_prompts, tiny
 from tests.methods.test_contract import decode_with_logits
 from tests.models.test_native import EVERY, IN_CALLS, SPECS, WIDTHS
@@ -89,8 +88,8 @@ def test_two_bytes_a_weight_and_four_a_key() -> None:
     ]
     assert 2 * fields[0]["weight_bytes_per_token"] == fields[1]["weight_bytes_per_token"]
     assert fields[0]["kv_bytes_per_token"] == fields[1]["kv_bytes_per_token"]
-    assert types(Suite(dtype="bfloat16"), half) == "bfloat16 weights, float32 states"
-    assert types(Suite(), rounded) == "float32"
+    assert types(half) == "bfloat16 weights, float32 states"
+    assert types(rounded) == "float32"
 
 
 @pytest.mark.skipif(native.library() is None, reason=f"compiled kernels are {native.status()}")
