@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from harness.models.decoder import Context, embedding
+from harness.models.block import Context
+from harness.models.decoder import embedding
 from harness.models.families.blocks import Function, activation, check_activation, geometry
 from harness.models.families.plain import PlainBlock, PlainDecoder
 from harness.models.fused import Sublayers
