@@ -211,7 +211,9 @@ class _Bench:
             "breakdown": [],
             "layers_by_position": counted.by_position,
             **layers.fields(counted),
-            **flops.fields([o.trace for o in outputs], decoder.geometry, decoder.dtype.itemsize),
+            **flops.fields(
+                [o.trace for o in outputs], decoder.geometry, decoder.dtype.itemsize, decoder.state_dtype.itemsize
+            ),
             "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
             "kv_written_bytes": max(o.kv_written_bytes for o in outputs),
             "tokens_hash": hashlib.sha256(b"".join(o.tokens.cpu().numpy().tobytes() for o in outputs)).hexdigest()[:16],

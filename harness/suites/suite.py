@@ -52,7 +52,7 @@ class Suite(Frozen):
             timed and nothing is scored, as for a model without trained weights.
         prompt_tokens: None: the task's own prompts; else prompts of exactly so many tokens.
         new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
-        dtype: of the weights.
+        dtype: of the weights, the same for all arms. A CPU computes with bfloat16 weights in float32.
         device: cpu, cuda or cuda:N.
         processes: fresh processes the timing is repeated in; 5 or more say how processes differ.
         repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats

@@ -52,7 +52,7 @@ def both(spec: str) -> tuple[costs.Generation, float, int]:
     decoder, method = tiny_opt(), methods.create(spec)
     ids = torch.randint(2, VOCABULARY, (ROWS, WIDTH), generator=torch.Generator().manual_seed(0))
     out = generate(decoder, method, ids, max_new_tokens=NEW, stop_at_eos=False, expected_tokens=6)
-    counted = flops.count(out.trace, decoder.geometry, 1)
+    counted = flops.count(out.trace, decoder.geometry, 1, 1)
     estimate = costs.generation(method.resolve(decoder.depth, decoder.extras), decoder, ROWS, WIDTH, NEW, 6)
     return estimate, counted.prefill + counted.decode, out.kv_cache_bytes // decoder.dtype.itemsize
 
