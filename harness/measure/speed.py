@@ -210,6 +210,7 @@ class _Bench:
             "runs": [],
             "breakdown": [],
             "layers_by_position": counted.by_position,
+            "sublayers_by_position": counted.sublayers_by_position,
             **layers.fields(counted),
             **flops.fields([o.trace for o in outputs], decoder.geometry, decoder.dtype.itemsize),
             "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
