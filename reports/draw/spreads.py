@@ -55,8 +55,8 @@ def heat(facts: Facts) -> Figure | None:
     )
     caption = (
         f"Share of rows that ran a block at a decode step, white 0 to dark 1, from the {listed(sorted(sources))}. The number in a "
-        "title is blocks per step; where a method skips attention or feed-forward sublayers alone, they are drawn apart. An arm "
-        "that runs every block at every step is not drawn, nor one that drafts."
+        "title is blocks per step. Where a method skips attention or feed-forward sublayers alone, they are drawn apart. What runs "
+        "in every block at every step is not drawn, nor an arm that drafts."
     )
     return Figure("fig-layers", "Which blocks ran at which decode step", caption, alt, Heat(tuple(made)))
 
@@ -78,9 +78,7 @@ def _shares(arm: Arm, cell: SpeedCell | QualityCell | None) -> Iterator[tuple[st
     shares = [(f"{arm.short}, {name}", _matrix(apart.get(key))) for key, name in _SUBLAYERS]
     if any(share is None for _, share in shares):
         shares = [(arm.short, _matrix(cell.get("layers_by_position")))]
-    found = [(name, share) for name, share in shares if share is not None]
-    if any(share.min() < 1.0 for _, share in found):
-        yield from found
+    yield from ((name, share) for name, share in shares if share is not None and share.min() < 1.0)
 
 
 _SUBLAYERS = (("attention", "attention"), ("feed", "feed-forward"))

@@ -63,7 +63,9 @@ def top_table(facts: Facts) -> Table | None:
             f"One row for each method, its best setting here; {left} more {'arm is' if left == 1 else 'arms are'} below."
         )
     if marks(facts, [(arm, batch) for batch in sizes for arm in arms]):
-        notes.append(f"{MARK} More than reading fewer weights, or the prediction, explains: the next table says why.")
+        notes.append(
+            f"{MARK} Faster than reading fewer weights, or the prediction, accounts for: the next table says why."
+        )
     return table("top", "At a glance", columns, " ".join(notes))
 
 
@@ -112,11 +114,11 @@ def verdict_table(facts: Facts) -> Table:
     for i, batch in enumerate(few(facts.batch_sizes)):
         cells = [ratio_cell(a, facts.speed.get((a.label, batch))) for a in arms]
         columns.append((Column(f"batch {batch}", "× full", group="Speed-up", key=not i), cells))
+    columns += _work_columns(facts)
     for i, task in enumerate(_headed(facts)):
         metric = facts.tasks[task][0]
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
         columns += _quality_columns(metric, found, f"{metric.title} on {label(task)}", arms, key=not i)
-    columns += _layer_columns(facts)
     shown = [(arm, batch) for batch in few(facts.batch_sizes) for arm in arms]
     return table(
         "verdicts",
@@ -181,7 +183,8 @@ def _verdict(facts: Facts, arm: Arm) -> Cell:
     return state_cell(judge.arm(facts, arm), len(judge.informative(facts)) > 1)
 
 
-def _layer_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
+def _work_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
+    """What a decoded token executes and reads at the smallest batch size, sublayers apart where a method skips one alone."""
     batch = facts.headline_batch
     cells = [facts.speed.get((a.label, batch)) if batch is not None else None for a in facts.arms]
     depth = next((s.cell.get("depth") for s in cells if s), None)
@@ -205,10 +208,6 @@ def _layer_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
             number_cells([s and s.number(limit.name) for s in cells], limit.decimals),
         ),
     ]
-    group = f"Blocks, of {depth}" if depth else "Blocks"
-    for task in list(facts.tasks)[:1]:
-        scored = [facts.scored_number(a, task, "layers_per_token") for a in facts.arms]
-        columns.append((Column("scored", label(task), group=group), number_cells(scored, 1)))
     return columns
 
 
@@ -232,6 +231,8 @@ def metrics_table(facts: Facts, task: str) -> Table:
         for a in facts.arms
     ]
     columns.append((Column("Tokens per output", "mean"), number_cells(lengths, 1)))
+    ran = [facts.scored_number(a, task, "layers_per_token") for a in facts.arms]
+    columns.append((Column("Blocks per token", "mean"), number_cells(ran, 1)))
     cut = [facts.scored_number(a, task, "unfinished") for a in facts.arms]
     if any(cut):
         columns.append((Column("Cut at the limit", "outputs"), number_cells(cut, 0)))

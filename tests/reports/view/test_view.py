@@ -140,8 +140,8 @@ def test_sublayers_bytes_and_limits_stand_beside_every_speed_up(sublayer_run: Ru
 def test_sublayers_are_drawn_apart(sublayer_run: RunView) -> None:
     heat = next(f for f in blocks(sublayer_run, Figure) if f.id == "fig-layers").plot
     names = [panel.name for panel in heat.panels]
-    assert names == ["SkipDecode 2x", "FFN-SkipLLM 35%, attention", "FFN-SkipLLM 35%, feed-forward"]
-    assert heat.panels[1].share.min() == 1 > heat.panels[2].share.min()
+    assert names == ["SkipDecode 2x", "FFN-SkipLLM 35%, feed-forward"], "all of its attention runs"
+    assert heat.panels[1].share.mean() < 1
     promises = next(f for f in blocks(sublayer_run, Figure) if f.id == "fig-promise")
     assert all(row.byte_limit for row in promises.plot.rows) and "byte limit" in promises.alt
 
