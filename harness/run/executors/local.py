@@ -36,7 +36,10 @@ from harness.signals import deaf_children
 
 LOG_LINES = 30
 _LOG_BYTES = 16_384
-_PRELOADED = ("torch", "transformers.modeling_utils")
+_PRELOADED = (
+    *("torch", "transformers.modeling_utils", "transformers.modeling_layers"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
+)
 
 
 class LocalExecutor(Executor):
