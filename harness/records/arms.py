@@ -91,8 +91,5 @@ class Prepared(TypedDict, total=False):
     contests: list[Contest]
     energy_counters: list[str]
     energy_idle: Idle | None
-<<<<<<< HEAD
     energy_idles: list[Idle]
-=======
     ignored_settings: list[str]
->>>>>>> main
