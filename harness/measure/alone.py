@@ -10,6 +10,7 @@ from harness.decode.engine import Output, generate
 from harness.machine import nvml
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy, memory
+from harness.measure.running import say
 from harness.measure.setup import (
     begin,
     load,
@@ -22,7 +23,7 @@ from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Expected, Prepared
-from harness.records.fields import Conditions, EnergyFields, MemoryFields
+from harness.records.fields import Conditions, EnergyFields, Idle, MemoryFields
 from harness.suites.suite import Suite
 from harness.tasks.prompts import Batch
 
@@ -61,14 +62,22 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     method = method_of(arm)
     out = _fixed_length(suite, decoder, method, batch, expected)
     gpu = nvml.gpu(decoder.device)
+    here, meters = energy.identity(decoder.device), energy.counters(decoder.device)
+    quiet = next((one for one in prepared.get("energy_idles") or [] if one.get("device", here) == here), None)
+    new: Idle | None = None
+    if quiet is None:  # the run was prepared on another device
+        say("reading the energy counters of the idle machine")
+        quiet = new = {**energy.idle(meters, decoder.device, suite.energy_window_s), "device": here}
     found = energy.measure(
         lambda: _fixed_length(suite, decoder, method, batch, expected).tokens.numel(),
-        energy.counters(decoder.device),
+        meters,
         decoder.device,
         suite.energy_window_s,
         power_w=None if gpu is None else gpu.power_w,
-        quiet=prepared.get("energy_idle"),
+        quiet=quiet,
     )
+    if new is not None:
+        found["idle"] = new
     found["conditions"], found["steps"] = conditions, evidence.steps([out])
     found["batch_size"], found["new_tokens"] = batch_size, suite.new_tokens
     return found

@@ -210,6 +210,7 @@ class _Bench:
             "runs": [],
             "breakdown": [],
             "layers_by_position": counted.by_position,
+            "sublayers_by_position": counted.sublayers_by_position,
             **layers.fields(counted),
             **flops.fields(
                 [o.trace for o in outputs], decoder.geometry, decoder.dtype.itemsize, decoder.state_dtype.itemsize

@@ -65,8 +65,7 @@ def run_suite(
     with resuming.lock(store.path):
         workers = workers or local.LocalExecutor()
         progress = Progress()
-        if isinstance(workers, local.LocalExecutor):
-            workers.alive = progress.alive
+        workers.alive = progress.alive
         try:
             return _run(suite, store, data, command, workers, progress, remeasure)
         finally:
