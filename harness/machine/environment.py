@@ -159,10 +159,8 @@ def cpu_model() -> str | None:
 
 def bfloat16() -> bool:
     """Whether the processor says that it has instructions for bfloat16."""
-    lines = (
-        (key.strip(), value.split())
-        for key, _, value in (x.partition(":") for x in (text("proc/cpuinfo") or "").splitlines())
-    )
+    parts = (line.partition(":") for line in (text("proc/cpuinfo") or "").splitlines())
+    lines = ((key.strip(), value.split()) for key, _, value in parts)
     flags = next((value for key, value in lines if key in ("flags", "Features")), [])
     return bool({"avx512_bf16", "amx_bf16", "bf16"}.intersection(flags))
 

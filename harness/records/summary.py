@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.records import believable, clock, measures, quantities
-from harness.records.arms import Arm
+from harness.records.arms import Arm, rests_on
 from harness.records.cells import Kind, MemoryCell, SpeedCell, by_place, place
 from harness.records.folder import RunStore
 from harness.records.measures import ratio as _ratio
@@ -34,7 +34,8 @@ QUALITY_MARGIN = 1.0
 """Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
 
 _ARM = ("method", "params", "label", "checkpoint", "batch_size", "status")
-_JUDGED = ("quality_verdict", "verdict", "trained", "family")
+_JUDGED = ("quality_verdict", "verdict", "trained", "family", "learned_by")
+_LEARNED = ("learned_s",)
 _TRAINING = ("training_tokens", "training_s", "training_device")
 _LAST = ("notes",)
 
@@ -42,7 +43,7 @@ _LAST = ("notes",)
 def columns(scores: Iterable[str] = ()) -> tuple[str, ...]:
     """The columns of summary.csv in their order; `scores` are those of the tasks."""
     first, late = (quantities.columns(late=late) for late in (False, True))
-    return (*_ARM, *first, *scores, *_JUDGED, *late, *_TRAINING, *_LAST)
+    return (*_ARM, *first, *scores, *_JUDGED, *_LEARNED, *late, *_TRAINING, *_LAST)
 
 
 def words() -> set[str]:
@@ -66,11 +67,12 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
 
     Ratios and differences are against the first arm whose method is `full`, at the same batch size, and only between
     cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
-    alone. `training_tokens`, `training_s` and `training_device` are what the arm's weights cost beyond those they started
-    from, where their checkpoint says so. `usable` says what the timed cell is good for (`harness.records.usability`) and
-    `reason` why no more: an unusable one has no speed-up, and its verdict is `unusable`. `explanation` stands where a
-    speed-up lies above its byte limit or the predicted one. Speed comes from generations of fixed length alone, scores
-    and `<task>/request_ms` from those to a natural end.
+    alone. `usable` says what the timed cell is good for (`harness.records.usability`) and `reason` why no more: an unusable one
+    has no speed-up, and its verdict is `unusable`. `explanation` stands where a speed-up lies above its byte limit or the
+    predicted one. `learned_by` and `learned_s` say what an arm's parameters were learned by beforehand and what that took;
+    `training_tokens`, `training_s` and `training_device` what its weights cost beyond those they started from, where their
+    checkpoint says so. Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a
+    natural end.
 
     Args:
         run: a run as read from its folder.
@@ -147,6 +149,7 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
     status, notes = table.state(arm, batch)
     at = arm["label"], batch
     cell, full = table.speed.get(at), table.full and table.speed.get((table.full["label"], batch))
+    learned, learned_s = rests_on(arm)
     row: Row = {
         "method": arm.get("method"),
         "params": "; ".join(f"{k}={v}" for k, v in (arm.get("params") or {}).items() if v is not None),
@@ -157,6 +160,8 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
         "trained": arm.get("trained"),
         "family": arm.get("family"),
         **_training(arm),
+        "learned_by": learned or None,
+        "learned_s": learned_s,
         "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
         "verdict": BASELINE if arm is table.full else "inconclusive",
         **_memory(table.memory.get(at)),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.records.arms import cost_said, rests_on
 from harness.records.limits import BASELINE
 from harness.records.run import Run
 from reports.text import label, real
@@ -35,6 +36,8 @@ class Arm:
     """What its weights cost beyond those they started from, as `training: 1.1 M tokens, 12 min`; empty where nobody says."""
     trained_on: str = ""
     """The device that was done on."""
+    learned: str = ""
+    """What its parameters were learned by before the run and what that cost, as `profile, 19 s`; empty where nothing was."""
 
     @property
     def control(self) -> bool:
@@ -71,6 +74,7 @@ def arms_of(data: Run) -> tuple[Arm, ...]:
             title=str(r.get("title") or r.get("method") or ""),
             training=_cost(r.get("training")),
             trained_on=label(str((r.get("training") or {}).get("device") or "")),
+            learned=label(cost_said(*rests_on(r))),
         )
         for i, r in enumerate(data.arms)
     )

@@ -13,6 +13,7 @@ import methods
 from harness.errors import BadInput
 from harness.measure import speed
 from harness.models.load import load_model
+from harness.run import costs
 from harness.stats import intervals
 from harness.suites import artefact
 from harness.suites import suite as config
@@ -201,7 +202,7 @@ def test_proposed_settings_fit_the_model(name: str) -> None:
     method = methods.create(name)
     settings = list(method.candidates(decoder.depth))
     for setting in settings:
-        setting.resolve(decoder.depth, decoder.extras)
+        setting.resolve(decoder.depth, costs.AnyTensor(decoder.geometry.width))
     assert len(set(map(str, settings))) == len(settings)
     if settings:
         assert len(set(names_of(settings))) == len(settings)

@@ -13,6 +13,7 @@ from harness.models.decoder import Decoder, layer_norm
 from harness.models.families.blocks import Function, FusedBlock
 from harness.models.fused import Norm
 from harness.models.kernels.linear import Joined, Linear
+from harness.models.precision import widened
 
 
 class PlainBlock(FusedBlock):
@@ -32,7 +33,7 @@ class PlainBlock(FusedBlock):
 
     def set_norms(self, attention_norm: Any, feed_norm: Any) -> None:
         """Keep the norms before the sublayers."""
-        self._norms = [Norm(m.weight, m.bias, m.eps, "layer") for m in (attention_norm, feed_norm)]
+        self._norms = [Norm.layer(m) for m in (attention_norm, feed_norm)]
         self.attention_norm = partial(layer_norm, module=attention_norm)
         self.feed_norm = partial(layer_norm, module=feed_norm)
 
@@ -58,7 +59,7 @@ class PlainDecoder(Decoder):
     def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
         """See `Decoder.head`."""
         x = layer_norm(x, self.final_norm)
-        return self._output(x) if output is None else F.linear(x, output)
+        return self._output(x) if output is None else F.linear(x, widened(output))
 
     def refresh_ends(self) -> tuple[Linear, ...]:
         """See `Decoder.refresh_ends`."""
