@@ -45,7 +45,11 @@ __all__ = [
 @cache
 def layout(name: str) -> Decoder:
     """A model of one of the layouts of `CONTRACT`, with the trained tensors that the methods' cases ask for."""
-    decoder = MODELS[name]()
+    return equipped(MODELS[name]())
+
+
+def equipped(decoder: Decoder) -> Decoder:
+    """The model with all of them."""
     for spec in SPECS:
         with_extras(decoder, methods.create(spec))
     return decoder
@@ -60,7 +64,7 @@ def decoder(request: pytest.FixtureRequest) -> Decoder:
 @pytest.fixture(scope="session")
 def opt() -> Decoder:
     """The plain layout only."""
-    return tiny_opt()
+    return equipped(tiny_opt())
 
 
 @pytest.fixture(autouse=True)
