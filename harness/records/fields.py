@@ -290,6 +290,7 @@ class QualityFields(TypedDict, total=False):
     metrics_skipped: dict[str, str]
     prompts_shortened: int
     layers_per_token: float | None
+    executed_share: float | None
     layers_by_position: list[list[float]]
     depth: int
     tokens: int
