@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -117,8 +117,8 @@ def tune(
         Path,
         typer.Option(
             "--out",
-            help="JSON file for the artefact, a folder where there are several budgets; a suite uses a file as {tuned: FILE}.",
-            metavar="PLACE",
+            help="JSON file for the artefact; a suite uses it as {tuned: FILE}, or {tuned: FILE, at: BUDGET}.",
+            metavar="FILE",
         ),
     ],
     model: Model = "opt-e2e-mini/full",
@@ -203,7 +203,7 @@ def tune(
     if budget and (target_speedup is not None or max_loss is not None):
         raise BadInput("tune: --budget stands beside another goal; give one of them")
     budgets.check(budget or [])
-    files = artefact.places(out, [f"{100 * share:g}" for share in budget or [0.0]])
+    artefact.check_free(out)
     goal = None if budget else tuning.Goal(target_speedup, max_loss, by)
     setup = make_setup(
         task,
@@ -218,17 +218,15 @@ def tune(
         device=device,
         dtype=dtype,
     )
+    common: dict[str, Any] = {"tried": tried or (), "limit": limit, "test_limit": limit, "say": typer.echo}
     if goal is None:
-        records = budgets.at_budgets(
-            method, setup, budget or [], tried=tried or (), limit=limit, test_limit=limit, say=typer.echo
-        )
+        record = budgets.at_budgets(method, setup, budget or [], **common)
     else:
-        records = [tuning.tune(method, setup, goal, tried=tried or (), limit=limit, test_limit=limit, say=typer.echo)]
-    for file, record in zip(files, records, strict=True):
-        artefact.write(file, record)
-    print_table(tries.table(records[0]), left=("setting", "out because"))
-    typer.echo("\n".join([tries.cost_line(records[0]["total_cost"]), *map(str, files)]))
-    if missed := [record["finding"] for record in records if record["parameters"] is None]:
+        record = tuning.tune(method, setup, goal, **common)
+    artefact.write(out, record)
+    print_table(tries.table(record), left=("setting", "out because"))
+    typer.echo(f"{tries.cost_line(record['total_cost'])}\n{out}")
+    if missed := [one["finding"] for one in record.get("choices", [record]) if one["parameters"] is None]:
         raise CellFailed("; ".join(missed))
 
 

@@ -197,7 +197,9 @@ def _pairs(
             why = "not in the second run"
         elif other["status"] != "ok":
             why = f"failed in the second run ({other.get('error')})"
-        elif apart := differences(_held(cell, before), _held(other, after), ignore={*ignore, *free, *OWN}, recorded=True):
+        elif apart := differences(
+            _held(cell, before), _held(other, after), ignore={*ignore, *free, *OWN}, recorded=True
+        ):
             why = f"measured under other conditions: {said(apart)}"
         elif cell["kind"] == "speed":
             why = _not_quiet(cell, before, "first") or _not_quiet(cell, after, "second")

@@ -225,7 +225,9 @@ def _timed_equal_scored(facts: Facts) -> Gate:
 
 def _tasks_tell(facts: Facts) -> Gate:
     known = standing.of_run(facts.run)
-    cells = {c.get("task"): c["id"] for c in facts.scored if facts.run.full and c["arm"]["label"] == facts.run.full["label"]}
+    cells = {
+        c.get("task"): c["id"] for c in facts.scored if facts.run.full and c["arm"]["label"] == facts.run.full["label"]
+    }
     findings = [Finding(str(cells.get(task, task)), f"{task}: {why}") for task, why in known.items() if why is not None]
     what = "tasks whose level of chance is known"
     return counted("the full model can do the tasks", "tasks", len(known), findings, what, counts=False)

@@ -20,7 +20,16 @@ Cells = Mapping[tuple[str, int | str | None], QualityCell]
 _C = TypeVar("_C", SpeedCell, QualityCell)
 
 BASELINE = "baseline"
-LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/executed_share", "/examples", "/request_ms")
+LATE = (
+    "_diff",
+    "_diff_low",
+    "_diff_high",
+    "_mcnemar_p",
+    "/layers_per_token",
+    "/executed_share",
+    "/examples",
+    "/request_ms",
+)
 
 
 def quality(

@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.records import readings, standing
-from harness.records.measures import real
+import numpy as np
+
+from harness.records import measures, readings, standing
 from harness.records.run import Run
 from harness.stats import paired
 
@@ -76,15 +77,18 @@ def beside_seed(before: Run, after: Run) -> list[Beside]:
 
 
 def _scores(run: Run) -> dict[str, dict[str, float]]:
-    """Every score of a run's summary: `task/metric` -> label -> value; agreement with the full model is none."""
+    """Every score of a run: `task/metric` -> label -> value; agreement with the full model is none."""
     found: dict[str, dict[str, float]] = {}
-    for row in run.summary:
-        for column, value in row.items():
-            metric = column.rpartition("/")[2]
-            if "/" not in column or metric == readings.AGREEMENT or readings.reading(metric) is None:
+    for cell in run.quality:
+        examples = {str(example["id"]): example for example in cell.get("examples") or []}
+        for name in dict.fromkeys(name for example in examples.values() for name in example.get("stats") or {}):
+            how, rows = readings.reading(name), measures.statistics_of(examples, examples, name)
+            if how is None or rows is None or name == readings.AGREEMENT:
                 continue
-            if (number := real(value)) is not None:
-                found.setdefault(column, {})[str(row["label"])] = number
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value = measures.real(float(how.combine(np.asarray(rows, dtype=np.float64).sum(0))))
+            if value is not None:
+                found.setdefault(f"{cell['task']}/{name}", {})[str(cell["arm"]["label"])] = value
     return found
 
 

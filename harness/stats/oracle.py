@@ -1,4 +1,4 @@
-"""The oracle of per-example budgets: had one known for each example which budget suffices, how much would have been run? Torch-free.
+"""The oracle of per-example budgets: had one known which budget suffices for each example, what would have run? Torch-free.
 
 Glavas et al. 2024 ("Dynamic layer selection in decoder-only transformers") let an oracle choose a layer count for every sequence.
 Here the choice is among budgets that were recorded, the full model among them: for each example the cheapest budget whose score is
@@ -73,7 +73,7 @@ class Oracle:
 
     def counts(self, settings: int) -> list[int]:
         """Examples for which each of the settings was chosen."""
-        return np.bincount(self.chosen, minlength=settings).tolist()
+        return [int(count) for count in np.bincount(self.chosen, minlength=settings)]
 
 
 def cheapest(values: Array, work: Array) -> npt.NDArray[np.intp]:
@@ -85,7 +85,7 @@ def cheapest(values: Array, work: Array) -> npt.NDArray[np.intp]:
     """
     suffices = values >= values[0] - _EQUAL
     suffices[0] = True
-    return np.where(suffices, work, np.inf).argmin(axis=0)
+    return np.asarray(np.where(suffices, work, np.inf).argmin(axis=0), dtype=np.intp)
 
 
 def find(metric: Metric, work: Array, steps: Array, depth: int, other: Metric | None = None) -> Oracle:

@@ -2,9 +2,11 @@
 
 A budget is the share of the blocks' weight bytes that a generated token runs, counted by the engine on the validation outputs
 (`harness.measure.probes.layers.executed_share`). Of the settings within half a block of it the one that scores best is chosen;
-where there is none, the one nearest to it, at most `TOLERANCE` away. All budgets share the trials.
+where there is none, the one nearest to it, at most `TOLERANCE` away. All budgets share the trials and stand in one artefact.
 
-    depthbench tune calm --budget 0.75 --budget 0.5 --model opt-e2e-mini/calm --task e2e --data DIR --out calm
+    depthbench tune calm --budget 0.75 --budget 0.5 --model opt-e2e-mini/calm --task e2e --data DIR --out calm.json
+
+A suite takes one of them by `{tuned: calm.json, at: 0.5}`.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def at_budgets(
     limit: int | None = None,
     test_limit: int | None = None,
     say: Callable[[str], None] = print,
-) -> list[Json]:
+) -> Json:
     """Choose a method's parameters for each budget.
 
     Args:
@@ -57,60 +59,59 @@ def at_budgets(
         say: told what happens, a line each.
 
     Returns:
-        An artefact for each budget, in their order; its `parameters` are None where no setting comes near, and `finding` says how
-        near one came.
+        The artefact. Of its `choices`, one for each budget, `parameters` are None where no setting comes near, and `finding` says
+        how near one came.
     """
     check(budgets)
     settings, _, depth = settings_of(spec, setup.model, tried, setup.device, setup.dtype)
     trials = Trials(setup, settings, "validation", limit)
     tries = [Try(name) for name in trials.names]
     shares = ", ".join(f"{100 * budget:g} %" for budget in budgets)
-    say(f"{spec} on {setup.task} validation ({len(trials.examples)} examples), {len(tries)} settings: {shares} of the blocks")
-    for place, one in enumerate(tries):
-        score(trials, place, one, depth)
+    say(
+        f"{spec} on {setup.task} validation ({len(trials.examples)} examples), {len(tries)} settings: {shares} of the blocks"
+    )
+    for number, one in enumerate(tries):
+        score(trials, number, one, depth)
         say(f"  {one.name}: {line(one, setup.metric)}")
     found = [choose(tries, budget, depth, setup.scored.better) for budget in budgets]
     test = Trials(replace(setup, expected_tokens=trials.expected_tokens), settings, "test", test_limit)
-    records = []
+    choices: list[Json] = []
     for budget, place in zip(budgets, found, strict=True):
-        record: Json = {
-            "kind": "tuning",
-            "method": outside.absolute(settings[0].called),
-            "parameters": None if place is None else shown_parameters(settings)[place],
-            "checkpoint": setup.model,
-            "goal": {"budget": budget, "metric": setup.metric},
-            "data": trials.data(),
-            "depth": depth,
-            "expected_tokens": trials.expected_tokens,
-            "conditions": setup.plain(),
-            "full_score": interval_plain(value_of(setup, trials.quality(None))),
-            "trace": [one.plain() for one in tries],
-            "held_out": None,
-        }
-        if place is None:
-            record["finding"] = _missed(tries, budget)
-        else:
+        choice: Json = {"budget": budget, "parameters": None, "held_out": None, "finding": _missed(tries, budget)}
+        if place is not None:
             held = Try(trials.names[place])
             score(test, place, held, depth)
-            record["held_out"] = {"data": test.data(), **held.plain()}
-            record["finding"] = (
+            choice["parameters"] = shown_parameters(settings)[place]
+            choice["held_out"] = {"data": test.data(), **held.plain()}
+            choice["finding"] = (
                 f"chosen {held.name} for {100 * budget:g} %; on the test split {line(held, setup.metric)}"
             )
-        say(f"  {record['finding']}")
-        records.append(record)
-    shared: Json = {
+        say(f"  {choice['finding']}")
+        choices.append(choice)
+    return {
+        "kind": "budgets",
+        "method": outside.absolute(settings[0].called),
+        "choices": choices,
+        "checkpoint": setup.model,
+        "goal": {"metric": setup.metric},
+        "data": trials.data(),
+        "depth": depth,
+        "expected_tokens": trials.expected_tokens,
+        "conditions": setup.plain(),
+        "full_score": interval_plain(value_of(setup, trials.quality(None))),
+        "trace": [one.plain() for one in tries],
         "cost": dict(trials.cost),
         "total_cost": add_costs([trials.cost, test.cost]),
-        "cost_shared_by": len(budgets),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment.fingerprint(),
     }
-    return [{**record, **shared} for record in records]
 
 
 def choose(tries: Sequence[Try], budget: float, depth: int, better: str) -> int | None:
     """Place of the setting that stands for a budget, see the module's docstring; None where none comes near."""
-    away = {place: abs(one.executed_share - budget) for place, one in enumerate(tries) if one.executed_share is not None}
+    away = {
+        place: abs(one.executed_share - budget) for place, one in enumerate(tries) if one.executed_share is not None
+    }
     sign = 1.0 if better == "higher" else -1.0
     close = [place for place, distance in away.items() if distance <= 0.5 / depth + 1e-9]
     if close:
@@ -128,4 +129,6 @@ def _missed(tries: Sequence[Try], budget: float) -> str:
     if not known:
         return f"no setting is near {100 * budget:g} %: none could be counted"
     _, one = min(known, key=lambda pair: pair[0])
-    return f"no setting is near {100 * budget:g} %; the nearest is {one.name} with {100 * (one.executed_share or 0):.0f} %"
+    return (
+        f"no setting is near {100 * budget:g} %; the nearest is {one.name} with {100 * (one.executed_share or 0):.0f} %"
+    )

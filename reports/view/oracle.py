@@ -10,10 +10,10 @@ from reports.view.cells import EMPTY, interval_cell, word_cell
 from reports.view.parts import Cell, Column, Table, table
 
 NOTE = (
-    "Analysis, not a method: for every example the cheapest recorded budget whose score is no worse than the full model's there, the "
-    "full model among them (after Glavas et al. 2024). Selection bias: it chooses by the scores it is judged by, so its score is too "
-    "good and its share too small, the more so the more budgets there are; the intervals speak of the examples alone. The metric of the "
-    "last columns took no part in the choice."
+    "Analysis, not a method: for every example the cheapest recorded budget whose score is no worse than the full model's there, "
+    "the full model among them (after Glavas et al. 2024). Selection bias: it chooses by the scores it is judged by, so its score "
+    "is too good and its share too small, the more so the more budgets there are; the intervals speak of the examples alone. The "
+    "metric of the last columns took no part in the choice."
 )
 
 
@@ -34,7 +34,10 @@ def oracle_table(facts: Facts) -> Table | None:
     if any(one.other for one in found):
         others = [(one.other, one.oracle.other) for one in found]
         columns += [
-            (Column("metric", numeric=False, group="Not chosen by"), [word_cell(o.title) if o else EMPTY for o, _ in others]),
+            (
+                Column("metric", numeric=False, group="Not chosen by"),
+                [word_cell(o.title) if o else EMPTY for o, _ in others],
+            ),
             (
                 Column("from full", group="Not chosen by"),
                 [interval_cell(seen[1], 1, plus=True) if seen else EMPTY for _, seen in others],

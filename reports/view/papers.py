@@ -27,9 +27,8 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
         own = [p for p in pairs if p.bibkey == key]
         alone = published.alone(facts.data.record, key)
         found.append(Prose(_about(paper, own, [p for p in own if p.comparable == "yes"], len(alone))))
-        if own:
-            if said := claims.sentences(facts, own):
-                found.append(Prose(said))
+        if own and (said := claims.sentences(facts, own)):
+            found.append(Prose(said))
         tables = [_table(facts, key, paper, own)] if own else []
         tables += [_alone(key, alone)] if alone else []
         if tables:

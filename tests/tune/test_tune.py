@@ -105,25 +105,48 @@ def test_too_slow_settings_are_not_scored(steady: None) -> None:
 
 
 @pytest.fixture(scope="module")
-def budgeted() -> list[dict]:
+def budgeted() -> dict:
     tried = ["budget=18,17,12,2"]
     return budgets.at_budgets(
         "fixed_exit", setup(), [0.75, 0.5, 0.3], tried=tried, limit=8, test_limit=6, say=lambda _: None
     )
 
 
-def test_settings_at_budgets_are_chosen_on_validation_data(budgeted: list[dict]) -> None:
-    """Shares are counted, half a block either way stands for a budget, and what comes nowhere near chooses nothing."""
-    wide, half, none = budgeted
-    shares = [one["executed_share"] for one in wide["trace"]]
+def test_settings_at_budgets_are_chosen_on_validation_data(budgeted: dict) -> None:
+    """Shares are counted, and what comes nowhere near chooses nothing; the trials are shared."""
+    wide, half, none = budgeted["choices"]
+    shares = [one["executed_share"] for one in budgeted["trace"]]
     assert shares == pytest.approx([18 / 24, 17 / 24, 12 / 24, 2 / 24])
     assert wide["parameters"]["budget"] == 18 and half["parameters"]["budget"] == 12
     assert half["held_out"]["executed_share"] == pytest.approx(0.5) and half["held_out"]["data"]["split"] == "test"
     assert none["parameters"] is None and none["held_out"] is None
     assert "no setting is near 30 %; the nearest is fixed_exit(budget=12) with 50 %" in none["finding"]
-    assert half["cost_shared_by"] == 3 and half["cost"]["trials"] == 5, "the trials are shared"
-    assert half["total_cost"]["trials"] == 7
-    assert tries.table(half)[3][5] == "50 %"
+    assert budgeted["cost"]["trials"] == 5 and budgeted["total_cost"]["trials"] == 8
+    assert tries.table(budgeted)[3][5] == "50 %"
+
+
+def test_a_suite_names_the_budget_it_takes(budgeted: dict, tmp_path: Path) -> None:
+    path = artefact.write(tmp_path / "exits.json", budgeted)
+    found = artefact.entry(path, 0.5)
+    assert found["parameters"] == {"budget": 12} and found["tuned"]["goal"] == {"budget": 0.5, "metric": "rougeL"}
+    suite = """
+model: opt-e2e-mini/calm
+methods: [full, {tuned: exits.json, at: 0.75, label: Exit 75 %}]
+batch_sizes: [1]
+tasks: [restaurants]
+"""
+    (tmp_path / "mine.yaml").write_text(suite)
+    arm = config.load_suite(tmp_path / "mine.yaml").methods[1]
+    assert (arm.title, arm.parameters, arm.checkpoint) == ("Exit 75 %", {"budget": 18}, "opt-e2e-mini/calm")
+    for old, new, said in (
+        ("at: 0.75, ", "", "has a choice for each of the budgets 0.75, 0.5, 0.3; say which with at"),
+        ("at: 0.75", "at: 0.7", "has no choice for 0.7; it has 0.75, 0.5, 0.3"),
+        ("at: 0.75", "at: half", "'half' is no share"),
+        ("at: 0.75", "at: 0.3", "chose nothing: no setting is near 30 %"),
+    ):
+        (tmp_path / "mine.yaml").write_text(suite.replace(old, new))
+        with pytest.raises(BadInput, match=said):
+            config.load_suite(tmp_path / "mine.yaml")
 
 
 def test_within_half_a_block_the_score_decides() -> None:
