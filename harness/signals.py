@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._process = os.getpid()
 
     @property
     def status(self) -> int:
@@ -31,6 +33,8 @@ class Stopping:
         self.signal = signal.Signals(number)
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)
+        if os.getpid() != self._process:  # a fork of it, as in a pool of some library: it ends as if nobody had watched
+            os.kill(os.getpid(), number)
         raise KeyboardInterrupt
 
     @contextlib.contextmanager

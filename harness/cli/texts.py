@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 import methods
+from harness import waiting
 from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.errors import BadInput
@@ -44,14 +45,15 @@ def generate_texts(
         raise BadInput("prompt: an empty prompt has no token to continue; give some text")
     batch = pad_left(rows, decoder.pad_token_id)
     mask = None if batch.mask is None else batch.mask.to(decoder.device)
-    out = generate(
-        decoder,
-        chosen,
-        batch.ids.to(decoder.device),
-        mask,
-        max_new_tokens=max_new_tokens,
-        expected_tokens=_expected(decoder),
-    )
+    with waiting.told("generating"):
+        out = generate(
+            decoder,
+            chosen,
+            batch.ids.to(decoder.device),
+            mask,
+            max_new_tokens=max_new_tokens,
+            expected_tokens=_expected(decoder),
+        )
     for row, length in enumerate(out.lengths.tolist()):
         text = decoder.tokenizer.decode(out.tokens[row, :length], skip_special_tokens=True)
         ran = out.trace.layers[row, 1:length].sum(1).double()
@@ -74,9 +76,9 @@ def score_text(
     if not after:
         raise BadInput("continuation: adds no token to the prompt, so there is nothing to score; give more text")
     ids = torch.tensor([before + after], device=decoder.device)
-    logits = score(decoder, chosen, ids, [len(before)], expected_tokens=_expected(decoder) or len(after))[
-        0, len(before) - 1 : -1
-    ]
+    with waiting.told("scoring"):
+        every = score(decoder, chosen, ids, [len(before)], expected_tokens=_expected(decoder) or len(after))
+    logits = every[0, len(before) - 1 : -1]
     target = ids[0, len(before) :]
     chosen_logits = logits.float().log_softmax(-1).gather(1, target.unsqueeze(1)).squeeze(1)
     greedy = bool((logits.argmax(-1) == target).all())

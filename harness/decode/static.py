@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from harness.models.block import Context
 from harness.models.cache import KVCache
-from harness.models.decoder import Context, Decoder
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
 
 Function = Callable[[], torch.Tensor]

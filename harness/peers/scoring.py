@@ -24,7 +24,7 @@ import methods
 from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.errors import BadInput
-from harness.machine import environment
+from harness.machine import environment, turn
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
@@ -95,7 +95,13 @@ def measure(settings: Settings, data: Path | None = None) -> Json:
 
     Raises:
         BadInput: a setting does not fit the model, or a task cannot be had.
+        CellFailed: another run kept the machine for too long.
     """
+    with turn.taken(settings.device, timed=True):
+        return _measure(settings, data)
+
+
+def _measure(settings: Settings, data: Path | None) -> Json:
     threads = settings.threads or psutil.cpu_count(logical=False) or 1
     torch.set_num_threads(threads)
     decoder = load_model(settings.model, dtype=settings.dtype, device=settings.device)
@@ -200,14 +206,14 @@ def _lm_eval_rows(settings: Settings, decoder: Decoder, data: Path | None) -> li
 def _turns(jobs: Mapping[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of every job at every turn, after one turn that is dropped; every other turn the other way round."""
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(repeats + 1):
-        for name in list(jobs) if turn % 2 else list(jobs)[::-1]:
+    for number in range(repeats + 1):
+        for name in list(jobs) if number % 2 else list(jobs)[::-1]:
             gc.collect()
             began = time.perf_counter()
             jobs[name]()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if turn:
+            if number:
                 seconds[name].append(time.perf_counter() - began)
     return seconds
 

@@ -73,3 +73,4 @@ class Prepared(TypedDict, total=False):
     contests: list[Contest]
     energy_counters: list[str]
     energy_idle: Idle | None
+    ignored_settings: list[str]

@@ -80,6 +80,7 @@ class RunRecord(TypedDict, total=False):
     contests: list[Contest]
     energy_counters: list[str]
     energy_idle: Idle | None
+    ignored_settings: list[str]
     published: list[PublishedPart]
     environment: Environment
     resumed: list[Environment]

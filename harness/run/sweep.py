@@ -99,6 +99,7 @@ def _run(
         "contests": prepared.get("contests", []),
         "energy_counters": prepared.get("energy_counters", []),
         "energy_idle": prepared.get("energy_idle"),
+        "ignored_settings": prepared.get("ignored_settings", []),
         "published": published.select(suite.published),
         "environment": environment.fingerprint(),
         "started": _now(),
@@ -112,6 +113,8 @@ def _run(
         if source is not None and not (store.path / arm["code"]["kept"]).exists():
             (store.path / CODE).mkdir(exist_ok=True)
             store.write_text(arm["code"]["kept"], source.text)
+    for line in prepared.get("ignored_settings", []):
+        progress.say(line)
     for found in record.get("contests") or []:  # a run begun before may have none
         if found["chosen"] == "torch" and found["native_s"]:
             progress.say(f"kernels: {found['said']}")

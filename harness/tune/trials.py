@@ -6,7 +6,9 @@ what a run would have measured. Nothing is tried before it is asked for, and not
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from typing import Any
 import methods
 from harness import outside, tasks
 from harness.errors import BadInput, near
+from harness.machine import turn
+from harness.measure import running
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.setup import load
@@ -142,12 +146,15 @@ class Trials:
 
     @cached_property
     def _prepared(self) -> Prepared:
-        with self._counted():
+        with self._working(timed=True):
             arms: list[Planned] = [
                 {"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": self._suite.checkpoint(e)}
                 for e in self._suite.methods
             ]
-            return prepare(self._suite, arms, self.setup.data)
+            found = prepare(self._suite, arms, self.setup.data)
+        for line in found.get("ignored_settings", []):
+            print(line, file=sys.stderr)
+        return found
 
     @property
     def expected_tokens(self) -> int:
@@ -164,7 +171,7 @@ class Trials:
             reference = None
             if place is not None:
                 reference = {e["id"]: e["token_ids"] for e in self.quality(None)["examples"]}
-            with self._counted():
+            with self._working(timed=False):
                 decoder = self._decoder(arm["checkpoint"])
                 cell = quality(self._suite, arm, 0, self._prepared, self.setup.data, reference, decoder=decoder)
             self._cells[index] = cell
@@ -181,7 +188,7 @@ class Trials:
         if not wanted:
             return
         arms = [self._prepared["arms"][0], *(self._prepared["arms"][place + 1] for place in wanted)]
-        with self._counted():
+        with self._working(timed=True):
             cells = speed(self._suite, arms, self.setup.batch_size, 0, self._prepared, self.setup.data)
         for place, arm in zip(wanted, arms[1:], strict=True):
             cell = cells[arm["label"]]
@@ -204,8 +211,11 @@ class Trials:
             self._decoders[checkpoint] = load(self._suite, checkpoint)
         return self._decoders[checkpoint]
 
-    def _counted(self) -> _Clock:
-        return _Clock(self.cost)
+    @contextlib.contextmanager
+    def _working(self, *, timed: bool) -> Iterator[None]:
+        """Within it the device is held, what goes on is said, and the time counts as cost."""
+        with turn.taken(self.setup.device, timed=timed), running.aloud(), _Clock(self.cost):
+            yield
 
 
 class _Clock:

@@ -95,3 +95,16 @@ def test_every_verb_ends_with_the_status_of_the_signal(
 def test_verbs_that_go_on_say_how(verb: str) -> None:
     said = cli.interrupted([verb, "my suite", "--out", "o"])
     assert verb in VERBS and f"depthbench {verb} 'my suite' --out o" in said
+
+
+def test_a_pool_that_a_library_ends_says_nothing() -> None:
+    """Its processes are forks of this one and are ended with SIGTERM, which this one watches for itself."""
+    code = (
+        "import multiprocessing, time\n"
+        "from harness.signals import Stopping\n"
+        "with Stopping().watching():\n"
+        "    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
+        "    child.start(); child.terminate(); child.join(); print(child.exitcode)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=PLAIN, capture_output=True, text=True)
+    assert done.stdout == f"{-signal.SIGTERM}\n" and not done.stderr

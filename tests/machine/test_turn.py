@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import methods
 from harness.errors import CellFailed
 from harness.machine import turn
+from harness.peers import decoding, scoring
+from harness.tune.trials import Trials
+from tests.tune.test_tune import setup
 
 pytest.importorskip("fcntl")
 
@@ -49,3 +55,18 @@ def test_without_a_place_for_the_lock_work_goes_on(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("DEPTHBENCH_LOCKS", str(tmp_path / "nowhere"))
     with turn.taken("cpu", timed=True, limit_s=0), turn.taken("cpu", timed=True, limit_s=0):
         pass
+
+
+TIMED: dict[str, Callable[[], object]] = {
+    "baseline": lambda: decoding.measure(decoding.Settings(model="random:opt-e2e-mini")),
+    "scoring-speed": lambda: scoring.measure(scoring.Settings(model="random:opt-e2e-mini")),
+    "tune": lambda: Trials(setup(), [methods.create("fixed_exit(budget=2)")], "validation", 2).time([0]),
+}
+
+
+@pytest.mark.parametrize("what", TIMED)
+def test_whatever_takes_times_is_alone(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with turn.taken("cpu", timed=False):  # another run that takes none
+        monkeypatch.setattr(turn, "taken", partial(turn.taken, limit_s=0))
+        with pytest.raises(CellFailed, match="nothing is timed beside it"):
+            TIMED[what]()

@@ -20,7 +20,8 @@ from harness.decode.forced_memory import ForcedMemory
 from harness.errors import BadInput
 from harness.measure.probes import flops
 from harness.method import Method, Schedule
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.families.bloom import slopes
 from harness.models.kernels import linear
 from harness.models.load import FAMILIES, load_model

@@ -185,7 +185,7 @@ def test_damaged_gguf_files_are_one_line(letters: Path, tmp_path: Path) -> None:
 
 
 def test_tensors_that_the_reader_leaves_out_are_refused(tmp_path: Path) -> None:
-    assert "(rope_freqs.weight, ...)" in line(tiny_gguf(tmp_path / "factors.gguf", factors=True))
+    assert "(rope_freqs.weight, ...)" in line(tiny_gguf(tmp_path / "factors.gguf", more={"rope_freqs": (8,)}))
 
 
 def test_a_tokenizer_that_panics_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

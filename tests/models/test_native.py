@@ -71,16 +71,16 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the kernels did, block by block, while a test runs."""
     seen: list[str] = []
-    original = fused._Stack.run
+    original = fused.Stack.run
 
-    def counted(self: fused._Stack, codes: Any, *more: Any) -> torch.Tensor | None:
+    def counted(self: fused.Stack, codes: Any, *more: Any) -> torch.Tensor | None:
         out = original(self, codes, *more)
         if out is not None:
             names = {native.ATTEND: "attend", native.FEED: "feed", native.FILL: "fill"}
             seen.extend(name for _, does, _ in codes for code, name in names.items() if does & code)
         return out
 
-    monkeypatch.setattr(fused._Stack, "run", counted)
+    monkeypatch.setattr(fused.Stack, "run", counted)
     return seen
 
 

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.families.blocks import Function, FusedBlock, activation, check_activation, geometry
 from harness.models.fused import Norm, Sublayers
-from harness.models.kernels.linear import Linear
+from harness.models.kernels.linear import Joined, Linear
 from harness.models.rotary import RMSNorm, Rotary, check_rope, reachable_positions
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -75,7 +76,7 @@ class GatedBlock(FusedBlock):
 def _joined(*parts: Any) -> Linear:
     """One map for several linear modules over the same input."""
     bias = None if parts[0].bias is None else torch.cat([p.bias for p in parts])
-    return Linear(torch.cat([p.weight for p in parts]), bias)
+    return Linear(Joined([p.weight for p in parts]), bias)
 
 
 class NormedBlock(GatedBlock):

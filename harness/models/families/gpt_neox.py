@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.models.decoder import Context
+from harness.models.block import Context
 from harness.models.families.blocks import Function, activation, check_activation, geometry
 from harness.models.families.plain import PlainBlock, PlainDecoder
 from harness.models.fused import Sublayers

@@ -38,7 +38,10 @@ LOG_LINES = 30
 _LOG_BYTES = 16_384
 BEAT_S = 4.0
 """Seconds between two signs of life."""
-_PRELOADED = ("torch", "transformers.modeling_utils")
+_PRELOADED = (
+    *("torch", "transformers.modeling_utils", "transformers.modeling_layers"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
+)
 
 
 class LocalExecutor(Executor):

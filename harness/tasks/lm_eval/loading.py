@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import io
 import json
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval
+from lm_eval import evaluator
+from lm_eval.api import metrics as api_metrics
 from lm_eval.api import model as api_model
 from lm_eval.api import task as api_task
 from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
+from harness import waiting
 from harness.errors import BadInput, near, one_line
 from harness.tasks.lm_eval.data import local_data
+from harness.tasks.lm_eval.index import quicker
 from harness.tasks.lm_eval.options import Options
 
 
@@ -41,22 +47,45 @@ def quiet(level: int = logging.ERROR) -> Iterator[None]:
     logger = logging.getLogger("lm_eval")
     # Its transformers backend draws one whatever it is told; it is loaded only where it is measured.
     backend = sys.modules.get("lm_eval.models.huggingface")
-    modules = (api_model, api_task, *([backend] if backend is not None else []))
-    before, bars = logger.level, [(module, vars(module)["tqdm"]) for module in modules]
+    quieter = [(module, "tqdm", _bar) for module in (api_model, api_task, backend) if module is not None]
+    quieter += [(api_metrics, "bootstrap_stderr", _bootstrapped), (evaluator, "get_git_commit_hash", _commit)]
+    before, kept = logger.level, [(module, name, vars(module)[name]) for module, name, _ in quieter]
     logger.setLevel(level)
-    for module in modules:
-        vars(module)["tqdm"] = _bar
+    for module, name, own in quieter:
+        vars(module)[name] = own
     try:
         yield
     finally:
         logger.setLevel(before)
-        for module, bar in bars:
-            vars(module)["tqdm"] = bar
+        for module, name, old in kept:
+            vars(module)[name] = old
 
 
 def _bar(*arguments: Any, **settings: Any) -> Any:
     """A progress bar that shows on a terminal only."""
     return tqdm(*arguments, **{**settings, "disable": settings.get("disable") or None})
+
+
+def _bootstrapped(f: Any, xs: Any, iters: int) -> float:
+    """lm-eval's bootstrap without the line and the bar it writes among the results."""
+    with (
+        waiting.told(f"standard error of {f.__name__}"),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        return _BOOTSTRAP(f, xs, iters)  # type: ignore[no-any-return]
+
+
+def _commit() -> str | None:
+    """The commit of the folder one stands in, as lm-eval records it, without git's complaint where there is none."""
+    with contextlib.suppress(OSError):
+        done = subprocess.run(["git", "describe", "--always"], capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return None
+
+
+_BOOTSTRAP = api_metrics.bootstrap_stderr
 
 
 def load_tasks(options: Options, data: Path | None) -> Loaded:
@@ -65,9 +94,14 @@ def load_tasks(options: Options, data: Path | None) -> Loaded:
     Raises:
         BadInput: no task has a name given (with near ones), or the data of one cannot be had (with how to give it).
     """
+    with waiting.told("finding lm-eval's tasks"):
+        return _found(options, data)
+
+
+def _found(options: Options, data: Path | None) -> Loaded:
     metadata = json.dumps(dict(options.metadata), sort_keys=True, default=str)
     if options.include_path is not None:
-        # lm-eval takes seconds to read its own thousands of task files; where the user's folder has all, they are not needed.
+        # lm-eval has thousands of task files; where the user's folder has all that are named, they are not needed.
         with contextlib.suppress(BadInput):
             return _load(_manager(options.include_path, False, metadata), options, data)
     return _load(_manager(options.include_path, True, metadata), options, data)
@@ -75,7 +109,8 @@ def load_tasks(options: Options, data: Path | None) -> Loaded:
 
 @cache
 def _manager(include_path: str | None, defaults: bool, metadata: str) -> TaskManager:
-    return TaskManager(include_path=include_path, include_defaults=defaults, metadata=json.loads(metadata))
+    with quicker():
+        return TaskManager(include_path=include_path, include_defaults=defaults, metadata=json.loads(metadata))
 
 
 def _load(manager: TaskManager, options: Options, data: Path | None) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,7 +13,9 @@ from lm_eval.api.model import TemplateLM, hash_args
 import methods
 from harness.errors import BadInput
 from harness.method import Method
+from harness.models.checks import said
 from harness.models.decoder import Decoder
+from harness.models.identity import beside_weights
 from harness.models.load import load_model
 from harness.records.limits import BASELINE
 from harness.tasks.encoding import Encoding
@@ -73,6 +76,8 @@ class MethodModel(TemplateLM):
     ) -> None:
         super().__init__()
         self.decoder = model if isinstance(model, Decoder) else load_model(model, dtype=dtype, device=device)
+        if self.decoder is not model and (line := said(self.decoder.name, self.decoder.ignored)):
+            print(line, file=sys.stderr)
         self.encoding = Encoding.of(self.decoder.tokenizer, self.decoder.name, prefix_token_id, add_bos_token)
         self.tokenizer = self.decoder.tokenizer
         chosen = methods.create(method) if isinstance(method, str) else method
@@ -147,6 +152,7 @@ class MethodModel(TemplateLM):
         return {
             "checkpoint": self.decoder.name,
             "weights": self._digest,
+            "beside_weights": self._beside_weights,
             "dtype": str(self.decoder.dtype),
             "method": self.method.called,
             "code": None if self.method.source is None else self.method.source.sha256,
@@ -162,6 +168,10 @@ class MethodModel(TemplateLM):
     @cached_property
     def _digest(self) -> str:
         return weights_digest(self.decoder)
+
+    @cached_property
+    def _beside_weights(self) -> dict[str, Any]:
+        return beside_weights(self.decoder)
 
     def cache_name(self) -> str:
         """Name that differs for every model, checkpoint, method and setting."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from types import TracebackType
@@ -9,7 +10,9 @@ from typing import Self
 
 from tqdm import tqdm
 
-QUIET_S = 30.0
+from harness import waiting
+
+QUIET_S = 4.0
 """Off a terminal: seconds between two lines about one task."""
 
 
@@ -27,12 +30,16 @@ class Progress:
         self._lines = not hidden and not sys.stderr.isatty()
         self._bar = tqdm(total=total, desc=title, unit="request", dynamic_ncols=True, disable=hidden or self._lines)
         self._began = self._said = time.monotonic()
+        self._between = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        if self._lines:
+            self._between.enter_context(waiting.told(self._title))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.close()
+        self._between.close()
         if self._lines and kind is None:
             self._say(f"{self._total} requests in {time.monotonic() - self._began:.1f} s")
 
@@ -61,3 +68,4 @@ class Progress:
 
     def _say(self, what: str) -> None:
         print(f"{self._title}: {what}", file=sys.stderr, flush=True)
+        waiting.heard()

@@ -67,6 +67,7 @@ def test_several_methods_in_one_call(
     )  # fmt: skip
     assert evaluating and counts == {"models": 1, "tasks": 1, "contexts": 12}, "six documents of two tasks"
     text = capsys.readouterr().out
+    assert "bootstrapping" not in text, "lm-eval's own line among the results"
     assert text.index(", full: batch") < text.index(", skipdecode(speedup=2): batch"), "the baseline first"
     assert text.count("p, Holm") == 2 and "paired bootstrap" in text and "McNemar" in text
     assert text.index("|tiny_choice|") < text.index("written to"), "numbers are seen before files are written"
