@@ -148,6 +148,7 @@ def quality(
         "layers_per_token": counted.per_token,
         "executed_share": executed_share(counted, decoder.geometry),
         "layers_by_position": counted.by_position,
+        "sublayers_by_position": counted.sublayers_by_position,
         "depth": decoder.depth,
         "steps": evidence.steps(outputs),
         "tokens": sum(row["tokens"] for row in rows.values()),

@@ -59,7 +59,7 @@ def hold(decoder: Decoder, rows: int) -> Contest:
 
     The kernels stay unless torch's slower half is faster than their faster half: a disturbance in one half decides nothing.
     """
-    x = torch.zeros(1, dtype=decoder.dtype, device=decoder.device)
+    x = torch.zeros(1, dtype=decoder.state_dtype, device=decoder.device)
     if not kernels.native_allowed(x):
         return Contest(rows, [], [], kernels.TORCH)
     group = decoder.blocks[0].maps()[0].group

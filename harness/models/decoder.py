@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from harness.errors import BadInput
 from harness.models.block import Around, Block, Context, Decided, Operations, Runs
 from harness.models.cache import KVCache, Memory
 from harness.models.checks import ignored
 from harness.models.kernels import linear
+from harness.models.precision import state_dtype, widened
 from harness.models.watch import Watch
 
 
@@ -119,6 +121,11 @@ class Decoder(ABC):
         return next(self.source.parameters()).dtype  # type: ignore[no-any-return]
 
     @property
+    def state_dtype(self) -> torch.dtype:
+        """Type of states, keys and values (precision.py)."""
+        return state_dtype(self.dtype, self.device)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.source.parameters()).device  # type: ignore[no-any-return]
@@ -185,12 +192,12 @@ class Decoder(ABC):
 
     @property
     def kind(self) -> str:
-        """What models share whose steps take the same time: architecture and sizes."""
+        """What models share whose steps take the same time: architecture, sizes, and the weights' type unless it is float32."""
         g = self.geometry
         family = type(self).__name__.removesuffix("Decoder").lower()
-        return (
-            f"{family} {g.depth} x {g.width}, {g.heads}/{g.kv_heads}x{g.head_dim}, {g.feed_weights}, {g.head_weights}"
-        )
+        sizes = f"{g.depth} x {g.width}, {g.heads}/{g.kv_heads}x{g.head_dim}, {g.feed_weights}, {g.head_weights}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{family} {sizes}" if dtype == "float32" else f"{family} {sizes}, {dtype}"
 
     def own_threads(self, rows: int) -> AbstractContextManager[None]:
         """What prompts and steps of a generation of so many rows run in, from embedding to choice of tokens: whose threads work."""
@@ -242,9 +249,15 @@ class Decoder(ABC):
         """An empty cache of `batch_size` rows with room for `capacities[l]` positions in block l."""
         g = self.geometry
         keep = self.needs_key_positions
-        return KVCache(capacities, batch_size, g.kv_heads, g.head_dim, self.dtype, self.device, keep)
+        return KVCache(capacities, batch_size, g.kv_heads, g.head_dim, self.state_dtype, self.device, keep)
 
 
 def layer_norm(x: torch.Tensor, module: Any) -> torch.Tensor:
     """What a `torch.nn.LayerNorm` holding these weights computes."""
-    return torch.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+    bias = None if module.bias is None else widened(module.bias)
+    return torch.layer_norm(x, module.normalized_shape, widened(module.weight), bias, module.eps)
+
+
+def embedding(ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Rows of a table [V, D] as states: ids [...] to [..., D]."""
+    return widened(F.embedding(ids, table))

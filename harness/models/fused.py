@@ -1,8 +1,8 @@
 """A decode step's blocks in one call of the compiled kernels.
 
-Blocks that say what they compute (`sublayers` of fusable.py) are run by `kernels.native` when every row has one token or a few, in
-single precision on a CPU, unless torch's calls were found to be faster at that number of rows (linear.py). Attention over prompts
-(but short ones), scoring and training use torch's calls; tests hold the two to the same numbers.
+Blocks that say what they compute (`sublayers` of fusable.py) are run by `kernels.native` when every row has one token or a few,
+over float32 or bfloat16 weights on a CPU, unless torch's calls were found to be faster at that number of rows (linear.py). What
+attends over prompts (but short ones), scores and trains uses torch's calls; tests hold the two to the same numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from harness.models.block import Context
 from harness.models.cache import KVCache, Memory, RowsOfCache
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native, threads
+from harness.models.precision import widened
 from harness.models.rotary import Rotary
 
 MAX_COLUMNS = 16
@@ -33,6 +34,11 @@ class Norm:
     bias: torch.Tensor | None
     eps: float
     kind: str
+
+    @classmethod
+    def layer(cls, module: Any) -> Norm:
+        """That of a `torch.nn.LayerNorm`."""
+        return cls(widened(module.weight), None if module.bias is None else widened(module.bias), module.eps, "layer")
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class Stack:
         if self._all is None:
             self._all = None not in self.sublayers()
         first = self.sublayers()[0]
-        if first is None or not self._all or not kernels.fits_kernels(first.qkv.parts[0]) or not self.serves(0, rows):
+        if first is None or not self._all or not kernels.readable(first.qkv.parts[0]) or not self.serves(0, rows):
             return None
         return self._library or native.library()
 

@@ -22,6 +22,7 @@ from harness.method import Method
 from harness.models import named
 from harness.models.decoder import Decoder
 from harness.models.load import DTYPES, local_folder
+from harness.models.precision import state_dtype
 from harness.models.shapes import is_random
 from harness.models.skeleton import cached, config_of, copied_bytes, on_meta, tokenizer_of
 from harness.records import published
@@ -100,7 +101,7 @@ class _Planner:
         self.assumed: dict[str, None] = {}
         self.checkpoints = list(dict.fromkeys(suite.checkpoint(entry) for entry in suite.methods))
         self.decoder = self._skeleton()
-        self.element = DTYPES[suite.dtype].itemsize
+        self.element = state_dtype(DTYPES[suite.dtype], suite.device).itemsize
         self._weights = self.decoder.weight_bytes
         self._extra = copied_bytes(self.decoder, panels=suite.device == "cpu")
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule
 from harness.models.block import Context
-from harness.models.decoder import Decoder
+from harness.models.decoder import Decoder, embedding
 from harness.models.families.blocks import Function, FusedBlock, activation, check_activation, geometry
 from harness.models.fused import Norm, Sublayers
 from harness.models.kernels.linear import Joined, Linear
+from harness.models.precision import widened
 from harness.models.rotary import RMSNorm, Rotary, check_rope, reachable_positions
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -31,7 +31,7 @@ class GatedBlock(FusedBlock):
 
     def norm(self, module: Any) -> RMSNorm:
         """The norm of a transformers module."""
-        return RMSNorm(module.weight, self._eps)
+        return RMSNorm(widened(module.weight), self._eps)
 
     def fused(self) -> tuple[Linear, Linear]:
         """The maps to queries, keys and values, and to gate and up [2 F, D]."""
@@ -56,7 +56,7 @@ class GatedBlock(FusedBlock):
         ):
             return None
         modules = self.module.input_layernorm, self.module.post_attention_layernorm
-        norms = [Norm(m.weight, None, self._eps, "rms") for m in modules]
+        norms = [Norm(widened(m.weight), None, self._eps, "rms") for m in modules]
         return self.plainly(self._act, norms, gated=True, rotary=self._rotary)
 
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
@@ -144,7 +144,7 @@ class GatedDecoder(Decoder):
 
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Decoder.embed`."""
-        return F.embedding(ids, self.source.model.embed_tokens.weight)
+        return embedding(ids, self.source.model.embed_tokens.weight)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """See `Decoder.head`."""

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from harness.models.attention import attention
 from harness.models.block import Context
 from harness.models.cache import Memory
-from harness.models.decoder import Decoder, Geometry, layer_norm
+from harness.models.decoder import Decoder, Geometry, embedding, layer_norm
 from harness.models.families.blocks import NATIVE_ACTIVATIONS, check_activation
 from harness.models.families.blocks import activation as activation_function
 from harness.models.fusable import FusableBlock
 from harness.models.fused import Norm, Sublayers
 from harness.models.kernels.linear import Joined, Linear, Tail
+from harness.models.precision import widened
 
 
 class OPTBlock(FusableBlock):
@@ -48,7 +49,7 @@ class OPTBlock(FusableBlock):
         if not self._norm_first or (self._activation is not None and self._activation not in NATIVE_ACTIVATIONS):
             return None
         modules = self._module.self_attn_layer_norm, self._module.final_layer_norm
-        before_attention, before_feed = (Norm(m.weight, m.bias, m.eps, "layer") for m in modules)
+        before_attention, before_feed = map(Norm.layer, modules)
         size = self._out.k // self._heads
         return Sublayers(
             *(self._qkv, self._out, self._up, self._down),
@@ -127,17 +128,17 @@ class OPTDecoder(Decoder):
 
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Decoder.embed`. OPT's position table starts with two unused rows."""
-        x = F.embedding(ids, self._decoder.embed_tokens.weight)
+        x = embedding(ids, self._decoder.embed_tokens.weight)
         if self._decoder.project_in is not None:
-            x = F.linear(x, self._decoder.project_in.weight)
-        return x + F.embedding(positions + 2, self._decoder.embed_positions.weight)
+            x = F.linear(x, widened(self._decoder.project_in.weight))
+        return x + embedding(positions + 2, self._decoder.embed_positions.weight)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """See `Decoder.head`."""
         if self._decoder.final_layer_norm is not None:
             x = layer_norm(x, self._decoder.final_layer_norm)
         if self._decoder.project_out is not None:
-            x = F.linear(x, self._decoder.project_out.weight)
+            x = F.linear(x, widened(self._decoder.project_out.weight))
         return self._output(x)
 
     def refresh_ends(self) -> tuple[Linear, ...]:

@@ -31,7 +31,7 @@ class PlainBlock(FusedBlock):
 
     def set_norms(self, attention_norm: Any, feed_norm: Any) -> None:
         """Keep the norms before the sublayers."""
-        self._norms = [Norm(m.weight, m.bias, m.eps, "layer") for m in (attention_norm, feed_norm)]
+        self._norms = [Norm.layer(m) for m in (attention_norm, feed_norm)]
         self.attention_norm = partial(layer_norm, module=attention_norm)
         self.feed_norm = partial(layer_norm, module=feed_norm)
 

@@ -1,11 +1,12 @@
 """Linear maps over loaded weights, and what runs them: the project's own kernels (`kernels.native`) or torch's calls.
 
-The kernels read weights in panels, one copy for any number of rows; they take single precision on a CPU. Elsewhere (a GPU,
-other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on the weights as loaded, those of several maps over
-the same input joined to one (`Joined`), which is kept only while torch's calls need it. The kernels are the default: on every
-processor they were tried on they are at least as fast as anything torch has. Whether that is so here is measured before anything
-is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error in the kernels and said as
-such. What runs is a condition of the run (`table`, `install`).
+The kernels read weights in panels, one copy for any number of rows; they take float32 and bfloat16 weights on a CPU, and
+compute in float32 (precision.py). Elsewhere (a GPU, other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on
+the weights as loaded, those of several maps over the same input joined to one (`Joined`), which is kept only while torch's calls
+need it; bfloat16 ones are widened for every call on a CPU, which takes longer than reading them. The kernels are the default: on
+every processor they were tried on they are at least as fast as anything torch has. Whether that is so here is measured before
+anything is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error in the kernels and said
+as such. What runs is a condition of the run (`table`, `install`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing_extensions import override
 
 from harness.machine.environment import memory_limit
 from harness.models.kernels import native, pages, threads
+from harness.models.precision import widened
 
 NATIVE, TORCH = "native", "torch"
 MAX_BUCKET = 256
@@ -160,7 +162,8 @@ class Linear:
     """
 
     def __init__(self, weight: torch.Tensor | Joined, bias: torch.Tensor | None = None, relu: bool = False) -> None:
-        self._weight, self.bias, self.relu = weight, bias, relu
+        self._weight, self.relu = weight, relu
+        self.bias = None if bias is None else widened(bias)
         self.parts = weight.parts if isinstance(weight, Joined) else (weight,)
         self.n, self.k = weight.shape
         self.group: Group | None = None
@@ -183,7 +186,10 @@ class Linear:
         return self._compiled(x, residual)
 
     def _called(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):  # autocast has a type of its own
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        y = F.linear(x, weight, bias)
         if self.relu:
             y = F.relu(y)
         return y if residual is None else residual + y
@@ -214,7 +220,7 @@ class Linear:
             self._library = native.library()
             assert self._library is not None, "asked only where there are kernels"
             weight = self._packed(self._library)
-            self._panels = weight, native.Map(weight.data_ptr(), native.pointer(self.bias), self.n, self.k)
+            self._panels = weight, self._library.map(weight, self.n, self.k, self.bias)
         return self._panels[1]
 
     def _packed(self, library: native.Library) -> torch.Tensor:
@@ -272,11 +278,13 @@ class Group:
     def __init__(self, kind: str, maps: Sequence[Linear]) -> None:
         self.kind = kind
         self._bytes = sum(m.n * m.k * m.parts[0].element_size() for m in maps if not isinstance(m, Tail))
+        self._readable = all(part.dtype in native.WEIGHTS for m in maps for part in m.parts)
         self._fits: bool | None = None
 
     def native(self, rows: int) -> bool:
         """Whether the kernels run this number of rows; asked where `native_allowed`."""
-        return rows > 0 and (_forced == NATIVE or chosen(self.kind, rows) == NATIVE) and self._room()
+        wanted = rows > 0 and self._readable and (_forced == NATIVE or chosen(self.kind, rows) == NATIVE)
+        return wanted and self._room()
 
     def _room(self) -> bool:
         """Whether there is memory for the panels, as found when they were first wanted."""
@@ -300,10 +308,19 @@ def argmax(x: torch.Tensor) -> torch.Tensor:
 
 
 def fits_kernels(x: torch.Tensor) -> bool:
-    """Whether the compiled kernels, where there are any, may compute with this tensor now."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
+    """Whether the compiled kernels, where there are any, may compute with these states now."""
+    return x.dtype == torch.float32 and _may_run(x)
+
+
+def readable(weight: torch.Tensor) -> bool:
+    """Whether the compiled kernels, where there are any, may read this weight now."""
+    return weight.dtype in native.WEIGHTS and _may_run(weight)
+
+
+def _may_run(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
 
 
 def native_allowed(x: torch.Tensor) -> bool:
-    """Whether there are compiled kernels, and they may compute with this tensor now."""
+    """Whether there are compiled kernels, and they may compute with these states now."""
     return fits_kernels(x) and native.library() is not None
