@@ -13,7 +13,7 @@ NOTE = (
     "Analysis, not a method: for every example the cheapest recorded budget whose score is no worse than the full model's there, "
     "the full model among them (after Glavas et al. 2024). Selection bias: it chooses by the scores it is judged by, so its score "
     "is too good and its share too small, the more so the more budgets there are; the intervals speak of the examples alone. The "
-    "metric of the last columns took no part in the choice."
+    "metric of the last columns took no part in the choice, though related metrics share its bias in part."
 )
 
 
