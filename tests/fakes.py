@@ -67,6 +67,7 @@ class FakeExecutor:
         self.hook, self.slots = hook, slots
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.closed = False
+        self.alive: Callable[[str], None] | None = None
         self.counters: list[str] = []
         """Energy counters that can be read."""
         self._lock = threading.Lock()

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import BadInput, near
+from harness.records import beyond
+from harness.records.arms import cost_said
 
 Rows = list[tuple[str, ...]]
 T = TypeVar("T")
@@ -85,19 +87,20 @@ def _recipes() -> Rows:
 
 _SCORES = 4
 """Scores that fit a line beside the rest."""
-_BEFORE_SCORES = 5
-"""Columns of `summary_rows` before the scores."""
+_LIMIT, _APART = "byte limit", "attention/FFN"
+_FIRST = ("label", "batch", "ms/token", "speed-up [95 %]", _LIMIT, "layers", _APART)
 
 
 def summary_least(head: Sequence[str]) -> list[str]:
     """Columns of `summary_rows` that a narrow terminal does without: never the arm, its batch, its speed-up, its verdict."""
-    scores = [name for name in head[_BEFORE_SCORES:-1]]
-    return ["ms/token", "layers", *scores[1:][::-1], *scores[:1]]
+    scores = [name for name in head[:-1] if name not in _FIRST]
+    return ["ms/token", _LIMIT, _APART, "layers", *scores[1:][::-1], *scores[:1]]
 
 
 def summary_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
     """The main numbers of the rows of summary.csv, rounded: decode time, speed-up with its interval, layers, a few scores.
 
+    Where an arm skips sublayers alone, attention and feed-forward sublayers per token stand beside the layers.
     Differences to the full model stay in the file; of many scores the first of every task is shown, so that a line fits a terminal.
     """
     scores = [key for key in (records[0] if records else ()) if "/" in key and f"{key}_low" in records[0]]
@@ -106,7 +109,8 @@ def summary_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
         scores = list({key.rpartition("/")[0]: key for key in reversed(scores)}.values())[::-1]
     one = len({key.rpartition("/")[0] for key in scores}) == 1
     names = [key.rpartition("/")[2] if one else key.removeprefix("lm_eval:").replace("/", " ") for key in scores]
-    head = ("label", "batch", "ms/token", "speed-up [95 %]", "layers", *(n.replace("_", " ") for n in names), "verdict")
+    apart = any(record["attention_per_token"] != record["feed_per_token"] for record in records)
+    head = (*_FIRST[: None if apart else -1], *(n.replace("_", " ") for n in names), "verdict")
     table: Rows = [head]
     for record in records:
         table.append(
@@ -115,12 +119,25 @@ def summary_rows(records: Sequence[Mapping[str, Any]]) -> Rows:
                 str(record["batch_size"]),
                 _rounded(record["tpot_ms"], 2),
                 _with_interval(record, "speedup", 2),
+                _rounded(record["byte_limit"], 2),
                 _rounded(record["layers_per_token"], 1),
+                *(
+                    ["/".join(_rounded(record[f"{part}_per_token"], 1) for part in ("attention", "feed"))]
+                    if apart
+                    else []
+                ),
                 *(_rounded(record[key], 1) for key in scores),
                 record.get("verdict") or record["status"],
             )
         )
     return table
+
+
+def summary_notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What must stand beside the speed-ups of `summary_rows`: which are above their limits and why, and what learning cost."""
+    learned = {record["label"]: cost_said(record["learned_by"] or "", record["learned_s"]) for record in records}
+    costs = [f"Learned beforehand: {label} ({cost})." for label, cost in learned.items() if cost]
+    return [*beyond.sentences(records), *costs]
 
 
 def _rounded(value: float | None, digits: int) -> str:

@@ -101,6 +101,8 @@ def run(
     report_path = write_report([done])
     rows = listing.summary_rows(done.summary)
     print_table(rows, left=("label", "verdict"), least=listing.summary_least(rows[0]))
+    for line in listing.summary_notes(done.summary):
+        typer.echo(line)
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
     stopped = sum(gate.stops for gate in done.gates)
     if done.failed or stopped:

@@ -16,8 +16,9 @@ from harness.decode.probing import Probes
 from harness.decode.rows import Rows
 from harness.errors import BadInput
 from harness.method import Draft
+from harness.models.block import Context, Operations
 from harness.models.cache import KVCache
-from harness.models.decoder import Context, Decoder, Operations
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Pass, StepTrace
 
 

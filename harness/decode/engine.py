@@ -21,7 +21,8 @@ from harness.decode.rows import Rows
 from harness.decode.sampling import GREEDY, Sampling, StopStrings, noise_of_rows
 from harness.decode.static import StaticSteps, steps_for
 from harness.method import Draft, Gate, Method, Start
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step, StepTrace, Trace
 from harness.state import GateState
 

@@ -25,7 +25,8 @@ from harness.decode.forced_joined import prefixes, run_joined
 from harness.decode.prompt_pass import Forced, Started, Through, around, at_once, ran, start
 from harness.errors import BadInput
 from harness.method import Gate, Method
-from harness.models.decoder import Columns, Context, Decoder
+from harness.models.block import Columns, Context
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Skip, Step
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 
 from harness.method import Gate
-from harness.models.decoder import Columns, Context, Decoder
+from harness.models.block import Columns, Context
+from harness.models.decoder import Decoder
 from harness.state import GateState
 
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from harness.decode.forced_memory import ForcedMemory
 from harness.decode.prompt_pass import Forced, Through, around, at_last, ran
-from harness.models.decoder import Columns, Context, Decoder
+from harness.models.block import Columns, Context
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
 
 

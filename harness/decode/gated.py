@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 
 from harness.method import Gate
+from harness.models.block import Context
 from harness.models.cache import KVCache, RowsOfCache
-from harness.models.decoder import Context, Decoder
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, StepTrace
 from harness.state import GateState
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.errors import BadInput
+from harness.models.block import Context
 from harness.models.cache import KVCache
-from harness.models.decoder import Context
 from harness.plan import LayerPlan, Pass
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import torch
 
 from harness.decode.forced_memory import ForcedMemory
 from harness.method import Method
+from harness.models.block import Around, Context
 from harness.models.cache import Memory
-from harness.models.decoder import Around, Context, Decoder
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
 
 Through = Callable[[Callable[[torch.Tensor], torch.Tensor], torch.Tensor], torch.Tensor]

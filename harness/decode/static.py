@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
+from harness.models.block import Context
 from harness.models.cache import KVCache
-from harness.models.decoder import Context, Decoder
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
 
 Function = Callable[[], torch.Tensor]
@@ -108,8 +109,8 @@ class StaticSteps:
         self._context = _StaticContext(self._position, max(capacities), self._memory)
         # What a sublayer reads, and the input of its block, are still there when it is done: rows may skip it, tests compare.
         shape = (rows, 1, decoder.geometry.width)
-        self._columns = [torch.zeros(shape, dtype=decoder.dtype, device=device) for _ in range(3)]
-        self._left = torch.zeros(shape, dtype=decoder.dtype, device=device)
+        self._columns = [torch.zeros(shape, dtype=decoder.state_dtype, device=device) for _ in range(3)]
+        self._left = torch.zeros(shape, dtype=decoder.state_dtype, device=device)
         self._graphs: dict[Any, Function] = {}
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._depth = depth

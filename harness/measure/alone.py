@@ -10,6 +10,7 @@ from harness.decode.engine import Output, generate
 from harness.machine import nvml
 from harness.measure import conditions as evidence
 from harness.measure.probes import energy, memory
+from harness.measure.running import say
 from harness.measure.setup import (
     begin,
     load,
@@ -22,7 +23,7 @@ from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Expected, Prepared
-from harness.records.fields import Conditions, EnergyFields, MemoryFields
+from harness.records.fields import Conditions, EnergyFields, Idle, MemoryFields
 from harness.suites.suite import Suite
 from harness.tasks.prompts import Batch
 
@@ -31,7 +32,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     """Peak memory of one arm alone in this process: a fixed-length generation after one that warmed everything up."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data, prepared), batch_size, 0)
     # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = method_of(arm)
@@ -56,19 +57,27 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     """Energy of one arm alone in this process: fixed-length generations over a window of seconds; see `probes.energy`."""
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
-    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data), batch_size, 0)
+    batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data, prepared), batch_size, 0)
     conditions = _conditions(suite, decoder, batch, batch_size, expected)
     method = method_of(arm)
     out = _fixed_length(suite, decoder, method, batch, expected)
     gpu = nvml.gpu(decoder.device)
+    here, meters = energy.identity(decoder.device), energy.counters(decoder.device)
+    quiet = next((one for one in prepared.get("energy_idles") or [] if one.get("device", here) == here), None)
+    new: Idle | None = None
+    if quiet is None:  # the run was prepared on another device
+        say("reading the energy counters of the idle machine")
+        quiet = new = {**energy.idle(meters, decoder.device, suite.energy_window_s), "device": here}
     found = energy.measure(
         lambda: _fixed_length(suite, decoder, method, batch, expected).tokens.numel(),
-        energy.counters(decoder.device),
+        meters,
         decoder.device,
         suite.energy_window_s,
         power_w=None if gpu is None else gpu.power_w,
-        quiet=prepared.get("energy_idle"),
+        quiet=quiet,
     )
+    if new is not None:
+        found["idle"] = new
     found["conditions"], found["steps"] = conditions, evidence.steps([out])
     found["batch_size"], found["new_tokens"] = batch_size, suite.new_tokens
     return found

@@ -33,7 +33,7 @@ def conditions(suite: Suite, decoder: Decoder) -> Conditions:
     beside = beside_weights(decoder)
     return {
         "model": suite.model,
-        "dtype": suite.dtype,
+        "dtype": types(decoder),
         "device": str(decoder.device),
         "device_name": torch.cuda.get_device_name(decoder.device) if cuda else cpu_model(),
         "driver": gpu_driver() if cuda else None,
@@ -59,6 +59,12 @@ def conditions(suite: Suite, decoder: Decoder) -> Conditions:
         "torch": torch.__version__,
         "transformers": metadata.version("transformers"),
     }
+
+
+def types(decoder: Decoder) -> str:
+    """Type of the weights, and of states, keys and values where that is another."""
+    weights, states = (str(d).removeprefix("torch.") for d in (decoder.dtype, decoder.state_dtype))
+    return weights if states == weights else f"{weights} weights, {states} states"
 
 
 def steps(outputs: Iterable[Output]) -> str:

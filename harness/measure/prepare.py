@@ -7,9 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import torch
+
+import methods
+from harness.decode.engine import Decoding
 from harness.errors import BadInput
 from harness.measure import conditions as evidence
-from harness.measure.probes import energy
+from harness.measure.probes import energy, latency
 from harness.measure.running import say, say_arm
 from harness.measure.setup import (
     lm_eval_cells,
@@ -28,7 +32,10 @@ from harness.models.identity import beside_weights
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Contest, Expected, Planned, Prepared
 from harness.records.differences import differences
+from harness.records.fields import Idle
+from harness.records.limits import BASELINE
 from harness.suites.suite import Suite
+from harness.tasks.base import Example
 from harness.tasks.prompts import expected_tokens
 
 
@@ -39,7 +46,8 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
         `arms`: the arms with what only the loaded checkpoint tells (settings, training, paper); `expected_tokens` by task;
         `kernels`: what runs each number of rows, and `contests`: the times that decided it; `energy_counters`: names of those that
         can be read here, `energy_idle` what they read of the idle machine (None where energy is not measured);
-        `ignored_settings`: what checkpoints ask of a generation and no arm does, in words.
+        `ignored_settings`: what checkpoints ask of a generation and no arm does, in words; `prompts`: the examples whose prompts
+        are timed, so that no other process reads the task for them.
 
     Raises:
         BadInput: something does not fit; the message names it.
@@ -47,6 +55,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     set_threads(suite)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
     expected: Expected = {}
+    prompts: list[Example] = []
     first = next(iter(decoders.values()))
     for index, entry in enumerate(suite.tasks):
         given = entry.expected_tokens or suite.expected_tokens
@@ -56,6 +65,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
             if index:  # contexts that do not fit are cut and counted, and only the first task is timed
                 continue
         task, examples, _ = task_examples(suite, index, first, data)
+        prompts = prompts if index else examples
         if not entry.is_lm_eval:
             task.chosen_metrics(entry.metrics)
             expected[entry.name] = given or expected_tokens(task, first.tokenizer)
@@ -105,10 +115,10 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
         )
     contests = _contests(suite, first)
     meters = energy.counters(first.device)
-    quiet = None
+    quiet: Idle | None = None
     if suite.energy and meters:  # once for all cells: the idle machine does not change with the arm
         say("reading the energy counters of the idle machine")
-        quiet = energy.idle(meters, first.device, suite.energy_window_s)
+        quiet = {**energy.idle(meters, first.device, suite.energy_window_s), "device": energy.identity(first.device)}
     return {
         "arms": described,
         "expected_tokens": expected,
@@ -117,6 +127,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
         "energy_counters": [meter.name for meter in meters],
         "energy_idle": quiet,
         "ignored_settings": [line for name, decoder in decoders.items() if (line := said(name, decoder.ignored))],
+        "prompts": prompts,
     }
 
 
@@ -152,7 +163,26 @@ def _contests(suite: Suite, decoder: Decoder) -> list[Contest]:
     sizes = (*suite.batch_sizes, suite.quality_batch_size) if suite.tasks else suite.batch_sizes
     say("timing the kernels against torch")
     held = [contest.hold(decoder, size) for size in sorted(set(sizes))]
-    return [cast(Contest, {**asdict(found), "said": str(found)}) for found in held]
+    made = [cast(Contest, {**asdict(found), "said": str(found)}) for found in held]
+    for found in made:
+        if not found["native_s"]:  # nothing was run to choose: a step all the same, by which the run is forecast
+            found["torch_s"] = [_step_s(decoder, found["rows"])]
+    return made
+
+
+def _step_s(decoder: Decoder, rows: int) -> float:
+    """The shortest of a few steps of the full model, in seconds."""
+    ids = torch.zeros(rows, 1, dtype=torch.long, device=decoder.device)
+    new = min(_STEPS, decoder.geometry.max_positions)
+    timing, _ = latency.measure(
+        lambda method: Decoding(decoder, method, ids, None, max_new_tokens=new, stop_at_eos=False),
+        methods.create(BASELINE),
+        decoder.device,
+    )
+    return min(timing.step_s)
+
+
+_STEPS = 6
 
 
 def _trained(method: Method, decoder: Decoder) -> str:

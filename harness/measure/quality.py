@@ -146,6 +146,7 @@ def quality(
         "prompts_shortened": shortened,
         "layers_per_token": counted.per_token,
         "layers_by_position": counted.by_position,
+        "sublayers_by_position": counted.sublayers_by_position,
         "depth": decoder.depth,
         "steps": evidence.steps(outputs),
         "tokens": sum(row["tokens"] for row in rows.values()),

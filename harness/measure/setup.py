@@ -86,8 +86,12 @@ def task_examples(suite: Suite, index: int, decoder: Decoder, data: Path | None)
     return task, *fit(task.examples(entry.split, entry.limit), decoder.tokenizer, limit, task.name)
 
 
-def timed_examples(suite: Suite, decoder: Decoder, data: Path | None) -> Sequence[Example]:
-    """The examples whose prompts are timed: those of the first task; none where the suite has no task."""
+def timed_examples(
+    suite: Suite, decoder: Decoder, data: Path | None, prepared: Prepared | None = None
+) -> Sequence[Example]:
+    """The examples whose prompts are timed: those of the first task, as `prepare` read them; none where the suite has no task."""
+    if prepared is not None and "prompts" in prepared:
+        return prepared["prompts"]
     return task_examples(suite, 0, decoder, data)[1] if suite.tasks else ()
 
 

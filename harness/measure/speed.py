@@ -43,7 +43,7 @@ def speed(
     expected = begin(suite, prepared)
     decoders = {name: load(suite, name) for name in dict.fromkeys(arm["checkpoint"] for arm in arms)}
     base = decoders[arms[0]["checkpoint"]]
-    examples = timed_examples(suite, base, data)
+    examples = timed_examples(suite, base, data, prepared)
     tokens = timed_expected(suite, expected)
     batches = [speed_batch(suite, base, examples, batch_size, s) for s in range(suite.prompt_sets)]
     conditions: Conditions = {
@@ -210,8 +210,11 @@ class _Bench:
             "runs": [],
             "breakdown": [],
             "layers_by_position": counted.by_position,
+            "sublayers_by_position": counted.sublayers_by_position,
             **layers.fields(counted),
-            **flops.fields([o.trace for o in outputs], decoder.geometry, decoder.dtype.itemsize),
+            **flops.fields(
+                [o.trace for o in outputs], decoder.geometry, decoder.dtype.itemsize, decoder.state_dtype.itemsize
+            ),
             "kv_cache_bytes": max(o.kv_cache_bytes for o in outputs),
             "kv_written_bytes": max(o.kv_written_bytes for o in outputs),
             "tokens_hash": hashlib.sha256(b"".join(o.tokens.cpu().numpy().tobytes() for o in outputs)).hexdigest()[:16],

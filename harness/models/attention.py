@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from harness.models.decoder import Context
+from harness.models.block import Context
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,7 @@ class KVCache:
         batch_size: B.
         heads: key/value heads, Hkv.
         head_dim: d.
-        dtype: of the model.
+        dtype: of the model's states.
         device: of the model.
         keep_positions: also keep every key's position, for models whose attention depends on distances.
     """

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native
 from harness.models.kernels.native.check import best_in_turns
@@ -58,7 +59,7 @@ def hold(decoder: Decoder, rows: int) -> Contest:
 
     The kernels stay unless torch's slower half is faster than their faster half: a disturbance in one half decides nothing.
     """
-    x = torch.zeros(1, dtype=decoder.dtype, device=decoder.device)
+    x = torch.zeros(1, dtype=decoder.state_dtype, device=decoder.device)
     if not kernels.native_allowed(x):
         return Contest(rows, [], [], kernels.TORCH)
     group = decoder.blocks[0].maps()[0].group
@@ -78,13 +79,14 @@ def hold(decoder: Decoder, rows: int) -> Contest:
             hidden = decoder.run_plan(operations, decoder.embed(ids, positions), cache, Context(positions))
             decoder.head(hidden[:, -1])
 
-    for how in (kernels.NATIVE, kernels.TORCH):
-        step(how)
-    start = time.perf_counter()
-    step(kernels.TORCH)
-    rounds = max(1, min(_ROUNDS, int(_BUDGET_S / _HALVES / 4 / max(time.perf_counter() - start, 1e-9))))
-    passes = (lambda: step(kernels.NATIVE), lambda: step(kernels.TORCH))
-    halves = [best_in_turns(passes, rounds) for _ in range(_HALVES)]
+    with kernels.only(kernels.NATIVE):  # around all of it, so that what torch's calls join lasts until the end
+        for how in (kernels.NATIVE, kernels.TORCH):
+            step(how)
+        start = time.perf_counter()
+        step(kernels.TORCH)
+        rounds = max(1, min(_ROUNDS, int(_BUDGET_S / _HALVES / 4 / max(time.perf_counter() - start, 1e-9))))
+        passes = (lambda: step(kernels.NATIVE), lambda: step(kernels.TORCH))
+        halves = [best_in_turns(passes, rounds) for _ in range(_HALVES)]
     ours, theirs = ([half[i] for half in halves] for i in range(2))
     chosen = kernels.TORCH if max(theirs) < min(ours) else kernels.NATIVE
     kernels.choose(decoder.kind, rows, chosen)

@@ -1,29 +1,26 @@
 """A decode step's blocks in one call of the compiled kernels.
 
-Blocks that say what they compute (`FusableBlock.sublayers`) are run by `kernels.native` when every row has one token or a few, in
-single precision on a CPU, unless torch's calls were found to be faster at that number of rows (kernels.py). Attention over prompts
-(but short ones), scoring and training use torch's calls; tests hold the two to the same numbers.
+Blocks that say what they compute (`sublayers` of fusable.py) are run by `kernels.native` when every row has one token or a few,
+over float32 or bfloat16 weights on a CPU, unless torch's calls were found to be faster at that number of rows (linear.py). What
+attends over prompts (but short ones), scores and trains uses torch's calls; tests hold the two to the same numbers.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from harness.models.block import Context
 from harness.models.cache import KVCache, Memory, RowsOfCache
-from harness.models.decoder import Block, Context, Operations
 from harness.models.kernels import linear as kernels
-from harness.models.kernels import native, pages, threads
+from harness.models.kernels import native, threads
+from harness.models.precision import widened
 from harness.models.rotary import Rotary
-from harness.plan import Skip
 
 MAX_COLUMNS = 16
 """Of a row, in one call: a drafted token or several to verify, not a prompt."""
@@ -37,6 +34,11 @@ class Norm:
     bias: torch.Tensor | None
     eps: float
     kind: str
+
+    @classmethod
+    def layer(cls, module: Any) -> Norm:
+        """That of a `torch.nn.LayerNorm`."""
+        return cls(widened(module.weight), None if module.bias is None else widened(module.bias), module.eps, "layer")
 
 
 @dataclass(frozen=True)
@@ -70,97 +72,15 @@ class Sublayers:
     rotary: Rotary | None = None
 
 
-class FusableBlock(Block):
-    """A block that may run in the compiled kernels.
-
-    Attributes:
-        watch: told the seconds of this block's `attention`, `feed` and `kv_fill` whenever the kernels ran it; None: nobody asks.
-    """
-
-    watch: Callable[[str, float], None] | None = None
-
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self._stack: _Stack | None = None
-
-    def own_threads(self, rows: int) -> AbstractContextManager[None]:
-        """See `Decoder.own_threads`: the kernels', where they run all blocks."""
-        library = None if self._stack is None else self._stack.runs_all(rows)
-        return nullcontext() if library is None else threads.Own(library)
-
-    @abstractmethod
-    def sublayers(self) -> Sublayers | None:
-        """What this block computes; None where the kernels cannot."""
-
-    @abstractmethod
-    def attend_in_calls(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
-        """`attend` in torch's calls."""
-
-    @abstractmethod
-    def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """`feed` in torch's calls."""
-
-    def join(self, blocks: Sequence[Block]) -> None:
-        """See `Block.join`."""
-        first = blocks[0]
-        shared = first._stack if isinstance(first, FusableBlock) and first is not self else None
-        self._stack = shared or _Stack(blocks)
-
-    def renew(self) -> None:
-        """Forget the kernels' copy of the weights; called by `refresh`."""
-        if self._stack is not None:
-            self._stack.forget()
-
-    def attend(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
-        """See `Block.attend`."""
-        found = self._alone(native.ATTEND, x, memory, context)
-        return self.attend_in_calls(x, memory, context) if found is None else found
-
-    def feed(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Block.feed`."""
-        found = self._alone(native.FEED, x, None, None, entry)
-        return self.feed_in_calls(x, entry) if found is None else found
-
-    def fill(self, x: torch.Tensor, memory: Memory, context: Context) -> None:
-        """See `Block.fill`."""
-        if self._alone(native.FILL, x, memory, context) is None:
-            super().fill(x, memory, context)
-
-    def run_plan(
-        self, blocks: Sequence[Block], operations: Operations, x: torch.Tensor, memory: Memory, context: Context
-    ) -> torch.Tensor | None:
-        """See `Block.run_plan`: one call of the kernels."""
-        return _run(blocks, _codes(tuple(operations)), x, memory, context)
-
-    def fill_blocks(
-        self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
-    ) -> bool:
-        """See `Block.fill_blocks`: one call of the kernels."""
-        return _run(blocks, tuple((layer, native.FILL, 1.0) for layer in layers), x, memory, context) is not None
-
-    def _alone(
-        self,
-        what: int,
-        x: torch.Tensor,
-        memory: Memory | None,
-        context: Context | None,
-        entry: torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
-        """One sublayer of this block in the kernels; None where they cannot."""
-        if self._stack is None:
-            return None
-        return self._stack.run(((self.index, what, 1.0),), x, memory, context, entry)
-
-
-class _Stack:
+class Stack:
     """The blocks of a model for the kernels: what each computes, over its weights in panels.
 
     Args:
-        blocks: all of the model's.
+        describe: asks a block what it computes, for all of the model's; None as an answer: the kernels cannot run it.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self._blocks = blocks
+    def __init__(self, describe: Sequence[Callable[[], Sublayers | None]]) -> None:
+        self._describe = describe
         self.forget()
 
     def forget(self) -> None:
@@ -174,7 +94,7 @@ class _Stack:
     def sublayers(self) -> list[Sublayers | None]:
         """What every block computes; None for one that the kernels cannot run."""
         if self._what is None:
-            self._what = [b.sublayers() if isinstance(b, FusableBlock) else None for b in self._blocks]
+            self._what = [describe() for describe in self._describe]
         return self._what
 
     def serves(self, layer: int, rows: int) -> bool:
@@ -188,7 +108,7 @@ class _Stack:
         if self._all is None:
             self._all = None not in self.sublayers()
         first = self.sublayers()[0]
-        if first is None or not self._all or not kernels.fits_kernels(first.qkv.weight) or not self.serves(0, rows):
+        if first is None or not self._all or not kernels.readable(first.qkv.parts[0]) or not self.serves(0, rows):
             return None
         return self._library or native.library()
 
@@ -202,7 +122,6 @@ class _Stack:
             self._library = native.library()
             assert self._library is not None, "asked only where there are kernels"
             self._held = [native.Sublayers() if w is None else _described(w) for w in what]
-            pages.give_back(m.weight for w in what if w is not None for m in (w.qkv, w.out, w.up, w.down))
         assert self._library is not None
         whole = self._library.panel_columns
         if any(
@@ -305,58 +224,6 @@ class _Prepared:
         self.rotaries: list[tuple[Rotary, slice | list[int]]] = [
             (rotary, slice(None) if len(mine) == len(codes) else mine) for rotary, mine in turned.values()
         ]
-
-
-def _run(
-    blocks: Sequence[Block], codes: Codes, x: torch.Tensor, memory: Memory, context: Context
-) -> torch.Tensor | None:
-    watched = False
-    for layer, _, _ in codes:
-        block = blocks[layer]
-        if not isinstance(block, FusableBlock):
-            return None
-        if block.watch is not None:
-            watched = True
-        # Whoever replaced a sublayer's function wants to be asked; who only wants to know the seconds is told them.
-        elif not _SUBLAYERS.isdisjoint(block.__dict__):
-            return None
-    stack = blocks[codes[0][0]]._stack  # type: ignore[attr-defined]
-    if stack is None:
-        return None
-    spent = np.zeros((len(codes), 3)) if watched else None
-    out = stack.run(codes, x, memory, context, None, spent)
-    if out is not None and spent is not None:
-        for (layer, does, _), seconds in zip(codes, spent.tolist(), strict=True):
-            watch = blocks[layer].watch  # type: ignore[attr-defined]
-            for code, part, spent_s in zip((native.ATTEND, native.FEED, native.FILL), PARTS, seconds, strict=True):
-                if watch is not None and does & code:
-                    watch(part, spent_s)
-    return out  # type: ignore[no-any-return]
-
-
-PARTS = ("attention", "feed", "kv_fill")
-_SUBLAYERS = frozenset(("attend", "feed", "fill"))
-
-
-@functools.lru_cache(maxsize=4096)
-def _codes(operations: Operations) -> Codes:
-    """A plan's calls as the kernels take them. Keys and values are stored before a block feeds: an operation of its own."""
-    codes: list[tuple[int, int, float]] = []
-    factor = 1.0
-    for layer, attends, feeds in operations:
-        if isinstance(attends, Skip):
-            factor *= float(attends.scale)
-            if attends.fill:
-                codes.append((layer, native.FILL, factor))
-                factor = 1.0
-        does = native.ATTEND * bool(attends) + native.FEED * bool(feeds)
-        if does:
-            codes.append((layer, does, factor))
-            factor = 1.0
-        factor *= float(feeds.scale) if isinstance(feeds, Skip) else 1.0
-    if factor != 1:
-        codes.append((operations[-1][0], 0, factor))
-    return tuple(codes)
 
 
 def _described(what: Sublayers) -> native.Sublayers:

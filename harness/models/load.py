@@ -18,6 +18,7 @@ from harness.models.bundled import ASSETS as ASSETS
 from harness.models.bundled import bundled as bundled
 from harness.models.decoder import Decoder
 from harness.models.named import NAMED
+from harness.models.precision import state_dtype
 
 DEFAULT_VARIANT = "full"
 
@@ -50,7 +51,8 @@ def load_model(
             shapes.py), a `.gguf` file of a supported family, or a transformers model. GGUF needs the extra `gguf`; weights are
             dequantised, and what was read is kept in the cache.
         dtype: type of the weights in memory, `auto` for the one they are stored in (float32 where there is none, or one that is
-            dequantised); ignored for a model object, which is used as it is.
+            dequantised); ignored for a model object, which is used as it is. A CPU computes with bfloat16 weights in
+            float32 (precision.py).
         device: `cpu`, `cuda` or `cuda:N`; ignored for a model object.
         tokenizer: only for a model object.
 
@@ -282,6 +284,9 @@ def _extras(file: Path, source: Any) -> dict[str, torch.Tensor]:
     if not file.is_file():
         return {}
     try:
-        return {key: value.to(source.device, source.dtype) for key, value in load_file(file).items()}
+        return {
+            key: value.to(source.device, state_dtype(source.dtype, source.device))
+            for key, value in load_file(file).items()
+        }
     except (SafetensorError, OSError) as error:
         raise BadInput(f"model: {file} is damaged or truncated ({error}); copy the checkpoint again") from None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.errors import BadInput
-from harness.models.decoder import Context
+from harness.models.block import Context
 
 # How transformers may stretch the frequencies. Two of them depend on the length of the sequence, and keys already stored
 # cannot follow: `dynamic` is the plain kind up to the model's own length, `longrope` has its short factors up to the

@@ -63,12 +63,11 @@ def on_meta(name: str, config: Any, dtype: torch.dtype) -> Decoder:
         return cls(name, source)
 
 
-def joined_bytes(decoder: Decoder, another_layout: bool) -> int:
-    """Bytes of weights that exist twice: matrices joined to one, and on a CPU up to one more layout of every matrix."""
+def copied_bytes(decoder: Decoder, panels: bool) -> int:
+    """Bytes of weights that exist twice: on a CPU (`panels`) every matrix of the blocks at most, elsewhere those joined to one."""
     stored = {p.untyped_storage()._cdata for p in decoder.source.parameters()}
     maps = {m.weight.untyped_storage()._cdata: m.weight for block in decoder.blocks for m in block.maps()}
-    joined = sum(w.untyped_storage().nbytes() for key, w in maps.items() if key not in stored)
-    return joined + (sum(w.untyped_storage().nbytes() for w in maps.values()) if another_layout else 0)
+    return sum(w.untyped_storage().nbytes() for key, w in maps.items() if panels or key not in stored)
 
 
 def cached(repository: str, file: str) -> bool:

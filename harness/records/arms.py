@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import (
     Any,
     Required,  # that of typing does not reach pydantic before Python 3.12
@@ -10,6 +11,8 @@ from typing import (
 from typing_extensions import TypedDict
 
 from harness.records.fields import Idle
+from harness.records.measures import real
+from harness.tasks.base import Example
 
 Expected = dict[str, int | dict[str, int]]
 """Expected tokens by the suite's tasks; for an lm-eval entry that stands for several tasks, by those."""
@@ -54,6 +57,22 @@ class Arm(TypedDict, total=False):
     beside_weights: dict[str, Any]
 
 
+def rests_on(arm: Mapping[str, Any]) -> tuple[str, float | None]:
+    """What an arm's parameters were learned by before the run (profile, calibration, tuning) and its seconds; else empty, None."""
+    source = arm.get("tuned")
+    if not isinstance(source, Mapping):
+        return "", None
+    cost = source.get("cost")
+    return str(source.get("kind") or "tuning"), real(cost.get("seconds")) if isinstance(cost, Mapping) else None
+
+
+def cost_said(kind: str, seconds: float | None) -> str:
+    """That in words, as `profile, 19 s`; empty where nothing was learned."""
+    if not kind or seconds is None:
+        return f"{kind}, cost not recorded" if kind else ""
+    return f"{kind}, {seconds:.0f} s" if seconds < 100 else f"{kind}, {seconds / 60:.0f} min"
+
+
 class Contest(TypedDict, total=False):
     """The full model's step by the kernels and by torch's own calls, before anything is timed; `said` is it in words."""
 
@@ -73,4 +92,7 @@ class Prepared(TypedDict, total=False):
     contests: list[Contest]
     energy_counters: list[str]
     energy_idle: Idle | None
+    energy_idles: list[Idle]
     ignored_settings: list[str]
+    prompts: list[Example]
+    """Examples whose prompts are timed, no longer than they may be: read once, handed to every process, stored nowhere."""

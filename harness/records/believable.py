@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.records import measures
+from harness.records.beyond import CACHE, HOST, OWN_STEP, UNEXPLAINED
 from harness.records.clock import Clock, speedup
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
@@ -113,7 +114,7 @@ def _explained(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> str:
         return ""
     if slowest[1] > EVEN or speedup.low > MARGIN * predicted_:
         return ""
-    said = f"the full model's own step is {predicted_:.2f} times faster with as few of its blocks"
+    said = f"{OWN_STEP} {predicted_:.2f} times faster with as few of its blocks"
     cache = _in_cache(full, cell)
     return f"{said}: {cache}" if cache else said
 
@@ -126,10 +127,9 @@ def explanation(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> str:
     limit, expected = byte_limit(full, cell), measures.predicted_speedup(cell)
     cache = _in_cache(full, cell)
     if limit is not None and speedup.low > limit:
-        host = "the baseline was bound by the host, not by bytes"
-        said.append(f"above its byte limit of {limit:.2f}: {_explained(full, cell, speedup) or cache or host}")
+        said.append(f"above its byte limit of {limit:.2f}: {_explained(full, cell, speedup) or cache or HOST}")
     if expected is not None and speedup.low > expected:
-        said.append(f"above the predicted {expected:.2f}: {cache or 'nothing that was recorded explains it'}")
+        said.append(f"above the predicted {expected:.2f}: {cache or UNEXPLAINED}")
     return "; ".join(said)
 
 
@@ -140,7 +140,7 @@ def _in_cache(full: SpeedCell, cell: SpeedCell) -> str:
     if not sizes or mine is None or theirs is None or not mine <= sizes[0] < theirs:
         return ""
     room = f"{sizes[0] / 1e6:.0f} MB"
-    return f"what a step reads ({mine / 1e6:.0f} MB) fits the cache of {room}, the full model's {theirs / 1e6:.0f} MB do not"
+    return f"what a step reads ({mine / 1e6:.0f} MB) {CACHE} of {room}, the full model's {theirs / 1e6:.0f} MB do not"
 
 
 def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:

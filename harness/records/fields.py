@@ -177,6 +177,13 @@ class Example(TypedDict, total=False):
     lm_eval: dict[str, object]
 
 
+class SublayerShares(TypedDict):
+    """Share of rows that ran the sublayer of block l at decode step k, [N-1][L] each."""
+
+    attention: list[list[float]]
+    feed: list[list[float]]
+
+
 class SpeedFields(TypedDict, total=False):
     """What is measured of an arm at one batch size, all arms interleaved. `steps` says how its steps ran."""
 
@@ -194,6 +201,7 @@ class SpeedFields(TypedDict, total=False):
     fewer_blocks: list[FewerBlocks]
     outputs: list[Output]
     layers_by_position: list[list[float]]
+    sublayers_by_position: SublayerShares | None  # where a block ran in part
     layers_per_token: float | None
     attention_per_token: float | None
     feed_per_token: float | None
@@ -244,11 +252,17 @@ class Count(TypedDict):
     active_j: float | None
 
 
-class Idle(TypedDict):
-    """The idle machine: seconds of the window, and joules of each counter in it by name; None where one does not tell."""
+class Idle(TypedDict, total=False):
+    """The idle machine: seconds of the window, and joules of each counter in it by name; None where one does not tell.
 
-    window_s: float
-    joules: dict[str, float | None]
+    `update_s` are the seconds between two moves of the slowest counter (None: it did not show them), `device` says whose counters
+    they are.
+    """
+
+    window_s: Required[float]
+    joules: Required[dict[str, float | None]]
+    update_s: float | None
+    device: str
 
 
 class EnergyFields(TypedDict, total=False):
@@ -260,6 +274,7 @@ class EnergyFields(TypedDict, total=False):
     conditions: Conditions
     window_s: float
     idle_window_s: float
+    idle: Idle  # where it was read before this cell, the first one on its device
     generations: int
     tokens: int
     counters: list[Count]
@@ -291,6 +306,7 @@ class QualityFields(TypedDict, total=False):
     prompts_shortened: int
     layers_per_token: float | None
     layers_by_position: list[list[float]]
+    sublayers_by_position: SublayerShares | None  # where a block ran in part
     depth: int
     tokens: int
     unfinished: int

@@ -67,11 +67,13 @@ class Facts:
         self.speed = [c for c in run.cells if c["kind"] == "speed"]
         self.timed, self.scored = run.speed, run.quality
         self.measured = [c for c in run.cells if c["kind"] != "quality" and c["status"] == "ok"]
-        self.dtype = str(run.suite.get("dtype") or "float32")
         self.cuda = str(run.suite.get("device") or "cpu").startswith("cuda")
+        dtype = str(run.suite.get("dtype") or "float32")
+        # A CPU computes with bfloat16 weights in float32 (harness/models/precision.py).
+        self.dtype = dtype if self.cuda or dtype != "bfloat16" else "float32"
 
     def tie(self, margin: float | None, scale: float | None) -> bool:
-        """Whether two logits lie too close for the dtype to tell which is larger."""
+        """Whether two logits lie too close for the sums' type to tell which is larger."""
         return margin is not None and scale is not None and margin <= TIE.get(self.dtype, 0.0) * max(scale, 1.0)
 
 

@@ -21,6 +21,7 @@ BYTES, OPERATIONS = "bytes", "FLOP"
 """Units that tables scale to the size of what they show."""
 
 _STEP = "Speed-up, × full"
+_RAN = "Executed per decoded token"
 _WORK, _TRAFFIC = "Operations per decoded token", "Weights and cache"
 _MEMORY, _ENERGY = "Memory, in a process of its own", "Energy"
 
@@ -99,7 +100,8 @@ TABLE: tuple[Quantity, ...] = (
     _speed("predicted_speedup", late=False, read=measures.predicted_speedup, title="predicted", group=_STEP, decimals=2,
            hint="if skipping were free: the full model's own step over the same with as many of its blocks"),
     _speed("efficiency", late=False, title="Efficiency", unit="realised / predicted", decimals=2),
-    _speed("layers_per_token", late=False, field="layers_per_token", title="Layers per token", unit="blocks", decimals=1),
+    _speed("layers_per_token", late=False, field="layers_per_token", title="blocks", group=_RAN, decimals=1,
+           hint="drafts, what verifies them and what was computed in vain included"),
     _speed("layer_ratio", late=False, read=lambda cell: ratio(cell.get("depth"), cell.get("layers_per_token")),
            title="layer ratio", group=_STEP, decimals=2, hint="depth over blocks executed per token"),
     _operations("gflops_per_token", "speed", "flops_per_token", "all", per=1e9, late=False, unit=OPERATIONS, group=_WORK,
@@ -118,11 +120,14 @@ TABLE: tuple[Quantity, ...] = (
     _operations("", "memory", "cuda_peak_allocated_bytes", "CUDA peak allocated", unit=BYTES, group=_MEMORY),
     _operations("kv_cache_mb", "speed", "kv_cache_bytes", "K/V cache held", per=1e6, late=False, unit=BYTES, group=_TRAFFIC),
     _operations("energy_j_per_token", "energy", "energy_j_per_token", "per token", late=False, unit="J", group=_ENERGY),
-    _speed("attention_per_token", field="attention_per_token", hint="attention sublayers, as in layers_per_token"),
-    _speed("feed_per_token", field="feed_per_token", hint="feed-forward sublayers, as in layers_per_token"),
+    _speed("attention_per_token", field="attention_per_token", title="attention", unit="sublayers", group=_RAN, decimals=1,
+           hint="a block is an attention and a feed-forward sublayer; a method may skip one alone"),
+    _speed("feed_per_token", field="feed_per_token", title="feed-forward", unit="sublayers", group=_RAN, decimals=1,
+           hint="a block is an attention and a feed-forward sublayer; a method may skip one alone"),
     _speed("computed_layers_per_token", field="computed_layers_per_token"),
     _speed("batch_tax", read=measures.batch_tax),
-    _speed("sublayers_per_token", read=measures.sublayers_per_token),
+    _speed("sublayers_per_token", read=measures.sublayers_per_token, title="one after the other", unit="sublayers", group=_RAN,
+           decimals=1, hint="columns that are verified together count once"),
     _speed("usable", words=True),
     _speed("reason", words=True),
     _speed("dispersion", read=lambda cell: Clock.of(cell).dispersion, unit="interquartile range over median", limit="dispersion",
@@ -144,8 +149,9 @@ TABLE: tuple[Quantity, ...] = (
     Quantity("", "energy", "sampled_power_w"),
     _speed("weight_gb_per_s", read=believable.weight_rate),
     _speed("read_gb_per_s", read=measures.read_rate),
-    _speed("byte_limit"),
-    _speed("explanation", words=True),
+    _speed("byte_limit", title="byte limit", group=_STEP, decimals=2,
+           hint="weight bytes a step of the full model reads over those a step of the method reads"),
+    _speed("explanation", words=True, title="Above its byte limit or the predicted"),
     *(_speed(f"{part}_ms") for part in measures.PARTS),
 )  # fmt: skip
 

@@ -37,7 +37,7 @@ class SuiteRecord(TypedDict, total=False):
     expected_tokens: int | None
     memory: bool
     energy: bool
-    energy_window_s: float
+    energy_window_s: float | None
     quality_margin: float
     compact_exits: bool
     time_limit_s: float

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.records import believable, clock, measures, quantities
-from harness.records.arms import Arm
+from harness.records.arms import Arm, rests_on
 from harness.records.cells import Kind, MemoryCell, SpeedCell, by_place, place
 from harness.records.folder import RunStore
 from harness.records.measures import ratio as _ratio
@@ -34,14 +34,15 @@ QUALITY_MARGIN = 1.0
 """Loss of a task's first metric that counts as keeping quality, in its own points, where the run does not say."""
 
 _ARM = ("method", "params", "label", "checkpoint", "batch_size", "status")
-_JUDGED = ("quality_verdict", "verdict", "trained", "family")
+_JUDGED = ("quality_verdict", "verdict", "trained", "family", "learned_by")
+_LEARNED = ("learned_s",)
 _LAST = ("notes",)
 
 
 def columns(scores: Iterable[str] = ()) -> tuple[str, ...]:
     """The columns of summary.csv in their order; `scores` are those of the tasks."""
     first, late = (quantities.columns(late=late) for late in (False, True))
-    return (*_ARM, *first, *scores, *_JUDGED, *late, *_LAST)
+    return (*_ARM, *first, *scores, *_JUDGED, *_LEARNED, *late, *_LAST)
 
 
 def words() -> set[str]:
@@ -65,8 +66,8 @@ def summarise(run: Run, margin: float | None = None) -> list[Row]:
     cells with the same conditions hash. `status` is the worst of the row's cells; `verdict` rests on the timed cells
     alone. `usable` says what the timed cell is good for (`harness.records.usability`) and `reason` why no more: an unusable one
     has no speed-up, and its verdict is `unusable`. `explanation` stands where a speed-up lies above its byte limit or the
-    predicted one. Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a
-    natural end.
+    predicted one. `learned_by` and `learned_s` say what an arm's parameters were learned by beforehand and what that took.
+    Speed comes from generations of fixed length alone, scores and `<task>/request_ms` from those to a natural end.
 
     Args:
         run: a run as read from its folder.
@@ -143,6 +144,7 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
     status, notes = table.state(arm, batch)
     at = arm["label"], batch
     cell, full = table.speed.get(at), table.full and table.speed.get((table.full["label"], batch))
+    learned, learned_s = rests_on(arm)
     row: Row = {
         "method": arm.get("method"),
         "params": "; ".join(f"{k}={v}" for k, v in (arm.get("params") or {}).items() if v is not None),
@@ -152,6 +154,8 @@ def _row(table: _Cells, arm: Arm, batch: int) -> Row:
         "status": status,
         "trained": arm.get("trained"),
         "family": arm.get("family"),
+        "learned_by": learned or None,
+        "learned_s": learned_s,
         "exact": None if arm.get("exact") is None else "yes" if arm["exact"] else "no",
         "verdict": BASELINE if arm is table.full else "inconclusive",
         **_memory(table.memory.get(at)),

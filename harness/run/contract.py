@@ -147,7 +147,7 @@ def flops_equal_counter(decoder: Decoder, method: Method) -> None:
         prefill = counter.get_total_flops()
         while not decoding.done:
             decoding.step()
-    counted = flops.count(decoding.trace, decoder.geometry, decoder.dtype.itemsize)
+    counted = flops.count(decoding.trace, decoder.geometry, decoder.dtype.itemsize, decoder.state_dtype.itemsize)
     pairs = (("prefill", counted.prefill, prefill), ("decode", counted.decode, counter.get_total_flops() - prefill))
     for what, ours, theirs in pairs:
         assert abs(ours - theirs) <= 0.01 * theirs, f"{what}: {ours:.6g} FLOPs counted, {theirs:.6g} by torch"

@@ -58,7 +58,7 @@ def generation(method: Method, decoder: Decoder, rows: int, width: int, new: int
     else:
         steps = [StepTrace(p, filled=p.filled, head_rows=rows) for p in plans]
     trace = Trace(rows, depth, width, StepTrace(prompt, filled=prompt.filled, head_rows=rows), steps)
-    counted = flops.count(trace, g, 1)
+    counted = flops.count(trace, g, 1, 1)
     # As the engine allocates: a schedule's blocks hold the positions that stored keys and values, others hold all.
     known = method.family == "schedule"
     later = [sum(p.stores[layer] for p in plans) if known else new - 1 + spare for layer in range(depth)]

@@ -12,11 +12,11 @@ from pathlib import Path
 from harness.errors import BadInput
 from harness.measure.probes import reading
 from harness.records.folder import read_run
-from harness.run.progress import Work, work
+from harness.run.estimate import Estimate, Pace, Work, scored, work
 from harness.suites.suite import Suite
 
-_START_S = 2.0
-"""Until a worker has a small model, Python and torch being there."""
+_PREPARED_S = 8.0
+"""What the first worker takes with a small model."""
 _BLOCK_S = 10e-6
 """What a block of a step takes beside its reading."""
 
@@ -40,14 +40,14 @@ def minutes(suite: Suite, weight_bytes: int, depth: int, earlier: Path) -> str:
     rate = rates.cache_gb_per_s if small else rates.memory_gb_per_s
     step_s = weight_bytes / (rate * 1e9) + depth * _BLOCK_S
     jobs = works(suite)
-    total = len(jobs) * _START_S + sum(job.weight for job in jobs) * step_s
+    total = sum(map(Estimate(Pace.of_one_row(step_s, timed=True), _PREPARED_S).seconds, jobs))
     return f"roughly {_said(total)}, within a factor of two or three: weights read at {rate:.0f} GB/s, {len(jobs)} jobs"
 
 
 def works(suite: Suite) -> list[Work]:
     """The jobs of a whole run of a suite."""
     arms = len(suite.methods)
-    found = [work(suite, "quality", 0, 1, entry.limit) for entry in suite.tasks for _ in range(arms)]
+    found = [scored(suite, entry) for entry in suite.tasks for _ in range(arms)]
     for batch in suite.batch_sizes:
         found += [work(suite, "speed", batch, arms)] * suite.processes
         if suite.memory:

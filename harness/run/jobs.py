@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
@@ -27,16 +28,18 @@ from harness.measure.quality import quality
 from harness.measure.speed import speed
 from harness.records.arms import Arm, Prepared
 from harness.records.cells import Cell, Kind, SpeedCell, cell_id
-from harness.records.fields import EnergyFields, MemoryFields, QualityFields, SpeedFields, SpeedShare
+from harness.records.fields import EnergyFields, Idle, MemoryFields, QualityFields, SpeedFields, SpeedShare
 from harness.records.folder import RunStore
 from harness.records.run_record import RunRecord
 from harness.run import remeasure, shares
+from harness.run.estimate import Pace, Work, scored, work
 from harness.run.executors.base import Arguments, Executor, Outcome, T
 from harness.run.executors.local import LocalExecutor
 from harness.run.outcome import outcome
-from harness.run.progress import Progress, Work, work
+from harness.run.progress import Progress
 from harness.run.remeasure import Again
 from harness.suites.suite import BASELINE, Suite
+from harness.tasks.base import Example
 
 Job = tuple[str, Callable[[], None], Work]
 Fields = SpeedFields | MemoryFields | EnergyFields | QualityFields
@@ -44,6 +47,13 @@ Fields = SpeedFields | MemoryFields | EnergyFields | QualityFields
 Alone = Literal["memory", "energy"]
 _TIMED: frozenset[Callable[..., object]] = frozenset((prepare, speed, energy_per_token))
 """What must be alone on the device: beside another run their times would be of both."""
+
+
+def _seconds_of(job: Callable[[], None]) -> float:
+    """Do a job; what it took."""
+    began = time.monotonic()
+    job()
+    return time.monotonic() - began
 
 
 class Jobs:
@@ -62,11 +72,13 @@ class Jobs:
         """Arms that ran out of memory, and the smallest batch size at which they did."""
         self._hung: dict[str, str] = {}
         """Arms that hung until their worker was killed, and where: each further try would cost the whole time limit again."""
+        self._idles: list[Idle] = []
+        """What energy cells read of idle devices that the run was not prepared on."""
         self._outputs: dict[str, dict[str, list[int]]] = {}
         """Token ids of a full model's scored outputs by cell and example: every other arm is compared with them."""
 
-    def run(self, record: RunRecord) -> None:
-        """Measure every cell that is not there yet."""
+    def run(self, record: RunRecord, prompts: list[Example] | None = None) -> None:
+        """Measure every cell that is not there yet; without `prompts` (of `prepare`) every process reads them for itself."""
         arms = record["arms"]
         now = (record.get("resumed") or [record["environment"]])[-1]
         self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
@@ -74,14 +86,17 @@ class Jobs:
             "arms": arms,
             "expected_tokens": record["expected_tokens"],
             "kernels": record["kernels"],
-            "energy_idle": record.get("energy_idle"),
+            "energy_idles": [quiet] if (quiet := record.get("energy_idle")) else [],
         }
+        if prompts is not None:
+            prepared["prompts"] = prompts
         (self.store.path / shares.PARTS).mkdir(exist_ok=True)
         done = self.store.ids("ok")
         for problem in self.store.problems:
             print(f"{problem}; it is measured again", file=sys.stderr)
         stages = [*self._quality_stages(arms, prepared, done), *self._batch_stages(arms, prepared, done, record)]
-        self.progress.plan([work for stage in stages for _, _, work in stage])
+        pace = Pace.measured(record.get("contests") or [])
+        self.progress.plan([work for stage in stages for _, _, work in stage], pace, self.workers.slots)
         for stage in stages:
             self._stage(stage)
 
@@ -94,8 +109,7 @@ class Jobs:
                 if cell not in done:
                     job = partial(self._quality, cell, arm, index, arms, prepared)
                     stage = 0 if place == 0 else 1 if arm["method"] == BASELINE else 2
-                    share = work(self.suite, "quality", 0, 1, entry.limit)
-                    stages[stage].append((f"{entry.name}: {arm['label']}", job, share))
+                    stages[stage].append((f"{entry.name}: {arm['label']}", job, scored(self.suite, entry)))
         return stages
 
     def _batch_stages(
@@ -146,12 +160,11 @@ class Jobs:
                 self.progress.end(share)
             return
         with ThreadPoolExecutor(self.workers.slots) as pool:
-            running = {pool.submit(job): (what, share) for what, job, share in jobs}
+            running = {pool.submit(_seconds_of, job): (what, share) for what, job, share in jobs}
             self.progress.begin(jobs[0][0])
             try:
                 for finished in as_completed(running):
-                    finished.result()
-                    self.progress.end(running[finished][1])
+                    self.progress.end(running[finished][1], finished.result())
                     self.progress.begin(running[finished][0])
             except BaseException:
                 self.workers.close()
@@ -198,7 +211,9 @@ class Jobs:
         if (error := self._hopeless(arm, batch)) is not None:
             self._fail(kind, cell, arm, fields, error)
             return
-        given = self.suite, arm, batch, prepared, self.data
+        # The idle machine is read once per device: what a cell read of another one than the run was prepared on serves the next.
+        known: Prepared = {**prepared, "energy_idles": [*(prepared.get("energy_idles") or []), *self._idles]}
+        given = self.suite, arm, batch, known, self.data
         if kind == "memory":
             self._measure(kind, cell, arm, fields, peak_memory, *given)
         else:
@@ -218,6 +233,8 @@ class Jobs:
         except (BadInput, CellFailed) as error:
             self._fail(kind, cell, arm, fields, error)
         else:
+            if (quiet := cast(EnergyFields, found.value).get("idle")) and kind == "energy":
+                self._idles.append(quiet)
             self._write(kind, cell, arm, cast(Fields, {**fields, **found.value}), [found.machine])
 
     def _part(self, batch: int, process: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.records import measures, readings, usability
+from harness.records import believable, measures, readings, usability
 from harness.records.cells import Cell, QualityCell, SpeedCell
 from harness.records.clock import Clock
 from harness.suites.suite import Suite
@@ -28,9 +28,27 @@ def outcome(cell: Cell, base: SpeedCell | None, suite: Suite) -> str:
             return f"unusable: {judged.usability.reason}"
         found, state = judged.speedup, judged.usability.state
         said = f"{found.value:.2f}x [{found.low:.2f}, {found.high:.2f}]"
-        return said if state == usability.USABLE else f"{said}, {state}: {judged.usability.reason}"
+        if state != usability.USABLE:
+            said = f"{said}, {state}: {judged.usability.reason}"
+        return "; ".join(filter(None, (said, _work(base, cell), believable.explanation(base, cell, found))))
     seconds = Clock.of(cell).seconds_per_token()
     return "no times" if seconds is None else f"{1e3 * seconds.value:.3g} ms a token"
+
+
+def _work(full: SpeedCell, cell: SpeedCell) -> str:
+    """What a decoded token of a timed cell executes and reads, and what reading less allows."""
+    blocks, attention, feed = (
+        measures.real(cell.get(key)) for key in ("layers_per_token", "attention_per_token", "feed_per_token")
+    )
+    said = []
+    if attention is not None and feed is not None and attention != feed:
+        said.append(f"{attention:.1f} attention and {feed:.1f} feed-forward sublayers of {cell.get('depth')} each")
+    elif blocks is not None:
+        said.append(f"{blocks:.1f} of {cell.get('depth')} blocks")
+    weights, limit = measures.ratio(cell.get("weight_bytes_per_token"), 1e6), believable.byte_limit(full, cell)
+    if weights is not None and limit is not None:
+        said.append(f"{weights:.3g} MB of weights a token, byte limit {limit:.2f}")
+    return ", ".join(said)
 
 
 def _score(cell: QualityCell) -> str:

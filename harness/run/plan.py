@@ -22,8 +22,9 @@ from harness.method import Method
 from harness.models import named
 from harness.models.decoder import Decoder
 from harness.models.load import DTYPES, local_folder
+from harness.models.precision import state_dtype
 from harness.models.shapes import is_random
-from harness.models.skeleton import cached, config_of, joined_bytes, on_meta, tokenizer_of
+from harness.models.skeleton import cached, config_of, copied_bytes, on_meta, tokenizer_of
 from harness.records import published
 from harness.records.cells import cell_id
 from harness.records.limits import BASELINE
@@ -100,9 +101,9 @@ class _Planner:
         self.assumed: dict[str, None] = {}
         self.checkpoints = list(dict.fromkeys(suite.checkpoint(entry) for entry in suite.methods))
         self.decoder = self._skeleton()
-        self.element = DTYPES[suite.dtype].itemsize
+        self.element = state_dtype(DTYPES[suite.dtype], suite.device).itemsize
         self._weights = self.decoder.weight_bytes
-        self._extra = joined_bytes(self.decoder, another_layout=suite.device == "cpu")
+        self._extra = copied_bytes(self.decoder, panels=suite.device == "cpu")
 
     def plan(self) -> Plan:
         self._missing_weights()

@@ -1,8 +1,6 @@
 """What a run says while it runs: one line per cell off a terminal, a bar on one, and a sign of life every few seconds.
 
-The estimate takes the jobs that are done as the measure of those that are not: of the same kind and batch size first, of the same
-kind next, of all last. Jobs are weighed by their decode steps; every job starts a process, taken to be less than half of the
-shortest job. Nothing is drawn by a thread: the driver wakes up anyway to look at the worker.
+The estimate is that of `harness.run.estimate`. Nothing is drawn by a thread: the driver wakes up anyway to look at the worker.
 """
 
 from __future__ import annotations
@@ -10,52 +8,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from harness.suites.suite import Suite
-
-_EXAMPLES = 500
-"""Examples that a task without a limit is taken to have."""
-_BESIDE = 16
-"""Rows that make a step cost as much again as one row does."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A job's share of a run.
-
-    Attributes:
-        kind: quality, speed, join, memory or energy.
-        batch: rows of a step.
-        steps: decode steps, roughly.
-        cells: how many cells it makes.
-    """
-
-    kind: str
-    batch: int
-    steps: float
-    cells: int = 1
-
-    @property
-    def weight(self) -> float:
-        """Steps of one row that it is taken to be worth."""
-        return self.steps * (1 + self.batch / _BESIDE)
-
-
-def work(suite: Suite, kind: str, batch: int, arms: int, limit: int | None = None) -> Work:
-    """The work of one job of a suite."""
-    if kind == "quality":
-        batches = (limit or _EXAMPLES) / suite.quality_batch_size
-        return Work(kind, suite.quality_batch_size, max(batches, 1) * (suite.max_new_tokens or 32))
-    if kind == "speed":
-        passes = arms * ((suite.warmup + 1) * suite.prompt_sets + suite.repeats + 1) + suite.repeats + 12
-        return Work(kind, batch, passes * suite.new_tokens, 0)
-    return Work(kind, batch, 2 * suite.new_tokens if kind == "memory" else 0.0, arms if kind == "join" else 1)
+from harness.run.estimate import Estimate, Pace, Work
 
 
 class Progress:
@@ -69,10 +28,10 @@ class Progress:
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream, self._clock = stream or sys.stderr, clock
         self._began = self._job_began = clock()
-        self._start_s = 0.0
         self._left: list[Work] = []
-        self._done: list[tuple[Work, float]] = []
+        self._estimate = Estimate(Pace.of_one_row(), 0.0)
         self._cells = self._of = 0
+        self._slots = 1
         self._what = ""
         self._now: Work | None = None
         self._bar: Bar | None = None
@@ -87,9 +46,13 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("", total=None, time="")
 
-    def plan(self, works: Sequence[Work]) -> None:
-        """What is still to be done; what was done before it took `begin` to now."""
-        self._start_s = self._clock() - self._began
+    def plan(self, works: Sequence[Work], pace: Pace | None = None, slots: int = 1) -> None:
+        """What is still to be done, so many jobs at once, and the full model's pace where it is known.
+
+        Preparing took from the beginning to now.
+        """
+        self._slots = slots
+        self._estimate = Estimate(pace or Pace.of_one_row(), self._clock() - self._began)
         self._left, self._of = list(works), sum(one.cells for one in works)
 
     def begin(self, what: str, work: Work | None = None) -> None:
@@ -97,14 +60,11 @@ class Progress:
         self._what, self._job_began, self._now = what, self._clock(), work
         self._show()
 
-    def end(self, done: Work) -> None:
-        """A job is over."""
+    def end(self, done: Work, took_s: float | None = None) -> None:
+        """A job is over; it took so long, or else since the last one began."""
         if done in self._left:
             self._left.remove(done)
-        took = self._clock() - self._job_began
-        self._done.append((done, took))
-        if done.weight:
-            self._start_s = min(self._start_s, 0.4 * took)
+        self._estimate.end(done, self._clock() - self._job_began if took_s is None else took_s)
         self._now = None
 
     def cell(self, what: str, result: str) -> None:
@@ -142,29 +102,13 @@ class Progress:
 
     def total_s(self) -> float | None:
         """Estimated seconds of the whole run; None before anything is done."""
-        if not any(one.weight for one, _ in self._done):
+        if not self._estimate.begun:
             return None
         now = self._clock()
-        left = sum(map(self._seconds, self._left))
+        left = sum(map(self._estimate.seconds, self._left)) / self._slots
         if self._now in self._left:  # what runs has less left than it takes
-            left -= min(self._seconds(self._now), now - self._job_began)
+            left -= min(self._estimate.seconds(self._now), now - self._job_began)
         return now - self._began + left
-
-    def _seconds(self, one: Work) -> float:
-        """Estimated seconds of a job that is still to be done."""
-        if one.kind == "join":
-            return 0.0
-        alike = [
-            [(done, took) for done, took in self._done if done.kind == one.kind and done.batch == one.batch],
-            [(done, took) for done, took in self._done if done.kind == one.kind],
-            [(done, took) for done, took in self._done if done.weight],
-        ]
-        known = next(found for found in alike if found)
-        if known is not alike[2] and not any(done.weight for done, _ in known):
-            return sum(took for _, took in known) / len(known)
-        weight = sum(done.weight for done, _ in known)
-        spent = sum(max(took - self._start_s, 0.1 * took) for _, took in known)
-        return self._start_s + one.weight * spent / weight
 
     def _show(self, doing: str = "") -> None:
         if self._bar is not None:

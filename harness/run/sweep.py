@@ -65,8 +65,7 @@ def run_suite(
     with resuming.lock(store.path):
         workers = workers or local.LocalExecutor()
         progress = Progress()
-        if isinstance(workers, local.LocalExecutor):
-            workers.alive = progress.alive
+        workers.alive = progress.alive
         try:
             return _run(suite, store, data, command, workers, progress, remeasure)
         finally:
@@ -120,7 +119,7 @@ def _run(
             progress.say(f"kernels: {found['said']}")
     if remeasure:
         jobs.again = again.wanted(load(store.path))
-    jobs.run(record)
+    jobs.run(record, prepared.get("prompts"))
     store.write_run({**record, "finished": _now()})
     shutil.rmtree(store.path / PARTS, ignore_errors=True)
     run = load(store.path)

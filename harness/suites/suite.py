@@ -52,7 +52,7 @@ class Suite(Frozen):
             timed and nothing is scored, as for a model without trained weights.
         prompt_tokens: None: the task's own prompts; else prompts of exactly so many tokens.
         new_tokens: tokens generated per row when timing (end of sequence ignored), the one from prefill included.
-        dtype: of the weights.
+        dtype: of the weights, the same for all arms. A CPU computes with bfloat16 weights in float32.
         device: cpu, cuda or cuda:N.
         processes: fresh processes the timing is repeated in; 5 or more say how processes differ.
         repeats: timed repeats of every arm in each process. 1 is allowed, but a speed verdict needs 5 paired repeats
@@ -67,7 +67,8 @@ class Suite(Frozen):
         memory: measure peak memory, every arm and batch size in a process of its own.
         energy: measure energy per token where a counter can be read, every arm and batch size in a process of its own;
             `--set energy=false` switches it off.
-        energy_window_s: seconds over which a counter is read, once while the machine is idle and in every cell while it generates.
+        energy_window_s: seconds over which a counter is read, once per run and device while it is idle and in every cell while it
+            generates; None: 50 times what passes between two moves of the counter, which is measured, but at least 1.
         quality_margin: loss one accepts, in points of a task's first metric: `keeps quality` means that the loss is smaller
             with 95 % confidence.
         compact_exits: once rows of a batch have exited, go on with the others alone, at the price of copying their K/V; False
@@ -99,7 +100,7 @@ class Suite(Frozen):
     expected_tokens: Count | None = None
     memory: Annotated[bool, Field(strict=True)] = True
     energy: Annotated[bool, Field(strict=True)] = True
-    energy_window_s: Annotated[float, Field(ge=1, le=1e5, allow_inf_nan=False)] = 5.0
+    energy_window_s: Annotated[float, Field(ge=1, le=1e5, allow_inf_nan=False)] | None = None
     quality_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     compact_exits: Annotated[bool, Field(strict=True)] = False
     time_limit_s: Annotated[float, Field(gt=0, le=1e8, allow_inf_nan=False)] = 3600.0

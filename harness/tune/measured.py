@@ -17,7 +17,8 @@ from harness.decode.forced_memory import ForcedMemory
 from harness.decode.prompt_pass import Started, around, at_once, run_prompt, start
 from harness.errors import BadInput
 from harness.method import Schedule
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.kernels import linear
 from harness.plan import LayerPlan, Step
 from harness.profiling import Statistics

@@ -40,6 +40,7 @@ class Promise:
     swatch: Swatch
     target: float | None
     layer_ratio: float | None
+    byte_limit: float | None
     predicted: float | None
     realised: Interval | None
 
@@ -47,12 +48,12 @@ class Promise:
     def values(self) -> list[float]:
         """Those that are known."""
         realised = self.realised.value if self.realised else None
-        return [v for v in (self.target, self.layer_ratio, self.predicted, realised) if v is not None]
+        return [v for v in (self.target, self.layer_ratio, self.byte_limit, self.predicted, realised) if v is not None]
 
 
 @dataclass(frozen=True)
 class Promises:
-    """Target, layer ratio, predicted and realised speed-up of every arm at one batch size."""
+    """Target, layer ratio, byte limit, predicted and realised speed-up of every arm at one batch size."""
 
     batch: int
     rows: tuple[Promise, ...]
@@ -67,25 +68,31 @@ def promises(facts: Facts) -> Figure | None:
         if timed and not timed.unusable:
             predicted = timed.number("predicted_speedup")
             ratio = facts.ratio(arm, batch)
-            row = Promise(arm.short, swatch(arm), arm.target, timed.number("layer_ratio"), predicted, ratio)
+            executed, limit = timed.number("layer_ratio"), timed.number("byte_limit")
+            row = Promise(arm.short, swatch(arm), arm.target, executed, limit, predicted, ratio)
             rows += [row] if row.values else []
     if batch is None or not any(r.realised for r in rows):
         return None
     told = []
     for r in rows:
-        stations = {"target": r.target, "layer ratio": r.layer_ratio, "predicted": r.predicted}
+        stations = {name: getattr(r, field) for name, (_, field) in _STATIONS.items()}
         stations["realised"] = r.realised.value if r.realised else None
         told.append(f"{r.name}: {', '.join(f'{k} {fixed(v)}' for k, v in stations.items() if v is not None)}")
     alt = f"Speed-up of each arm at batch size {batch}. {'; '.join(told)}."
     caption = (
-        "Layer ratio: all blocks over those run for a token. Predicted: what the full model's own block and head times allow if "
-        "skipping cost nothing. Realised: measured, with its 95% interval."
+        "Layer ratio: all blocks over those run for a token. Byte limit: weight bytes of a full step over those of the method's. "
+        "Predicted: what the full model's own step gains with as few blocks. Realised: measured, with its 95% interval."
     )
     plot = Promises(batch, tuple(rows))
     return Figure("fig-promise", f"From target to realised speed-up, batch size {batch}", caption, alt, plot)
 
 
-_STATIONS = {"target": ("d", "target"), "layer ratio": ("s", "layer_ratio"), "predicted": ("D", "predicted")}
+_STATIONS = {
+    "target": ("d", "target"),
+    "layer ratio": ("s", "layer_ratio"),
+    "byte limit": ("v", "byte_limit"),
+    "predicted": ("D", "predicted"),
+}
 
 
 def draw_promises(plot: Promises, sheet: Sheet) -> Canvas:
@@ -162,6 +169,8 @@ def breakdown(facts: Facts, batch: int) -> Figure | None:
 # From dark to light, so that neighbours differ in grey too.
 PART_COLOURS = {
     "blocks": ("blue", 1.0),
+    "attention": ("blue", 1.0),
+    "feed-forward": ("sky", 0.8),
     "head": ("green", 0.55),
     "exit tests": ("orange", 1.0),
     "K/V fill": ("amber", 0.5),

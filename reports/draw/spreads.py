@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from harness.records.cells import QualityCell, SpeedCell
 from reports.draw.canvas import line, named_ends, panels, ratio_axis, title
 from reports.draw.speed import ends, families
 from reports.draw.style import SHARE_RGB, Sheet, colour, look
@@ -40,11 +41,10 @@ def heat(facts: Facts) -> Figure | None:
     """Layers by position for every arm that leaves blocks out; drafts, whose tokens all end at full depth, are not among them."""
     made, sources = [], set()
     for arm in facts.arms:
-        share, source = _positions(facts, arm)
-        if share is None or share.min() >= 1.0 or arm.family == "draft":
-            continue
-        sources.add(source)
-        made.append(HeatPanel(arm.short, share, float(share.sum(axis=1).mean())))
+        cell, source = _counted(facts, arm)
+        for name, share in _shares(arm, cell):
+            sources.add(source)
+            made.append(HeatPanel(name, share, float(share.sum(axis=1).mean())))
     if not made:
         return None
     steps, depth = made[0].share.shape
@@ -55,19 +55,39 @@ def heat(facts: Facts) -> Figure | None:
     )
     caption = (
         f"Share of rows that ran a block at a decode step, white 0 to dark 1, from the {listed(sorted(sources))}. The number in a "
-        "title is blocks per step. An arm that runs every block at every step is not drawn, nor one that drafts."
+        "title is blocks per step. Where a method skips attention or feed-forward sublayers alone, they are drawn apart. What runs "
+        "in every block at every step is not drawn, nor an arm that drafts."
     )
     return Figure("fig-layers", "Which blocks ran at which decode step", caption, alt, Heat(tuple(made)))
 
 
-def _positions(facts: Facts, arm: Arm) -> tuple[np.ndarray | None, str]:
-    """Share of rows that ran each block at each step [steps, L], and where it comes from."""
+def _counted(facts: Facts, arm: Arm) -> tuple[SpeedCell | QualityCell | None, str]:
+    """The cell that says what an arm ran at each step, and what it is of."""
     batch = facts.headline_batch
     timed = facts.speed.get((arm.label, batch)) if batch is not None else None
     if timed:
-        return _matrix(timed.cell.get("layers_by_position")), f"timed runs at batch size {batch}"
-    scored = next((facts.scored[key] for key in facts.scored if key[0] == arm.label), None)
-    return _matrix(scored.get("layers_by_position")) if scored else None, "scored runs"
+        return timed.cell, f"timed runs at batch size {batch}"
+    return next((facts.scored[key] for key in facts.scored if key[0] == arm.label), None), "scored runs"
+
+
+def _shares(arm: Arm, cell: SpeedCell | QualityCell | None) -> Iterator[tuple[str, np.ndarray]]:
+    """What an arm leaves out, as (name, share of rows that ran each block at each step [steps, L]): sublayers apart if it must."""
+    if cell is None or arm.family == "draft":
+        return
+    apart: Mapping[str, object] = cell.get("sublayers_by_position") or {}
+    shares = [(f"{arm.short}, {name}", _matrix(apart.get(key))) for key, name in _SUBLAYERS]
+    if any(share is None for _, share in shares):
+        shares = [(arm.short, _matrix(cell.get("layers_by_position")))]
+    yield from ((name, share) for name, share in shares if share is not None and share.min() < 1.0)
+
+
+_SUBLAYERS = (("attention", "attention"), ("feed", "feed-forward"))
+
+
+def _positions(facts: Facts, arm: Arm) -> tuple[np.ndarray | None, str]:
+    """Share of rows that ran each block at each step [steps, L], and where it comes from."""
+    cell, source = _counted(facts, arm)
+    return _matrix(cell.get("layers_by_position")) if cell else None, source
 
 
 def _matrix(rows: object) -> np.ndarray | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.records.arms import cost_said, rests_on
 from harness.records.limits import BASELINE
 from harness.records.run import Run
 from reports.text import label, real
@@ -31,6 +32,8 @@ class Arm:
     params: Mapping[str, Any] = field(default_factory=dict)
     paper: str = ""
     title: str = ""
+    learned: str = ""
+    """What its parameters were learned by before the run and what that cost, as `profile, 19 s`; empty where nothing was."""
 
     @property
     def control(self) -> bool:
@@ -65,6 +68,7 @@ def arms_of(data: Run) -> tuple[Arm, ...]:
             params=r.get("params") or {},
             paper=str(r.get("paper") or ""),
             title=str(r.get("title") or r.get("method") or ""),
+            learned=label(cost_said(*rests_on(r))),
         )
         for i, r in enumerate(data.arms)
     )

@@ -58,6 +58,11 @@ class Speed:
         state, why = self.state
         return (why or "unusable") if state == UNUSABLE else ""
 
+    @property
+    def explanation(self) -> str:
+        """Why the speed-up is above its byte limit or the predicted one; empty where it is above neither."""
+        return "" if self.unusable else str(self.row.get("explanation") or "")
+
     def number(self, key: str) -> float | None:
         """A number of the summary row; None where it could not be measured."""
         return real(self.row.get(key))

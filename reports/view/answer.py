@@ -101,6 +101,7 @@ def _best(facts: Facts, batch: int) -> str:
         lead = f"nothing faster is shown to be within {LOSS:g} points of the full model; fastest within {loss:g}:"
     control = ", a control" if arm.control else ""
     speed = f"{fixed(ratio.value)} times as fast [{span(ratio.low, ratio.high)}]"
+    speed += f" after a {arm.learned}" if arm.learned else ""
     return f"Batch {batch}, {lead} {which}{control}, {speed}. {_cost(facts, arm)}"
 
 

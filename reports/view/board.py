@@ -11,7 +11,7 @@ from reports.facts.arms import Arm, curves
 from reports.facts.facts import Facts
 from reports.text import label
 from reports.view.answer import timed
-from reports.view.cells import EMPTY, interval_cell, name_cell, ratio_cell, state_cell, word_cell
+from reports.view.cells import EMPTY, MARK, interval_cell, name_cell, ratio_cell, state_cell, word_cell
 from reports.view.parts import Cell, Column, Table, table
 from reports.view.settings import machine, values
 
@@ -46,6 +46,8 @@ def board(runs: Sequence[Facts]) -> Table | None:
         "Newest run first. Every number is against the full model of its own run and machine: rows of different machines or "
         "models do not rank each other."
     )
+    if any(cell.text.endswith(MARK) for _, cells in columns for cell in cells):
+        note += f" {MARK} Above its byte limit or the predicted speed-up: its run's own tables say why."
     return table("leaderboard", "All runs", columns, note)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from harness.records import beyond
 from harness.stats import intervals
 from reports.facts.arms import Arm
 from reports.facts.facts import Facts, Speed
@@ -14,6 +16,8 @@ from reports.view.parts import Cell, Swatch
 
 TONES = {"faster": "good", BETTER: "good", KEEPS: "good", SMALL: "good", "slower": "bad", LOSES: "bad"}
 EMPTY = Cell(MISSING)
+MARK = "†"
+"""After a speed-up above its byte limit or the predicted one; the note under the table says why."""
 
 
 def swatch(arm: Arm) -> Swatch:
@@ -23,6 +27,7 @@ def swatch(arm: Arm) -> Swatch:
 
 def name_cell(arm: Arm, detail: str = "") -> Cell:
     """The cell that heads an arm's row."""
+    detail = "; ".join(filter(None, (detail, arm.learned)))
     return Cell(arm.short, detail, sort=float(arm.order), swatch=swatch(arm))
 
 
@@ -51,7 +56,19 @@ def ratio_cell(arm: Arm, timed: Speed | None) -> Cell:
         return Cell("unusable", label(timed.unusable, 120), "~", "open")
     if arm.baseline:
         return Cell("1", "baseline", 1.0)
-    return EMPTY if timed.interval is None else interval_cell(timed.interval, 2, tone=tone_of(timed.verdict))
+    if timed.interval is None:
+        return EMPTY
+    cell = interval_cell(timed.interval, 2, tone=tone_of(timed.verdict))
+    return replace(cell, text=f"{cell.text}{MARK}") if timed.explanation and cell.sort is not None else cell
+
+
+def marks(facts: Facts, pairs: Iterable[tuple[Arm, int]]) -> list[str]:
+    """What MARK means in a table that shows the speed-ups of these arms at these batch sizes; empty where none has it."""
+    timed = ((arm, batch, facts.speed.get((arm.label, batch))) for arm, batch in pairs)
+    told = beyond.sentences(
+        {"label": arm.short, "batch_size": batch, "explanation": s.explanation} for arm, batch, s in timed if s
+    )
+    return [f"{MARK} {told[0]}", *told[1:]] if told else []
 
 
 def word_cell(text: str, tone: str = "", detail: str = "") -> Cell:

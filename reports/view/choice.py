@@ -29,7 +29,9 @@ def choice_table(facts: Facts) -> Table | None:
             arm = best(facts, loss, batch)
             shown = shown or arm is not None
             names.append(
-                Cell("full model", sort="~") if arm is None else Cell(arm.short, sort=arm.short, swatch=swatch(arm))
+                Cell("full model", sort="~")
+                if arm is None
+                else Cell(arm.short, arm.learned, arm.short, swatch=swatch(arm))
             )
             ratio = facts.ratio(arm, batch) if arm else None
             ratios.append(interval_cell(ratio, 2, tone="good") if ratio else Cell("1", sort=1.0))

@@ -8,8 +8,8 @@ from reports.facts.facts import Speed
 from reports.text import real
 
 _NAMES = {
-    "attention": "blocks",
-    "feed": "blocks",
+    "attention": "attention",
+    "feed": "feed-forward",
     "head": "head",
     "exit_tests": "exit tests",
     "kv_fill": "K/V fill",
@@ -34,7 +34,8 @@ def step_parts(timed: Speed, *, baseline: bool) -> dict[str, float]:
     parts, depth = timed.cell.get("step_parts_s"), timed.raw("depth")
     if found or not baseline or not isinstance(parts, Mapping) or depth is None:
         return found
-    block = real(parts.get("block"))
-    known = {"blocks": None if block is None else depth * block}
+    block, *apart = (real(parts.get(key)) for key in ("block", "attention", "feed"))
+    sublayers = {"attention": apart[0], "feed-forward": apart[1]} if None not in apart else {"blocks": block}
+    known = {name: None if seconds is None else depth * seconds for name, seconds in sublayers.items()}
     known |= {_NAMES[key]: real(parts.get(key)) for key in ("head", "embed", "rest")}
     return {name: 1e3 * seconds for name, seconds in known.items() if seconds is not None}

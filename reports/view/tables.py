@@ -11,8 +11,8 @@ from harness.records.quantities import OPERATIONS, Quantity, named
 from harness.stats import intervals
 from reports.facts.arms import Arm
 from reports.facts.facts import Facts, Speed
-from reports.text import BYTES, FLOPS, listed, real, scaled
-from reports.view.cells import name_cell, number_cells, ratio_cell
+from reports.text import BYTES, FLOPS, label, listed, real, scaled
+from reports.view.cells import marks, name_cell, number_cells, ratio_cell, word_cell
 from reports.view.parts import Cell, Column, Table, table
 
 
@@ -67,13 +67,45 @@ def promise_table(facts: Facts, batches: Sequence[int]) -> Table:
         shown("predicted_speedup"),
         (_column(realised), [ratio_cell(arm, s) for (arm, _), s in zip(pairs, timed, strict=True)]),
         shown("efficiency"),
-        shown("layers_per_token"),
     ]
-    note = (
-        "Predicted: what the full model's block and head times, measured in the same process, allow if skipping cost "
-        "nothing. Layers per token counts drafts and what verifies them."
-    )
+    note = " ".join((_PREDICTED, *marks(facts, pairs)))
     return table(*_of("promise", "From target to realised speed-up", facts, batches), columns, note, starts)
+
+
+_PREDICTED = (
+    "Predicted: the full model's own step over the same step with as many of its blocks as the method ran, measured in the "
+    "same process: what skipping would gain if it were free."
+)
+
+
+def work_table(facts: Facts, batches: Sequence[int]) -> Table:
+    """What a decoded token executes and reads, what that allows, what was realised, and why where that is more."""
+    pairs, starts, columns = grid(facts, batches, lambda arm, batch: (arm.label, batch) in facts.speed)
+    timed = [facts.speed[arm.label, batch] for arm, batch in pairs]
+    names = ["layers_per_token", "attention_per_token", "feed_per_token", "sublayers_per_token"]
+    if all(_one_by_one(s) for s in timed):
+        names.pop()
+    for name in names:
+        quantity = named(name)
+        columns.append((_column(quantity), number_cells([s.number(name) for s in timed], quantity.decimals)))
+    weights = named("weight_mb_per_token")
+    found = [value(facts, weights, *at) for at in pairs]
+    divisor, unit = scaled(found, BYTES)
+    columns.append((replace(_column(weights), unit=unit, group=""), number_cells(found, None, divisor)))
+    for name in ("byte_limit", "predicted_speedup"):
+        quantity = named(name)
+        columns.append((_column(quantity), number_cells([s.number(name) for s in timed], quantity.decimals)))
+    columns.append((_column(named("speedup")), [ratio_cell(arm, s) for (arm, _), s in zip(pairs, timed, strict=True)]))
+    why = Column(named("explanation").title, "why, where it is", numeric=False)
+    columns.append((why, [word_cell(label(s.explanation, 300)) for s in timed]))
+    note = f"Byte limit: {named('byte_limit').hint}. {_PREDICTED}"
+    return table(*_of("work", "What a decoded token executes and reads", facts, batches), columns, note, starts)
+
+
+def _one_by_one(timed: Speed) -> bool:
+    """Whether a token's sublayers all ran one after the other, as they do but where several columns are verified at once."""
+    ran = [timed.number(f"{part}_per_token") for part in ("attention", "feed", "sublayers")]
+    return None in ran or abs((ran[0] or 0.0) + (ran[1] or 0.0) - (ran[2] or 0.0)) < 0.05
 
 
 def parts_table(facts: Facts) -> Table | None:
@@ -94,6 +126,8 @@ def parts_table(facts: Facts) -> Table | None:
     columns: list[tuple[Column, list[Cell]]] = [
         (Column("Batch", "rows"), [Cell(str(b), sort=float(b)) for b, _ in rows]),
         (Column("One block", "ms"), number_cells([p.get("block") for _, p in rows], 3, 1e-3)),
+        (Column("Its attention", "ms"), number_cells([p.get("attention") for _, p in rows], 3, 1e-3)),
+        (Column("Its feed-forward", "ms"), number_cells([p.get("feed") for _, p in rows], 3, 1e-3)),
         (Column("All blocks", "ms"), number_cells(blocks, 3, 1e-3)),
         *(
             (Column(title, "ms"), number_cells([p.get(key) for _, p in rows], 3, 1e-3))

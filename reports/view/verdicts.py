@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.records.limits import BASELINE
+from harness.records.quantities import named
 from harness.stats import intervals
 from reports.facts import judge
 from reports.facts.arms import Arm, curves
 from reports.facts.facts import Facts
 from reports.facts.metrics import MetricInfo
 from reports.facts.scores import Quality
-from reports.text import fixed, label, listed
+from reports.text import BYTES, fixed, label, listed, scaled
 from reports.view.answer import choice, few, timed
-from reports.view.cells import EMPTY, interval_cell, lost, name_cell, number_cells, ratio_cell, state_cell, tone_of
+from reports.view.cells import (
+    EMPTY,
+    MARK,
+    interval_cell,
+    lost,
+    marks,
+    name_cell,
+    number_cells,
+    ratio_cell,
+    state_cell,
+    tone_of,
+)
 from reports.view.parts import Cell, Column, Table, table
 
 ROWS = 8
@@ -45,12 +57,16 @@ def top_table(facts: Facts) -> Table | None:
         columns.append((Column("What is lost, on the worst metric", numeric=False), [_lost(facts, a) for a in arms]))
     columns.append((Column("Needs training", numeric=False), [_training(a) for a in arms]))
     left = len([a for a in facts.others if a not in arms])
-    note = (
-        f"One row for each method, its best setting here; {left} more {'arm is' if left == 1 else 'arms are'} below."
-        if left
-        else ""
-    )
-    return table("top", "At a glance", columns, note)
+    notes = []
+    if left:
+        notes.append(
+            f"One row for each method, its best setting here; {left} more {'arm is' if left == 1 else 'arms are'} below."
+        )
+    if marks(facts, [(arm, batch) for batch in sizes for arm in arms]):
+        notes.append(
+            f"{MARK} Faster than reading fewer weights, or the prediction, accounts for: the next table says why."
+        )
+    return table("top", "At a glance", columns, " ".join(notes))
 
 
 def _top(facts: Facts) -> list[Arm]:
@@ -98,16 +114,17 @@ def verdict_table(facts: Facts) -> Table:
     for i, batch in enumerate(few(facts.batch_sizes)):
         cells = [ratio_cell(a, facts.speed.get((a.label, batch))) for a in arms]
         columns.append((Column(f"batch {batch}", "× full", group="Speed-up", key=not i), cells))
+    columns += _work_columns(facts)
     for i, task in enumerate(_headed(facts)):
         metric = facts.tasks[task][0]
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
         columns += _quality_columns(metric, found, f"{metric.title} on {label(task)}", arms, key=not i)
-    columns += _layer_columns(facts)
+    shown = [(arm, batch) for batch in few(facts.batch_sizes) for arm in arms]
     return table(
         "verdicts",
         "All arms against the full model" if facts.others else "The one arm of this run",
         columns,
-        _reading(facts),
+        " ".join((_reading(facts), *marks(facts, shown))),
     )
 
 
@@ -129,7 +146,8 @@ def _reading(facts: Facts) -> str:
     if facts.others and facts.speed:
         words.append(
             f"Green and red speed-ups: the interval lies above or below 1, from {intervals.MIN_PAIRS} repeats on. "
-            "Layers: blocks computed for a token, drafts and what verifies them included, so a draft method may run more than all."
+            "Blocks: those computed for a token, drafts and what verifies them included, so a draft method may run more than all. "
+            "Byte limit: weight bytes of a full step over those of the method's; a speed-up above it needs a reason."
         )
     for task, why in judge.uninformative(facts).items():
         words.append(f"{label(task)} is not informative and enters no verdict: {why}.")
@@ -165,20 +183,31 @@ def _verdict(facts: Facts, arm: Arm) -> Cell:
     return state_cell(judge.arm(facts, arm), len(judge.informative(facts)) > 1)
 
 
-def _layer_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
+def _work_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
+    """What a decoded token executes and reads at the smallest batch size, sublayers apart where a method skips one alone."""
     batch = facts.headline_batch
     cells = [facts.speed.get((a.label, batch)) if batch is not None else None for a in facts.arms]
     depth = next((s.cell.get("depth") for s in cells if s), None)
-    group = f"Layers per token, of {depth}" if depth else "Layers per token"
+    group = f"A decoded token, batch {batch}" if batch is not None else "A decoded token"
+    of = f"of {depth}" if depth else ""
+    apart = any(s and s.raw("attention_per_token") != s.raw("feed_per_token") for s in cells)
     columns = [
         (
-            Column("timed", f"batch {batch}", group=group),
-            number_cells([s and s.raw("layers_per_token") for s in cells], 1),
+            Column(named(name).title, of, group=group, hint=named(name).hint),
+            number_cells([s and s.raw(name) for s in cells], 1),
         )
+        for name in ("layers_per_token", *(("attention_per_token", "feed_per_token") if apart else ()))
     ]
-    for task in list(facts.tasks)[:1]:
-        scored = [facts.scored_number(a, task, "layers_per_token") for a in facts.arms]
-        columns.append((Column("scored", label(task), group=group), number_cells(scored, 1)))
+    weights, limit = named("weight_mb_per_token"), named("byte_limit")
+    read = [s and s.raw(weights.field) for s in cells]
+    divisor, unit = scaled(read, BYTES)
+    columns += [
+        (Column("weights read", unit, group=group), number_cells(read, None, divisor)),
+        (
+            Column(limit.title, "× full", group=group, hint=limit.hint),
+            number_cells([s and s.number(limit.name) for s in cells], limit.decimals),
+        ),
+    ]
     return columns
 
 
@@ -202,6 +231,8 @@ def metrics_table(facts: Facts, task: str) -> Table:
         for a in facts.arms
     ]
     columns.append((Column("Tokens per output", "mean"), number_cells(lengths, 1)))
+    ran = [facts.scored_number(a, task, "layers_per_token") for a in facts.arms]
+    columns.append((Column("Blocks per token", "mean"), number_cells(ran, 1)))
     cut = [facts.scored_number(a, task, "unfinished") for a in facts.arms]
     if any(cut):
         columns.append((Column("Cut at the limit", "outputs"), number_cells(cut, 0)))

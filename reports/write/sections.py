@@ -98,6 +98,9 @@ def _speed(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
         blocks.append(Fold("Time of a decode step at the other batch sizes", steps[1:]))
     if any((a.label, b) in facts.speed for a in facts.others for b in sizes):
         blocks.append(Fold("From target to realised speed-up, in numbers", _by_batch(facts, tables.promise_table)))
+        blocks.append(
+            Fold("Blocks, sublayers and bytes of a token, and what they allow", _by_batch(facts, tables.work_table))
+        )
     if len(sizes) > 1 and (crossing := choice.crossover_table(facts)):
         blocks.append(Fold("Batch size at which a method stops paying", (crossing,)))
     if taxed := drawn.pop(Tax):

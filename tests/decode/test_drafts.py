@@ -95,7 +95,7 @@ def test_rejected_drafts_are_charged(opt: Decoder) -> None:
     accepted = sum(int(step.yielded.sum()) - 1 for step in steps)  # type: ignore[union-attr]
     drafted = sum(int(step.drafted.sum()) for step in steps)  # type: ignore[union-attr]
     assert accepted < drafted
-    own, base = (flops.count(o.trace, opt.geometry, 4) for o in (out, full))
+    own, base = (flops.count(o.trace, opt.geometry, 4, 4) for o in (out, full))
     assert own.tokens == base.tokens == NEW - 1
     # One head for each draft, and one for each column it was verified at.
     assert own.head == (2 * drafted + len(steps)) * 2 * opt.geometry.head_weights

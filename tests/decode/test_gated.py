@@ -65,7 +65,7 @@ def test_flops_equal_torch_counter(opt: Decoder, spec: str) -> None:
             prefill = counter.get_total_flops()
             while not decoding.done:
                 decoding.step()
-        counted = flops.count(decoding.trace, opt.geometry, 4)
+        counted = flops.count(decoding.trace, opt.geometry, 4, 4)
         assert counted.decode == pytest.approx(counter.get_total_flops() - prefill, rel=0.01)
         totals.append(counted.decode)
     assert totals[1] <= totals[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,6 +109,40 @@ def test_energy_of_a_window_and_of_the_idle_machine(no_wait: None, tmp_path: Pat
     assert found["cpu_energy_j_per_token"] is None
 
 
+class Ticking:
+    """A counter that moves every `update_s` seconds of a clock, at 100 W."""
+
+    def __init__(self, clock: FakeClock, update_s: float) -> None:
+        self.clock, self.update_s = clock, update_s
+
+    def __call__(self) -> int:
+        return int(100_000 * self.update_s * int(self.clock() / self.update_s))
+
+
+@pytest.mark.parametrize(
+    ("update_s", "window_s"),
+    [((0.1,), 5.0), ((0.02,), 1.0), ((0.001, 0.08), 4.0), ((0.9,), 30.0), ((3.0,), energy.UNTOLD_S)],
+)
+def test_a_window_is_as_long_as_its_slowest_counter_needs(
+    no_wait: None, update_s: tuple[float, ...], window_s: float
+) -> None:
+    clock = FakeClock()
+    meters = [energy.Counter(f"gpu{each}", "gpu", Ticking(clock, each), 1e-3) for each in update_s]
+    quiet = energy.idle(meters, CUDA, None, clock, clock.spend)
+    assert quiet["window_s"] == pytest.approx(window_s, rel=0.02)
+    assert (quiet["update_s"] is None) == (update_s == (3.0,))
+
+    def generate() -> int:
+        clock.spend(0.05)
+        return 5
+
+    found = energy.measure(generate, meters, CUDA, quiet=quiet, clock=clock, sleep=clock.spend)
+    assert found["window_s"] == pytest.approx(window_s, rel=0.1)
+    if quiet["update_s"]:
+        assert found["mean_power_w"] == pytest.approx(100 * len(meters), rel=0.05)
+    assert energy.idle(meters, CUDA, 7.0, clock, clock.spend)["window_s"] == pytest.approx(7.0), "as the suite asks"
+
+
 def test_a_counter_that_stands_still_is_no_measurement(no_wait: None, tmp_path: Path) -> None:
     """Short windows gave 0 J; a counter that does not move must be empty, not free energy."""
     machine = Machine()
@@ -177,7 +212,7 @@ def test_a_counter_running_backwards_is_no_measurement() -> None:
 
 def test_one_lost_package_makes_the_sum_unknown(no_wait: None) -> None:
     """Half a machine's energy is not its energy."""
-    clock, count = FakeClock(), iter(range(0, 9000, 1000))
+    clock, count = FakeClock(), itertools.count(0, 1000)
     meters = [
         energy.Counter("package-0", "cpu", lambda: next(count), 1e-3),
         energy.Counter("package-1", "cpu", lambda: None, 1e-3),
@@ -229,25 +264,28 @@ def test_a_worker_measures_energy_of_one_arm(checkpoint: Path, monkeypatch: pyte
     )
     suite = Suite.model_validate(
         {"name": "x", "model": str(checkpoint), "methods": ["full"], "batch_sizes": [2], "prompt_tokens": 5,
-         "new_tokens": 6, "threads": 1, "energy_window_s": 7}
+         "new_tokens": 6, "threads": 1, "energy_window_s": 1}
     )  # fmt: skip
     arm = {"label": "full", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}
     prepared = prepare(suite, [arm], None)
     assert prepared["energy_counters"] == ["package-0"]
-    found = energy_per_token(suite, arm, 2, prepared, None)
-    assert seen == {"window": 7.0, "tokens": 12, "names": ["package-0"]}
+    quiet = prepared["energy_idle"]
+    assert quiet is not None and quiet["device"] == energy.identity(CPU)
+    found = energy_per_token(suite, arm, 2, {**prepared, "energy_idles": [quiet]}, None)
+    assert seen == {"window": 1.0, "tokens": 12, "names": ["package-0"]} and "idle" not in found
     assert found["energy_j_per_token"] > 0
     assert (found["batch_size"], found["conditions"]["end_of_sequence"]) == (2, "ignored")
     assert methods.create("full").family == "schedule"
 
 
-def test_the_idle_machine_is_read_once_for_all_arms(no_wait: None, tmp_path: Path) -> None:
+def test_the_idle_machine_is_read_once_for_all_arms(no_wait: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a large machine idle windows before every cell took longer than the cells: one reading serves them all."""
     clock = FakeClock()
     readings = iter([1_000, 4_000])
     meter = energy.Counter("gpu", "gpu", lambda: next(readings), 1e-3)
+    monkeypatch.setattr(energy, "update_s", lambda *_: None)
     quiet = energy.idle([meter], CUDA, 2.0, clock, clock.spend)
-    assert quiet == {"window_s": 2.0, "joules": {"gpu": 3.0}}
+    assert (quiet["window_s"], quiet["joules"]) == (2.0, {"gpu": 3.0})
     readings = iter([0, 50_000])
     slept: list[float] = []
 

@@ -82,7 +82,7 @@ def test_flop_check_would_notice_an_uncounted_backend(opt: Decoder) -> None:
     ids[ids == 0] = 5
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION), linear.only("torch"), FlopCounterMode(display=False) as counter:
         out = generate(opt, methods.create("full"), ids, max_new_tokens=NEW, stop_at_eos=False)
-    counted = flops.count(out.trace, opt.geometry, 4)
+    counted = flops.count(out.trace, opt.geometry, 4, 4)
     assert counted.prefill + counted.decode > 1.01 * counter.get_total_flops()
 
 

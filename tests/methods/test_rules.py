@@ -13,7 +13,8 @@ from harness.decode.forced_memory import ForcedMemory
 from harness.decode.gated import run_gated
 from harness.errors import BadInput
 from harness.method import Start
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
 from harness.state import GateState
 from harness.sublayers import read, without, written

@@ -15,18 +15,29 @@ static float *drawn(int64_t n) {
     return p;
 }
 
-/* A map with random weights: plain [n][k], and the same in panels. */
+/* A map with random weights: plain [n][k], and the same in panels, as floats or as bfloat16. */
 typedef struct {
     float *plain;
     map m;
 } both;
 
-static both random_map(int64_t n, int64_t k) {
-    both b = {drawn(n * k), {NULL, drawn(n), n, k}};
-    int64_t panels = (n + PANEL - 1) / PANEL;
-    float *weight = calloc(panels * k * PANEL, sizeof(float));
+static both random_map(int64_t n, int64_t k, int size) {
+    both b = {drawn(n * k), {NULL, drawn(n), n, k, size}};
+    char *weight = calloc((n + PANEL - 1) / PANEL * k * PANEL, size);
     for (int64_t c = 0; c < n; c++)
-        for (int64_t i = 0; i < k; i++) weight[(c / PANEL * k + i) * PANEL + c % PANEL] = b.plain[c * k + i];
+        for (int64_t i = 0; i < k; i++) {
+            char *row = weight + (c / PANEL * k + i) * PANEL * size;
+            int64_t vector = c % PANEL / LANES, lane = c % LANES;
+            uint32_t bits;
+            memcpy(&bits, b.plain + c * k + i, sizeof bits);
+            if (size == HALF) { /* cut off to what bfloat16 has */
+                uint16_t upper = bits >> 16;
+                memcpy(row + (vector / 2 * 2 * LANES + lane * 2 + vector % 2) * HALF, &upper, HALF);
+                bits = (uint32_t)upper << 16;
+                memcpy(b.plain + c * k + i, &bits, sizeof bits);
+            } else
+                memcpy(row + c % PANEL * size, &bits, sizeof bits);
+        }
     b.m.weight = weight;
     return b;
 }
@@ -37,8 +48,8 @@ static void compare(double want, float got) {
     if (!(off <= worst)) worst = off;
 }
 
-static void check_linear(int64_t n, int64_t k, int64_t rows) {
-    both b = random_map(n, k);
+static void check_linear(int64_t n, int64_t k, int64_t rows, int size) {
+    both b = random_map(n, k, size);
     float *x = drawn(rows * k), *more = drawn(rows * n), *y = malloc(rows * n * sizeof(float));
     linear(&b.m, rows, x, more, y, SILU, 2, rows % 2);
     for (int64_t r = 0; r < rows; r++)
@@ -72,11 +83,11 @@ static double activated(double x, int kind) {
 }
 
 /* One block over one new column of `rows` rows that hold `held` keys. */
-static void check_block(int heads, int kv, int d, int held, int wide, int gated, int side, int kind, int norm_kind) {
+static void check_block(int heads, int kv, int d, int held, int wide, int gated, int side, int kind, int norm_kind, int size) {
     enum { ROWS = 3 };
     int64_t width = heads * d, fused = (heads + 2 * kv) * d, capacity = held + 1, stride = kv * d;
-    both qkv = random_map(fused, width), out = random_map(width, width), up = random_map(gated ? 2 * wide : wide, width),
-         down = random_map(width, wide);
+    both qkv = random_map(fused, width, size), out = random_map(width, width, size),
+         up = random_map(gated ? 2 * wide : wide, width, size), down = random_map(width, wide, size);
     norm n1 = {drawn(width), norm_kind == LAYER_NORM ? drawn(width) : NULL, 1e-5f, norm_kind}, n2 = n1;
     n2.weight = drawn(width);
     block b = {qkv.m, out.m, up.m, down.m, n1, n2, heads, kv, d, d, kind, gated, side, 1.0f / sqrtf(d)};
@@ -128,12 +139,14 @@ static void check_block(int heads, int kv, int d, int held, int wide, int gated,
 }
 
 int main(void) {
-    for (int64_t rows = 1; rows <= 14; rows++) check_linear(67, 33, rows);
-    check_linear(130, 40, 100);
-    check_block(4, 4, 16, 37, 50, 0, 0, RELU, LAYER_NORM);
-    check_block(4, 2, 16, 5, 45, 1, 0, SILU, RMS_NORM);
-    check_block(3, 3, 10, 40, 36, 0, 1, GELU, LAYER_NORM);
-    check_block(2, 1, 32, 64, 64, 1, 0, GELU_TANH, RMS_NORM);
+    for (int size = HALF; size <= (int)sizeof(float); size += HALF) {
+        for (int64_t rows = 1; rows <= 14; rows++) check_linear(67, 33, rows, size);
+        check_linear(130, 40, 100, size);
+        check_block(4, 4, 16, 37, 50, 0, 0, RELU, LAYER_NORM, size);
+        check_block(4, 2, 16, 5, 45, 1, 0, SILU, RMS_NORM, size);
+        check_block(3, 3, 10, 40, 36, 0, 1, GELU, LAYER_NORM, size);
+        check_block(2, 1, 32, 64, 64, 1, 0, GELU_TANH, RMS_NORM, size);
+    }
     printf("%s: worst error %.2g\n", isa(), worst);
     return !(worst < 1e-4);
 }

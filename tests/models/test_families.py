@@ -20,7 +20,8 @@ from harness.decode.forced_memory import ForcedMemory
 from harness.errors import BadInput
 from harness.measure.probes import flops
 from harness.method import Method, Schedule
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder
 from harness.models.families.bloom import slopes
 from harness.models.kernels import linear
 from harness.models.load import FAMILIES, load_model
@@ -237,7 +238,7 @@ def test_flops_equal_torch_counter(model: Decoder, spec: str) -> None:
         prefill = counter.get_total_flops()
         while not decoding.done:
             decoding.step()
-    counted = flops.count(decoding.trace, model.geometry, 4)
+    counted = flops.count(decoding.trace, model.geometry, 4, 4)
     assert counted.prefill == pytest.approx(prefill, rel=0.01)
     assert counted.decode == pytest.approx(counter.get_total_flops() - prefill, rel=0.01)
 
@@ -324,7 +325,7 @@ def test_scaled_rotary_survives_saving(tmp_path: Path) -> None:
 
 
 def test_half_precision_follows_transformers(model: Decoder) -> None:
-    """Rounding differs in places; what is computed does not."""
+    """What it computes is rounded to bfloat16, too; here, on a CPU, the weights alone are."""
     ids = random_ids(2, 20)
     name = model.source.config.model_type
     source = type(model.source)(model.source.config).to(torch.bfloat16).eval()
@@ -333,6 +334,6 @@ def test_half_precision_follows_transformers(model: Decoder) -> None:
         want = source(ids).logits.float()
         exact = model.source(ids).logits
     got = score(load_model(source), FULL, ids, [6, 20])
-    assert got.dtype == torch.bfloat16
+    assert got.dtype == torch.float32
     error, allowed = (got.float() - exact).square().mean().sqrt(), (want - exact).square().mean().sqrt()
-    assert error < 1.5 * allowed + 0.01, f"{name}: {error} against {allowed}"
+    assert error < allowed + 0.01, f"{name}: {error} against {allowed}"

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import methods
 from harness.decode.engine import generate
+from harness.decode.forced import score
 from harness.models import contest, fused
 from harness.models.decoder import Decoder
 from harness.models.kernels import linear as kernels
@@ -71,7 +72,7 @@ def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     compiled: set[int] = set()
     called: set[int] = set()
     with monkeypatch.context() as patch:
-        run = fused._Stack.run
+        run = fused.Stack.run
 
         def counted(self: Any, codes: Any, *more: Any) -> torch.Tensor | None:
             out = run(self, codes, *more)
@@ -79,7 +80,7 @@ def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[s
                 compiled.update(layer for layer, _, _ in codes)
             return out
 
-        patch.setattr(fused._Stack, "run", counted)
+        patch.setattr(fused.Stack, "run", counted)
         for block in decoder.blocks:
             kept = block.attend_in_calls  # type: ignore[attr-defined]
             watched = lambda x, memory, context, block=block, kept=kept: (  # noqa: E731
@@ -137,13 +138,13 @@ def test_a_disturbed_contest_decides_nothing(
 @needs_compiler
 def test_slow_kernels_lose_the_contest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Real times: a step that takes far longer than torch's is beaten, and the loser is named."""
-    run = fused._Stack.run
+    run = fused.Stack.run
 
     def slow(self: Any, *arguments: Any) -> torch.Tensor | None:
         time.sleep(0.1 * (kernels.forced() == kernels.NATIVE))
         return run(self, *arguments)
 
-    monkeypatch.setattr(fused._Stack, "run", slow)
+    monkeypatch.setattr(fused.Stack, "run", slow)
     found = contest.hold(tiny("opt", depth=4), 2)
     assert found.lost and "the kernels are slower here" in str(found)
 
@@ -161,6 +162,59 @@ def test_panels_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(found.tokens, free.tokens)
     held = contest.hold(bound, 3)
     assert held.chosen == kernels.chosen(bound.kind, 3) == kernels.TORCH, "what is chosen is what runs"
+
+
+@needs_compiler
+@pytest.mark.parametrize("family", ["opt", "llama", "gpt_neox"])
+def test_matrices_are_joined_while_torch_needs_them_so_and_no_longer(family: str) -> None:
+    """A model that the kernels run holds its weights in panels and as loaded, whatever torch's calls were asked for meanwhile."""
+    decoder, method = tiny(family), methods.create("full")
+    ids, mask = ragged_prompts()
+    maps = [m for block in decoder.blocks for m in block.maps()]
+    joined = [m._weight for m in maps if isinstance(m._weight, kernels.Joined)]
+    alone = {p.data_ptr() for p in decoder.source.parameters()}
+
+    def copies() -> int:
+        return sum(j._kept is not None for j in joined)
+
+    assert joined and all(p.data_ptr() in alone for m in maps for p in m.parts), "made of the parameters"
+    got = generate(decoder, method, ids, mask, max_new_tokens=4).tokens
+    score(decoder, method, ids[:1], [3])
+    assert copies() == 0
+    with kernels.only(kernels.TORCH):
+        assert torch.equal(generate(decoder, method, ids, mask, max_new_tokens=4).tokens, got)
+        assert copies() == len(joined)
+    assert copies() == 0
+    assert contest.hold(decoder, 2).native_s and copies() == 0
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(300, 24), (300, 2000)])
+def test_large_weights_are_packed_in_pieces(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    library = native.library()
+    assert library is not None
+    monkeypatch.setattr(kernels, "_AT_ONCE", 1000)
+    m = kernels.Linear(torch.randn(shape))
+    m.panels()
+    assert m._panels is not None and torch.equal(m._panels[0], library.panels(m.weight))
+
+
+@needs_compiler
+def test_keys_and_values_alone_read_the_panels_of_the_whole_map() -> None:
+    library = native.library()
+    assert library is not None
+    columns, x = library.panel_columns, torch.randn(3, 24)
+    of = kernels.Linear(
+        kernels.Joined([torch.nn.Parameter(torch.randn(columns, 24)) for _ in range(3)]), torch.randn(3 * columns)
+    )
+    with torch.inference_mode(), kernels.only(kernels.NATIVE):
+        whole = of(x)
+        for first in (columns, columns + 1):
+            tail = kernels.Tail(of, first)
+            assert torch.equal(tail(x), whole[:, first:])
+            assert tail._panels is not None and of._panels is not None
+            shares = tail._panels[0].untyped_storage().data_ptr() == of._panels[0].untyped_storage().data_ptr()
+            assert shares == (first == columns), "where a panel begins there"
 
 
 @needs_compiler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ from torch.nn import functional as F
 import methods
 from harness.decode.engine import generate
 from harness.errors import BadInput
-from harness.models import fused
 from harness.models.decoder import Decoder
 from harness.models.families.blocks import NATIVE_ACTIVATIONS
 from harness.models.kernels import linear as kernels
@@ -54,34 +54,6 @@ SPECS = [
     "layerskip(exit_layer=1,draft_tokens=2)",
     "adaskip(skip=f0x11000_a1x8000)",
 ]
-
-
-@pytest.fixture(params=native.isas() or [None])
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every width of this processor in turn."""
-    if request.param is None:
-        pytest.skip("no kernels for this processor")
-    with native.using(request.param):
-        if native.library() is None:
-            pytest.skip(native.status())
-        yield request.param
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the kernels did, block by block, while a test runs."""
-    seen: list[str] = []
-    original = fused._Stack.run
-
-    def counted(self: fused._Stack, codes: Any, *more: Any) -> torch.Tensor | None:
-        out = original(self, codes, *more)
-        if out is not None:
-            names = {native.ATTEND: "attend", native.FEED: "feed", native.FILL: "fill"}
-            seen.extend(name for _, does, _ in codes for code, name in names.items() if does & code)
-        return out
-
-    monkeypatch.setattr(fused._Stack, "run", counted)
-    return seen
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -196,14 +168,16 @@ def test_a_forked_process_gets_threads_of_its_own() -> None:
     assert tokens() == want
 
 
-def test_a_row_does_not_depend_on_its_batch(isa: str) -> None:
-    weight, x = torch.randn(70, 33), torch.randn(250, 33)
+@pytest.mark.parametrize("dtype", native.WEIGHTS)
+def test_a_row_does_not_depend_on_its_batch(isa: str, dtype: torch.dtype) -> None:
+    weight, x = torch.randn(70, 33).to(dtype), torch.randn(250, 33)
     with torch.inference_mode(), kernels.only("native"):
         m = kernels.Linear(weight, torch.randn(70))
         whole = m(x)
         for rows in (*range(1, 16), 25, 97, 200):
             assert torch.equal(m(x[:rows]), whole[:rows])
-        torch.testing.assert_close(whole, F.linear(x, weight, m.bias), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(whole, F.linear(x, weight.float(), m.bias), atol=1e-4, rtol=1e-5)
+        assert torch.equal(whole, kernels.Linear(weight.float(), m.bias)(x)), "widening rounds nothing"
 
 
 @pytest.mark.parametrize("act", NATIVE_ACTIVATIONS, ids=NATIVE_ACTIVATIONS.values())
@@ -213,7 +187,7 @@ def test_activations(isa: str, act: Callable[[torch.Tensor], torch.Tensor]) -> N
     x = torch.cat((torch.linspace(-30, 30, 4001), torch.tensor([0.0, -0.0, 1e-20, -1e4, 1e4, 88.5, -88.5])))
     identity = library.panels(torch.ones(1, 1))
     got = torch.empty_like(x)
-    single = native.Map(identity.data_ptr(), None, 1, 1)
+    single = library.map(identity, 1, 1)
     library.calls.linear(
         ctypes.byref(single),
         len(x),
@@ -290,13 +264,16 @@ def test_no_vector_is_kept_in_memory(isa_name: str) -> None:
     code = subprocess.run(
         [objdump, "-d", "--no-show-raw-insn", found.calls._name], capture_output=True, text=True
     ).stdout
-    body = code.split("<tile_of>:")[1].split("\n\n")[0]
-    lines = [line.split("\t", 1)[-1].strip() for line in body.splitlines()]
     register = {"avx512": "%zmm", "avx2": "%ymm", "sse2": "%xmm"}[isa_name]
-    sums = [i for i, line in enumerate(lines) if "fmadd" in line or (isa_name == "sse2" and line.startswith("addps"))]
-    assert len(sums) > 60 and all(register in lines[i] for i in sums)
-    spills = [line for line in lines[sums[0] : sums[-1]] if "mov" in line and register in line and "(%rsp)" in line]
-    assert not spills
+    for name in ("tile_of_floats", "tile_of_halves"):
+        body = code.split(f"<{name}>:")[1].split("\n\n")[0]
+        lines = [line.split("\t", 1)[-1].strip() for line in body.splitlines()]
+        sums = [
+            i for i, line in enumerate(lines) if "fmadd" in line or (isa_name == "sse2" and line.startswith("addps"))
+        ]
+        assert len(sums) > 60 and all(register in lines[i] for i in sums)
+        spills = [line for line in lines[sums[0] : sums[-1]] if "mov" in line and register in line and "(%rsp)" in line]
+        assert not spills
 
 
 def test_vectors_wider_than_the_processors_do_not_compile(tmp_path: Path) -> None:
@@ -326,7 +303,7 @@ def test_kernels_that_are_slower_than_torch_or_wrong_are_refused(
     monkeypatch.undo()
     assert native._verdict(kept, found) == said, "asked once for every build"
     assert set(json.loads(kept.read_text())) == {"refused", "seconds", "torch"}
-    off = native.Library(found.calls, found.isa, found.compiler, 2 * found.panel_columns)  # reads its panels wrongly
+    off = dataclasses.replace(found, panel_columns=2 * found.panel_columns)  # reads its panels wrongly
     assert native._verdict(tmp_path / "other.json", off) == "its results differ from torch's at 1 rows"
 
 

@@ -34,6 +34,9 @@ class Synthetic:
     low: int = DEPTH
     damage: float = 0.0
     exit_tests: bool = False
+    feed_only: bool = False
+    """It skips feed-forward sublayers alone: every block's attention runs."""
+    tuned: dict[str, Any] | None = None
 
 
 FULL = Synthetic("Full model", "full", "schedule", exact=True)
@@ -158,7 +161,15 @@ ARMS: tuple[Synthetic, ...] = (
     Synthetic("LayerSkip self-speculation", "layerskip", "draft", {"exit": 8, "draft": 6}, exact=True, high=14, low=14),
     *(
         Synthetic(
-            f"FFN-SkipLLM {x}%", "ffn_skip", "exit", {"share": x}, high=24 - x // 5, low=23 - x // 5, damage=x / 800
+            f"FFN-SkipLLM {x}%",
+            "ffn_skip",
+            "gate",
+            {"share": x},
+            high=24 - x // 5,
+            low=23 - x // 5,
+            damage=x / 800,
+            feed_only=True,
+            tuned={"file": "ffn.json", "kind": "profile", "cost": {"forward_passes": 1, "seconds": 19.2}},
         )
         for x in (5, 15, 25, 35)
     ),
@@ -288,6 +299,7 @@ def arm_record(arm: Synthetic) -> dict[str, Any]:
         "exact": arm.exact,
         "trained": arm.trained,
         "paper": "",
+        **({"tuned": arm.tuned} if arm.tuned else {}),
     }
 
 
@@ -351,7 +363,8 @@ def _blocks(arm: Synthetic, steps: int) -> np.ndarray:
 def _speed(arm: Synthetic, index: int, batch: int, new_tokens: int, processes: int, repeats: int) -> dict[str, Any]:
     steps = new_tokens - 1
     shares = _blocks(arm, steps)
-    layers = shares.sum(1)
+    apart = {"attention": np.ones_like(shares), "feed": shares} if arm.feed_only else None
+    layers = shares.sum(1) + (DEPTH - shares.sum(1)) / 2 * arm.feed_only
     computed = np.minimum(DEPTH, layers + (0.9 * np.log2(batch) * 2 if arm.exit_tests else 0))
     cost = BATCH_COST[batch]
     tests = computed * HEAD_S * 0.55 if arm.exit_tests else 0.0
@@ -383,8 +396,13 @@ def _speed(arm: Synthetic, index: int, batch: int, new_tokens: int, processes: i
         "prompts_hash": "a1b2c3d4e5f6",
         "runs": runs,
         "depth": DEPTH,
-        "layers_by_position": [[round(float(v), 3) for v in row] for row in shares],
-        "layers_per_token": float(layers.mean()),
+        "layers_by_position": [[round(float(v), 3) for v in row] for row in (apart or {}).get("attention", shares)],
+        "sublayers_by_position": apart and {key: of.round(3).tolist() for key, of in apart.items()},
+        "layers_per_token": float(DEPTH if arm.feed_only else layers.mean()),
+        "attention_per_token": float(DEPTH if arm.feed_only else layers.mean()),
+        "feed_per_token": float(shares.sum(1).mean()),
+        "serial_attention_per_token": float(DEPTH if arm.feed_only else layers.mean()),
+        "serial_feed_per_token": float(shares.sum(1).mean()),
         "computed_layers_per_token": float(computed.mean()),
         "flops_per_token": float(layers.mean() * block_flops * 1.2 + 2 * 128 * 2048),
         "exit_test_flops_per_token": float(layers.mean() * 2 * 128 * 2048) if arm.exit_tests else 0.0,

@@ -23,7 +23,8 @@ from harness.models.shapes import SHAPES
 from harness.records.folder import RunStore
 from harness.run import costs, forecast, plan
 from harness.run.costs import ABOUT, AT_MOST, EXACT
-from harness.run.progress import Progress, Work
+from harness.run.estimate import Work
+from harness.run.progress import Progress
 from harness.run.sweep import run_suite
 from harness.state import GateState
 from harness.suites.suite import Suite, load_suite, suite_names
@@ -52,7 +53,7 @@ def both(spec: str) -> tuple[costs.Generation, float, int]:
     decoder, method = tiny_opt(), methods.create(spec)
     ids = torch.randint(2, VOCABULARY, (ROWS, WIDTH), generator=torch.Generator().manual_seed(0))
     out = generate(decoder, method, ids, max_new_tokens=NEW, stop_at_eos=False, expected_tokens=6)
-    counted = flops.count(out.trace, decoder.geometry, 1)
+    counted = flops.count(out.trace, decoder.geometry, 1, 1)
     estimate = costs.generation(method.resolve(decoder.depth, decoder.extras), decoder, ROWS, WIDTH, NEW, 6)
     return estimate, counted.prefill + counted.decode, out.kv_cache_bytes // decoder.dtype.itemsize
 
@@ -245,7 +246,7 @@ def test_an_earlier_run_of_the_same_suite_says_how_long(tmp_path: Path) -> None:
 def test_the_jobs_that_are_weighed_are_those_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     suite = load_suite("smoke")
     seen: list[Work] = []
-    monkeypatch.setattr(Progress, "plan", lambda self, works: seen.extend(works))
+    monkeypatch.setattr(Progress, "plan", lambda self, works, pace, slots: seen.extend(works))
     run_suite(suite, tmp_path, workers=FakeExecutor())
     assert Counter(work for work in seen if work.kind != "join") == Counter(forecast.works(suite))
 

@@ -12,6 +12,8 @@ import pytest
 from harness.errors import BadInput
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
+from harness.measure.setup import timed_examples
+from harness.models.load import load_model
 from harness.records import published
 from harness.records.run import load
 from harness.records.summary import summarise
@@ -53,7 +55,11 @@ def suite_for(model: str, folder: Path) -> Suite:
     return load_suite(path)
 
 
-def test_cells_are_those_planned_and_published_rows_stand_apart(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+def test_cells_are_those_planned_and_published_rows_stand_apart(
+    checkpoint: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = "read once, when the run is prepared"
+    monkeypatch.setattr("harness.measure.setup.task_examples", lambda *_: pytest.fail(again))
     suite = suite_for(str(checkpoint), tmp_path)
     suite = suite.model_copy(update={"tasks": (suite.tasks[0].model_copy(update={"metrics": ("rouge2", "bleu")}),)})
     planned = plan.plan(suite, data)
@@ -82,6 +88,7 @@ def test_a_quality_cell_names_its_metrics_and_what_was_cut(
     arm = {"label": "Full model", "method": "full", "spec": "full", "checkpoint": str(checkpoint)}
     prepared = prepare(suite, [arm], data)
     assert prepared["expected_tokens"] == {"cnn_dm": 7}
+    assert prepared["prompts"] == timed_examples(suite, load_model(checkpoint), data)
     cell = quality(suite, arm, 0, prepared, data, None)
     assert cell["prompts_shortened"] == 2
     assert all(len(e["prompt"]) < 400 and e["prompt"].endswith("\n\nSummary:") for e in cell["examples"])

@@ -209,7 +209,7 @@ def test_a_pruned_block_is_nowhere(llama: Decoder) -> None:
     )
     assert pruned.kv_cache_bytes * DEPTH == full.kv_cache_bytes * (DEPTH - 2)
     assert prompt.kv_cache_bytes == full.kv_cache_bytes
-    costs = [flops.count(out.trace, llama.geometry, 4) for out in (full, pruned, prompt)]
+    costs = [flops.count(out.trace, llama.geometry, 4, 4) for out in (full, pruned, prompt)]
     assert costs[1].prefill < costs[2].prefill < costs[0].prefill
     assert costs[1].decode < costs[2].decode == costs[0].decode
     with pytest.raises(BadInput, match="nothing was profiled; run `depthbench profile"):

@@ -20,7 +20,8 @@ from harness.decode.engine import Decoding, Output
 from harness.decode.sampling import GREEDY, Sampling
 from harness.measure.probes.latency import Clock, planned, shadowed, synchronise
 from harness.method import Method
-from harness.models.decoder import Block, Decoder
+from harness.models.block import Block
+from harness.models.decoder import Decoder
 
 PARTS = ("embed", "attention", "feed", "head", "exit_tests", "kv_fill", "sampling", "host")
 """`attention` and `feed` are the blocks; `exit_tests` all that a method decides while a step runs, what it projects for that

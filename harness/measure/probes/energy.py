@@ -1,14 +1,18 @@
 """Energy of generating: counters read around windows of seconds, the idle machine measured apart.
 
 Counters: NVML's total energy of a CUDA device, and the processor packages' RAPL counters where the system lets one read
-them (often root alone may). They move every 1 to 100 ms and on some devices sample a part of the time only, so a window is
-seconds long and holds whole generations, prefill included, the device synchronised at both ends. Everything the device
-or package does is counted: nothing else may run on it. What cannot be read is None, and a counter that did not move over a
-window, or ran backwards without a known range, is no measurement.
+them (often root alone may). They move every 1 to 100 ms: how often is measured once per device, and a window is as long as that
+needs, but a second at least, since some devices sample a part of the time only. It holds whole generations, prefill included,
+the device synchronised at both ends. Everything the device or package does is counted: nothing else may run on it. What cannot
+be read is None, and a counter that did not move over a window, or ran backwards without a known range, is no measurement.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +27,12 @@ from harness.measure.probes.latency import Clock, synchronise
 from harness.records.fields import Count, EnergyFields, Idle
 
 RAPL = Path("/sys/class/powercap")
+UPDATES = 50
+"""Moves of the slowest counter in a window: what an end of it may miss, one move, is then 2 % of the energy at most."""
+SHORTEST_S, LONGEST_S = 1.0, 30.0
+UNTOLD_S = 5.0
+"""The window where no counter showed how often it moves."""
+_MOVES, _WATCHED_S, _POLL_S = 5, 2.0, 2e-4
 
 
 @dataclass(frozen=True)
@@ -68,27 +78,75 @@ def counters(device: torch.device, folder: Path = RAPL, library: Any = None, uui
     return found
 
 
+def update_s(
+    meters: Sequence[Counter], clock: Clock = time.perf_counter, sleep: Callable[[float], None] = time.sleep
+) -> float | None:
+    """Seconds between two moves of the slowest counter; None where one moved less than twice while it was watched.
+
+    A counter is read again and again until it has moved six times, two seconds long at most; the median of the times between
+    its moves counts, so that a reading that came late does not.
+    """
+    began = clock()
+    last, moved = [meter.read() for meter in meters], [list[float]() for _ in meters]
+    while clock() - began < _WATCHED_S and any(len(times) <= _MOVES for times in moved):
+        sleep(_POLL_S)
+        for i, meter in enumerate(meters):
+            if (now := meter.read()) is not None and now != last[i]:
+                last[i] = now
+                moved[i].append(clock())
+    slowest = 0.0
+    for times in moved:
+        if len(times) < 2:
+            return None
+        slowest = max(slowest, statistics.median(b - a for a, b in itertools.pairwise(times)))
+    return slowest or None
+
+
+def window_s(asked: float | None, update: float | None) -> float:
+    """Seconds of a window: what the suite asks for, else what counters that move so often need."""
+    if asked is not None:
+        return asked
+    return UNTOLD_S if update is None else min(max(UPDATES * update, SHORTEST_S), LONGEST_S)
+
+
+def identity(device: torch.device) -> str:
+    """Whose counters they are: the GPU as NVML names it, or the machine, by a digest of its name."""
+    if device.type == "cuda":
+        return f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    return f"cpu of {hashlib.sha256(platform.node().encode()).hexdigest()[:12]}"
+
+
 def idle(
     meters: Sequence[Counter],
     device: torch.device,
-    window_s: float,
+    asked_s: float | None = None,
     clock: Clock = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Idle:
-    """Read the idle machine's counters over a window."""
+    """Read the idle machine's counters over a window.
+
+    Args:
+        meters: from `counters`.
+        device: theirs.
+        asked_s: seconds of the window; None: as long as the counters need, see `window_s`.
+        clock: seconds, rising.
+        sleep: waits so many seconds.
+    """
     synchronise(device)()
+    update = update_s(meters, clock, sleep)
+    wanted_s = window_s(asked_s, update)
     began, before = clock(), [meter.read() for meter in meters]
-    sleep(window_s)
+    sleep(wanted_s)
     after, passed = [meter.read() for meter in meters], clock() - began
     joules = {meter.name: meter.joules(before[i], after[i]) for i, meter in enumerate(meters)}
-    return {"window_s": passed, "joules": joules}
+    return {"window_s": passed, "joules": joules, "update_s": update}
 
 
 def measure(
     run: Callable[[], int],
     meters: Sequence[Counter],
     device: torch.device,
-    window_s: float,
+    asked_s: float | None = None,
     *,
     power_w: Callable[[], float | None] | None = None,
     quiet: Idle | None = None,
@@ -101,7 +159,8 @@ def measure(
         run: one generation; returns the tokens it yielded, the ones from prefill included.
         meters: from `counters`.
         device: that generates.
-        window_s: seconds of each window at least; the second one ends with the generation that passes it.
+        asked_s: seconds of the window at least, which ends with the generation that passes it; None: as long as the counters
+            need by what `quiet` says of them, see `window_s`.
         power_w: a second reading of the power, taken after every generation.
         quiet: the idle machine as `idle` read it; None: it is read first, over a window of its own.
         clock: seconds, rising.
@@ -114,13 +173,14 @@ def measure(
     """
     wait = synchronise(device)
     if quiet is None:
-        quiet = idle(meters, device, window_s, clock, sleep)
+        quiet = idle(meters, device, asked_s, clock, sleep)
+    wanted_s = window_s(asked_s, quiet.get("update_s"))
     idle_s = quiet["window_s"]
     generations = tokens = 0
     sampled: list[float] = []
     wait()
     began, start = clock(), [meter.read() for meter in meters]
-    while clock() - began < window_s:
+    while clock() - began < wanted_s:
         tokens += run()
         generations += 1
         if power_w is not None and (watts := power_w()) is not None:

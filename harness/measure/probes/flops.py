@@ -45,9 +45,9 @@ class FlopCount:
         return self.blocks + self.head + self.exit_tests + self.fill
 
 
-def fields(traces: Sequence[Trace], geometry: Geometry, element_bytes: int) -> Measured:
+def fields(traces: Sequence[Trace], geometry: Geometry, weight_bytes: int, state_bytes: int) -> Measured:
     """What a speed cell holds of finished generations, one for each prompt set: per decoded token, over all of them."""
-    sums = [count(trace, geometry, element_bytes) for trace in traces]
+    sums = [count(trace, geometry, weight_bytes, state_bytes) for trace in traces]
     tokens = sum(each.tokens for each in sums)
     return {
         "flops_per_token": sum(each.decode for each in sums) / tokens,
@@ -60,13 +60,14 @@ def fields(traces: Sequence[Trace], geometry: Geometry, element_bytes: int) -> M
     }
 
 
-def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
+def count(trace: Trace, geometry: Geometry, weight_bytes: int, state_bytes: int) -> FlopCount:
     """Count a finished generation.
 
     Args:
         trace: of the generation.
         geometry: sizes of the model that ran it.
-        element_bytes: bytes of one weight.
+        weight_bytes: bytes of one weight.
+        state_bytes: bytes of one element of a key or value.
     """
     g, rows, width = geometry, trace.batch_size, trace.prompt_width
     per_key = 4 * g.heads * g.head_dim
@@ -118,4 +119,4 @@ def count(trace: Trace, geometry: Geometry, element_bytes: int) -> FlopCount:
         # A vocabulary projection reads its matrix once for all rows; tests project the whole column.
         weights += g.head_weights * (step.test_reads + (step.head_rows > 0))
     tokens = sum(rows if step.yielded is None else int(step.yielded.sum()) for step in trace.steps)
-    return FlopCount(prefill, blocks, head, tests, fill, tokens, weights * element_bytes, looked * element_bytes)
+    return FlopCount(prefill, blocks, head, tests, fill, tokens, weights * weight_bytes, looked * state_bytes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.plan import Trace
+from harness.records.fields import SublayerShares
 from harness.records.quantities import Measured
 
 
@@ -16,6 +17,7 @@ class LayerCount:
 
     Attributes:
         by_position: share of rows for which block l ran at decode step k, [N-1][L].
+        sublayers_by_position: the same for the `attention` and the `feed` sublayer of each block; None where no block ran in part.
         per_token: blocks per decode token, mean over rows that had not ended.
         computed_per_token: blocks the batch computed per step (the last row decides), mean over steps.
         rows: (row, step) pairs counted.
@@ -29,6 +31,7 @@ class LayerCount:
     """
 
     by_position: list[list[float]]
+    sublayers_by_position: SublayerShares | None
     per_token: float | None
     computed_per_token: float | None
     rows: int
@@ -58,9 +61,9 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     """Count over generations given as (trace, generated lengths [B]); tokens after a row's end are left out."""
     depth = traces[0][0].depth
     steps = max(len(trace.steps) for trace, _ in traces)
-    ran = torch.zeros(steps, depth, dtype=torch.float64)
+    ran, attended, fed = (torch.zeros(steps, depth, dtype=torch.float64) for _ in range(3))
     alive = torch.zeros(steps, dtype=torch.float64)
-    computed = total_steps = attention = feed = 0
+    computed = total_steps = 0
     for trace, lengths in traces:
         n = len(trace.steps)
         if not n:
@@ -70,17 +73,25 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
         live = torch.arange(1, n + 1) < lengths.cpu().unsqueeze(1)  # [B, n]: step k yields token k
         kept_rows = live.unsqueeze(2)
         attends, feeds = trace.attention[:, 1:] & kept_rows, trace.feed[:, 1:] & kept_rows
-        attention, feed = attention + int(attends.sum()), feed + int(feeds.sum())
+        attended[:n] += attends.sum(0)
+        fed[:n] += feeds.sum(0)
         ran[:n] += (attends | feeds).sum(0)
         alive[:n] += live.sum(0)
         computed += int(trace.computed[1:].sum())
         total_steps += n
     rows = int(alive.sum())
     kept = int((alive > 0).sum())
-    shares = ran[:kept] / alive[:kept, None] if kept else ran[:0]
+    attention, feed = int(attended.sum()), int(fed.sum())
     per_token = float(ran.sum() / rows) if rows else None
+
+    def shares(of: torch.Tensor) -> list[list[float]]:
+        found = of[:kept] / alive[:kept, None] if kept else of[:0]
+        return [[round(value, 6) for value in row] for row in found.tolist()]
+
+    in_part = not torch.equal(attended, fed)
     return LayerCount(
-        [[round(value, 6) for value in row] for row in shares.tolist()],
+        shares(ran),
+        {"attention": shares(attended), "feed": shares(fed)} if in_part else None,
         per_token,
         computed / total_steps if total_steps else None,
         rows,
@@ -119,7 +130,7 @@ def _count_drafts(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     longest = max(trace.layers.shape[1] for trace, _ in traces) - 1
     shares = [[1.0] * depth for _ in range(longest)]
     if not tokens:
-        return LayerCount(shares, None, None, 0, *(None,) * 6)
+        return LayerCount(shares, None, None, None, 0, *(None,) * 6)
     one, two, three, four = (each / columns for each in (serial, attention, feed, heads))
     in_all = ran_attention / tokens, ran_feed / tokens
-    return LayerCount(shares, executed / tokens, batch / columns, tokens, one, two, three, four, *in_all)
+    return LayerCount(shares, None, executed / tokens, batch / columns, tokens, one, two, three, four, *in_all)

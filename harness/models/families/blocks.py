@@ -11,10 +11,12 @@ from transformers.activations import ACT2FN
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule, attention
+from harness.models.block import Context
 from harness.models.cache import Memory
-from harness.models.decoder import Context, Geometry
-from harness.models.fused import FusableBlock, Norm, Sublayers
-from harness.models.kernels.linear import Linear
+from harness.models.decoder import Geometry
+from harness.models.fusable import FusableBlock
+from harness.models.fused import Norm, Sublayers
+from harness.models.kernels.linear import Linear, Tail
 from harness.models.rotary import Rotary
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -110,9 +112,8 @@ class FusedBlock(FusableBlock):
 
     def set_maps(self, qkv: Linear, out: Linear, up: Linear, down: Linear) -> None:
         """Keep the maps of the block; the one for keys and values alone is a part of `qkv`."""
-        rows = qkv.weight.shape[0] * self._heads // (self._heads + 2 * self._kv_heads)
-        kv = Linear(qkv.weight[rows:], None if qkv.bias is None else qkv.bias[rows:])
-        self._qkv, self._kv, self._out, self._up, self._down = qkv, kv, out, up, down
+        queries = qkv.n * self._heads // (self._heads + 2 * self._kv_heads)
+        self._qkv, self._kv, self._out, self._up, self._down = qkv, Tail(qkv, queries), out, up, down
         self.renew()
 
     def sublayers(self) -> Sublayers | None:
@@ -123,7 +124,7 @@ class FusedBlock(FusableBlock):
         self, act: Function, norms: Sequence[Norm], *, gated: bool, rotary: Rotary | None, side_by_side: bool = False
     ) -> Sublayers | None:
         """The sublayers of a block with a plain rule of attention and these norms; None where the kernels lack something."""
-        size = self._out.weight.shape[1] // self._heads
+        size = self._out.k // self._heads
         if self.rule.needs_positions or self.rule.softcap is not None or act not in NATIVE_ACTIVATIONS:
             return None
         return Sublayers(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from harness.models.attention import Rule
-from harness.models.decoder import layer_norm
+from harness.models.decoder import embedding, layer_norm
 from harness.models.families.blocks import Function, activation, geometry, supported
 from harness.models.families.plain import PlainBlock, PlainDecoder
 from harness.models.kernels.linear import Linear
@@ -72,7 +71,7 @@ class BloomDecoder(PlainDecoder):
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Decoder.embed`."""
         body = self.source.transformer
-        return layer_norm(F.embedding(ids, body.word_embeddings.weight), body.word_embeddings_layernorm)
+        return layer_norm(embedding(ids, body.word_embeddings.weight), body.word_embeddings_layernorm)
 
 
 def slopes(heads: int) -> torch.Tensor:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule
-from harness.models.decoder import Context, Decoder
+from harness.models.block import Context
+from harness.models.decoder import Decoder, embedding
 from harness.models.families.blocks import Function, FusedBlock, activation, check_activation, geometry
 from harness.models.fused import Norm, Sublayers
-from harness.models.kernels.linear import Linear
+from harness.models.kernels.linear import Joined, Linear
+from harness.models.precision import widened
 from harness.models.rotary import RMSNorm, Rotary, check_rope, reachable_positions
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -30,7 +31,7 @@ class GatedBlock(FusedBlock):
 
     def norm(self, module: Any) -> RMSNorm:
         """The norm of a transformers module."""
-        return RMSNorm(module.weight, self._eps)
+        return RMSNorm(widened(module.weight), self._eps)
 
     def fused(self) -> tuple[Linear, Linear]:
         """The maps to queries, keys and values, and to gate and up [2 F, D]."""
@@ -55,7 +56,7 @@ class GatedBlock(FusedBlock):
         ):
             return None
         modules = self.module.input_layernorm, self.module.post_attention_layernorm
-        norms = [Norm(m.weight, None, self._eps, "rms") for m in modules]
+        norms = [Norm(widened(m.weight), None, self._eps, "rms") for m in modules]
         return self.plainly(self._act, norms, gated=True, rotary=self._rotary)
 
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
@@ -75,7 +76,7 @@ class GatedBlock(FusedBlock):
 def _joined(*parts: Any) -> Linear:
     """One map for several linear modules over the same input."""
     bias = None if parts[0].bias is None else torch.cat([p.bias for p in parts])
-    return Linear(torch.cat([p.weight for p in parts]), bias)
+    return Linear(Joined([p.weight for p in parts]), bias)
 
 
 class NormedBlock(GatedBlock):
@@ -143,7 +144,7 @@ class GatedDecoder(Decoder):
 
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Decoder.embed`."""
-        return F.embedding(ids, self.source.model.embed_tokens.weight)
+        return embedding(ids, self.source.model.embed_tokens.weight)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """See `Decoder.head`."""

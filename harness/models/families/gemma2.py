@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from harness.models.attention import Rule
+from harness.models.decoder import embedding
 from harness.models.families.blocks import supported
 from harness.models.families.gated import GatedBlock, GatedDecoder, check_layer_types, typed_windows
 from harness.models.rotary import RMSNorm
@@ -60,13 +60,13 @@ class Gemma2Decoder(GatedDecoder):
         return Rule(config.query_pre_attn_scalar**-0.5, window, config.attn_logit_softcapping)
 
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.embed`. The factor is rounded to the type of the weights, as it was in training."""
+        """See `Decoder.embed`. The factor is rounded to the type of states, as it was in training."""
         table = self.source.model.embed_tokens.weight
-        return F.embedding(ids, table) * self._factor
+        return embedding(ids, table) * self._factor
 
     def refresh_ends(self) -> Any:
         """See `Decoder.refresh_ends`."""
-        self._factor = float(torch.tensor(self.geometry.width**0.5).to(self.dtype))
+        self._factor = float(torch.tensor(self.geometry.width**0.5).to(self.state_dtype))
         return super().refresh_ends()
 
     def head(self, x: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from harness.models.attention import Rule
+from harness.models.decoder import embedding
 from harness.models.families.blocks import activation, check_activation, geometry, supported
 from harness.models.families.plain import PlainBlock, PlainDecoder
 from harness.models.fused import Sublayers
@@ -64,4 +64,4 @@ class GPT2Decoder(PlainDecoder):
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Decoder.embed`."""
         body = self.source.transformer
-        return F.embedding(ids, body.wte.weight) + F.embedding(positions, body.wpe.weight)
+        return embedding(ids, body.wte.weight) + embedding(positions, body.wpe.weight)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
-from harness.models.decoder import Context
+from harness.models.block import Context
+from harness.models.decoder import embedding
 from harness.models.families.blocks import Function, activation, check_activation, geometry
 from harness.models.families.plain import PlainBlock, PlainDecoder
 from harness.models.fused import Sublayers
@@ -77,4 +77,4 @@ class GPTNeoXDecoder(PlainDecoder):
 
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Decoder.embed`."""
-        return F.embedding(ids, self.source.gpt_neox.embed_in.weight)
+        return embedding(ids, self.source.gpt_neox.embed_in.weight)

@@ -11,12 +11,15 @@ import torch
 from torch.nn import functional as F
 
 from harness.models.attention import attention
+from harness.models.block import Context
 from harness.models.cache import Memory
-from harness.models.decoder import Context, Decoder, Geometry, layer_norm
+from harness.models.decoder import Decoder, Geometry, embedding, layer_norm
 from harness.models.families.blocks import NATIVE_ACTIVATIONS, check_activation
 from harness.models.families.blocks import activation as activation_function
-from harness.models.fused import FusableBlock, Norm, Sublayers
-from harness.models.kernels.linear import Linear
+from harness.models.fusable import FusableBlock
+from harness.models.fused import Norm, Sublayers
+from harness.models.kernels.linear import Joined, Linear, Tail
+from harness.models.precision import widened
 
 
 class OPTBlock(FusableBlock):
@@ -33,11 +36,9 @@ class OPTBlock(FusableBlock):
         """See `Block.refresh`. Queries, keys and values are fused into one matrix."""
         attn, feed = self._module.self_attn, self._module
         parts = (attn.q_proj, attn.k_proj, attn.v_proj)
-        weight = torch.cat([p.weight for p in parts])
         bias = None if attn.q_proj.bias is None else torch.cat([p.bias for p in parts])
-        width = attn.out_proj.weight.shape[0]
-        self._qkv = Linear(weight, bias)
-        self._kv = Linear(weight[width:], None if bias is None else bias[width:])
+        self._qkv = Linear(Joined([p.weight for p in parts]), bias)
+        self._kv = Tail(self._qkv, attn.q_proj.weight.shape[0])
         self._out = Linear(attn.out_proj.weight, attn.out_proj.bias)
         self._up = Linear(feed.fc1.weight, feed.fc1.bias, relu=self._activation is None)
         self._down = Linear(feed.fc2.weight, feed.fc2.bias)
@@ -48,8 +49,8 @@ class OPTBlock(FusableBlock):
         if not self._norm_first or (self._activation is not None and self._activation not in NATIVE_ACTIVATIONS):
             return None
         modules = self._module.self_attn_layer_norm, self._module.final_layer_norm
-        before_attention, before_feed = (Norm(m.weight, m.bias, m.eps, "layer") for m in modules)
-        size = self._out.weight.shape[1] // self._heads
+        before_attention, before_feed = map(Norm.layer, modules)
+        size = self._out.k // self._heads
         return Sublayers(
             *(self._qkv, self._out, self._up, self._down),
             attention_norm=before_attention,
@@ -127,17 +128,17 @@ class OPTDecoder(Decoder):
 
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """See `Decoder.embed`. OPT's position table starts with two unused rows."""
-        x = F.embedding(ids, self._decoder.embed_tokens.weight)
+        x = embedding(ids, self._decoder.embed_tokens.weight)
         if self._decoder.project_in is not None:
-            x = F.linear(x, self._decoder.project_in.weight)
-        return x + F.embedding(positions + 2, self._decoder.embed_positions.weight)
+            x = F.linear(x, widened(self._decoder.project_in.weight))
+        return x + embedding(positions + 2, self._decoder.embed_positions.weight)
 
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """See `Decoder.head`."""
         if self._decoder.final_layer_norm is not None:
             x = layer_norm(x, self._decoder.final_layer_norm)
         if self._decoder.project_out is not None:
-            x = F.linear(x, self._decoder.project_out.weight)
+            x = F.linear(x, widened(self._decoder.project_out.weight))
         return self._output(x)
 
     def refresh_ends(self) -> tuple[Linear, ...]:

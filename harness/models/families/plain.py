@@ -11,7 +11,7 @@ from harness.models.attention import PLAIN, Rule
 from harness.models.decoder import Decoder, layer_norm
 from harness.models.families.blocks import Function, FusedBlock
 from harness.models.fused import Norm
-from harness.models.kernels.linear import Linear
+from harness.models.kernels.linear import Joined, Linear
 
 
 class PlainBlock(FusedBlock):
@@ -31,14 +31,18 @@ class PlainBlock(FusedBlock):
 
     def set_norms(self, attention_norm: Any, feed_norm: Any) -> None:
         """Keep the norms before the sublayers."""
-        self._norms = [Norm(m.weight, m.bias, m.eps, "layer") for m in (attention_norm, feed_norm)]
+        self._norms = [Norm.layer(m) for m in (attention_norm, feed_norm)]
         self.attention_norm = partial(layer_norm, module=attention_norm)
         self.feed_norm = partial(layer_norm, module=feed_norm)
 
     def by_kind(self, module: Any) -> Linear:
         """The map of a linear module that holds q, k and v head by head: all q, then all k, then all v."""
-        parts = [p.unflatten(0, (self._heads, 3, -1)).transpose(0, 1).flatten(0, 2) for p in module.parameters()]
-        return Linear(*parts)
+
+        def sorted_out(p: torch.Tensor) -> torch.Tensor:
+            return p.unflatten(0, (self._heads, 3, -1)).transpose(0, 1).flatten(0, 2)  # type: ignore[no-any-return]
+
+        bias = None if module.bias is None else sorted_out(module.bias)
+        return Linear(Joined([module.weight], lambda parts: sorted_out(parts[0])), bias)
 
     def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
         """See `FusableBlock.feed_in_calls`."""

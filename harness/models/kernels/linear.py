@@ -1,10 +1,12 @@
 """Linear maps over loaded weights, and what runs them: the project's own kernels (`kernels.native`) or torch's calls.
 
-The kernels read weights in panels, one copy for any number of rows; they take single precision on a CPU. Elsewhere (a GPU,
-other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on the weights as loaded. The kernels are the
-default: on every processor they were tried on they are at least as fast as anything torch has. Whether that is so here is
-measured before anything is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error
-in the kernels and said as such. What runs is a condition of the run (`table`, `install`).
+The kernels read weights in panels, one copy for any number of rows; they take float32 and bfloat16 weights on a CPU, and
+compute in float32 (precision.py). Elsewhere (a GPU, other types, gradients, torch's FLOP counter, no compiler) it is `F.linear` on
+the weights as loaded, those of several maps over the same input joined to one (`Joined`), which is kept only while torch's calls
+need it; bfloat16 ones are widened for every call on a CPU, which takes longer than reading them. The kernels are the default: on
+every processor they were tried on they are at least as fast as anything torch has. Whether that is so here is measured before
+anything is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error in the kernels and said
+as such. What runs is a condition of the run (`table`, `install`).
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import psutil
 import torch
+from torch import nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.machine.environment import memory_limit
 from harness.models.kernels import native, pages, threads
+from harness.models.precision import widened
 
 NATIVE, TORCH = "native", "torch"
 MAX_BUCKET = 256
@@ -29,11 +34,13 @@ ROOM = 0.8
 _SMALL = 8192
 """Numbers whose largest torch finds while a call of the kernels is made ready."""
 
-_LARGE = 1 << 23
-"""Elements of a weight that are worth asking the system for their pages."""
+_AT_ONCE = 1 << 21
+"""Elements of a weight that are packed at a time."""
 
 _choices: dict[str, str] = {}
 _forced: str | None = None
+_for_now: list[Joined] = []
+"""What was joined for torch's calls while they were prescribed."""
 
 
 def table() -> dict[str, str]:
@@ -83,13 +90,62 @@ def forced() -> str | None:
 
 @contextlib.contextmanager
 def only(what: str) -> Iterator[None]:
-    """Inside, everything runs in torch's calls (`TORCH`) or in the project's own kernels wherever they can (`NATIVE`)."""
+    """Inside, everything runs in torch's calls (`TORCH`) or in the project's own kernels wherever they can (`NATIVE`).
+
+    What torch's calls joined inside is given up at the end of the outermost.
+    """
     global _forced
     before, _forced = _forced, what
     try:
         yield
     finally:
         _forced = before
+        if before is None:
+            while _for_now:
+                _for_now.pop().give_up()
+
+
+class Joined:
+    """A weight [N, K] that is made of parameters: several joined to one, or one in another order.
+
+    It would be a second copy of them, so on a CPU it is made when torch's calls want it; the kernels' panels are made of
+    the parameters. Where gradients flow or another device computes, torch's calls are all there is, and it is made at once. So it
+    is where the parts are no parameters but made themselves (adapters): they would be a copy as well.
+
+    Args:
+        parts: the parameters.
+        join: makes the weight of them.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[torch.Tensor],
+        join: Callable[[Sequence[torch.Tensor]], torch.Tensor] = torch.cat,  # type: ignore[assignment]
+    ) -> None:
+        self.parts, self._join = tuple(parts), join
+        self.shape = sum(p.shape[0] for p in parts), parts[0].shape[1]
+        self._kept: torch.Tensor | None = None
+        parameters = all(isinstance(p, nn.Parameter) for p in parts)
+        if torch.is_grad_enabled() or not parameters or parts[0].device.type != "cpu":
+            self._kept = self.once()
+            self.parts = self.parts if parameters else (self._kept,)
+
+    def once(self) -> torch.Tensor:
+        """The weight, for a caller who needs it once."""
+        return self._join(self.parts) if self._kept is None else self._kept
+
+    def kept(self) -> torch.Tensor:
+        """The weight, for a caller who will be back."""
+        if self._kept is None:
+            self._kept = self.once()
+            pages.give_back(self.parts)
+            if _forced == TORCH:
+                _for_now.append(self)
+        return self._kept
+
+    def give_up(self) -> None:
+        """Keep the parameters alone."""
+        self._kept = None
 
 
 class Linear:
@@ -99,13 +155,25 @@ class Linear:
         weight: [N, K].
         bias: [N] or None.
         relu: whether ReLU follows.
+
+    Attributes:
+        parts: the tensors that hold the weight.
+        n, k: N and K.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None, relu: bool = False) -> None:
-        self.weight, self.bias, self.relu = weight, bias, relu
+    def __init__(self, weight: torch.Tensor | Joined, bias: torch.Tensor | None = None, relu: bool = False) -> None:
+        self._weight, self.relu = weight, relu
+        self.bias = None if bias is None else widened(bias)
+        self.parts = weight.parts if isinstance(weight, Joined) else (weight,)
+        self.n, self.k = weight.shape
         self.group: Group | None = None
         self._panels: tuple[torch.Tensor, native.Map] | None = None
         self._library: native.Library | None = None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[N, K], as torch's calls want it."""
+        return self._weight.kept() if isinstance(self._weight, Joined) else self._weight
 
     def __call__(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """Apply to x [..., K]; `residual` [..., N] is added to the result."""
@@ -113,12 +181,15 @@ class Linear:
             return self._called(x, residual)
         if self.group is None:
             self.group = Group("map", (self,))
-        if not self.group.native(x.numel() // self.weight.shape[1]):
+        if not self.group.native(x.numel() // self.k):
             return self._called(x, residual)
         return self._compiled(x, residual)
 
     def _called(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        weight, bias = self.weight, self.bias
+        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):  # autocast has a type of its own
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        y = F.linear(x, weight, bias)
         if self.relu:
             y = F.relu(y)
         return y if residual is None else residual + y
@@ -127,12 +198,17 @@ class Linear:
         held = self.panels()
         assert self._library is not None, "panels are made for a library"
         x = x.contiguous()
-        n = self.weight.shape[0]
-        y = x.new_empty(*x.shape[:-1], n)
+        y = x.new_empty(*x.shape[:-1], self.n)
         more = None if residual is None else residual.expand_as(y).contiguous()
         kind = native.ACTIVATIONS["relu" if self.relu else None]
         status = self._library.calls.linear(
-            ctypes.byref(held), y.numel() // n, x.data_ptr(), native.pointer(more), y.data_ptr(), kind, *threads.team()
+            ctypes.byref(held),
+            y.numel() // self.n,
+            x.data_ptr(),
+            native.pointer(more),
+            y.data_ptr(),
+            kind,
+            *threads.team(),
         )
         if status:
             raise MemoryError("no memory to work in for a linear map")
@@ -143,12 +219,52 @@ class Linear:
         if self._panels is None:
             self._library = native.library()
             assert self._library is not None, "asked only where there are kernels"
-            weight = self._library.panels(self.weight.detach())
-            n, k = self.weight.shape
-            if self.weight.numel() >= _LARGE:  # one of the two ends; those of blocks are given back together (fused.py)
-                pages.give_back((self.weight,))
-            self._panels = weight, native.Map(weight.data_ptr(), native.pointer(self.bias), n, k)
+            weight = self._packed(self._library)
+            self._panels = weight, self._library.map(weight, self.n, self.k, self.bias)
         return self._panels[1]
+
+    def _packed(self, library: native.Library) -> torch.Tensor:
+        """The weight in panels; a large one in pieces, so that it is not there twice meanwhile."""
+        weight = (self._weight.once() if isinstance(self._weight, Joined) else self._weight).detach()
+        columns = library.panel_columns
+        if self.n * self.k <= _AT_ONCE:
+            packed = library.panels(weight)
+        else:
+            packed = weight.new_empty(-(-self.n // columns), self.k, columns)
+            rows = max(_AT_ONCE // self.k // columns, 1) * columns
+            for first in range(0, self.n, rows):
+                piece = weight[first : first + rows]
+                packed[first // columns : -(-(first + len(piece)) // columns)] = library.panels(piece)
+                pages.give_back((piece,))
+        pages.give_back(self.parts)
+        return packed
+
+
+class Tail(Linear):
+    """The last columns of the result of another map: it has no weight of its own.
+
+    Args:
+        of: the other map.
+        first: the first of its columns, 0-based, that is given.
+    """
+
+    def __init__(self, of: Linear, first: int) -> None:
+        super().__init__(of.parts[0], None if of.bias is None else of.bias[first:], of.relu)
+        self._of, self._first = of, first
+        self.parts, self.n = of.parts, of.n - first
+
+    @property
+    @override
+    def weight(self) -> torch.Tensor:
+        return self._of.weight[self._first :]
+
+    @override
+    def _packed(self, library: native.Library) -> torch.Tensor:
+        """Those of the other map, from where a panel begins there."""
+        self._of.panels()
+        assert self._of._panels is not None
+        whole, rest = divmod(self._first, library.panel_columns)
+        return library.panels(self.weight.detach()) if rest else self._of._panels[0][whole:]
 
 
 class Group:
@@ -161,12 +277,14 @@ class Group:
 
     def __init__(self, kind: str, maps: Sequence[Linear]) -> None:
         self.kind = kind
-        self._bytes = sum(m.weight.numel() * m.weight.element_size() for m in maps)
+        self._bytes = sum(m.n * m.k * m.parts[0].element_size() for m in maps if not isinstance(m, Tail))
+        self._readable = all(part.dtype in native.WEIGHTS for m in maps for part in m.parts)
         self._fits: bool | None = None
 
     def native(self, rows: int) -> bool:
         """Whether the kernels run this number of rows; asked where `native_allowed`."""
-        return rows > 0 and (_forced == NATIVE or chosen(self.kind, rows) == NATIVE) and self._room()
+        wanted = rows > 0 and self._readable and (_forced == NATIVE or chosen(self.kind, rows) == NATIVE)
+        return wanted and self._room()
 
     def _room(self) -> bool:
         """Whether there is memory for the panels, as found when they were first wanted."""
@@ -190,10 +308,19 @@ def argmax(x: torch.Tensor) -> torch.Tensor:
 
 
 def fits_kernels(x: torch.Tensor) -> bool:
-    """Whether the compiled kernels, where there are any, may compute with this tensor now."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
+    """Whether the compiled kernels, where there are any, may compute with these states now."""
+    return x.dtype == torch.float32 and _may_run(x)
+
+
+def readable(weight: torch.Tensor) -> bool:
+    """Whether the compiled kernels, where there are any, may read this weight now."""
+    return weight.dtype in native.WEIGHTS and _may_run(weight)
+
+
+def _may_run(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
 
 
 def native_allowed(x: torch.Tensor) -> bool:
-    """Whether there are compiled kernels, and they may compute with this tensor now."""
+    """Whether there are compiled kernels, and they may compute with these states now."""
     return fits_kernels(x) and native.library() is not None

@@ -1,54 +1,49 @@
 """Memory that a file can give back: weights as they were mapped, once the kernels have them in panels.
 
 transformers maps a checkpoint's file into memory. What was read of it counts as this process's memory, beside the copies that are
-computed with. Its pages can be taken away and read again from the file when somebody wants them; the system is told that now is a
-good time. Pages that were changed, and memory that is no file's, stay as they are.
+computed with. Pages that are still as the file has them are let go of: they stay in the system's cache of files, where this process
+finds them again when it reads them, and the next one that loads the model. Pages that were changed, and memory that is no
+file's, stay as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+import os
 import sys
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 
-from harness.machine.system import text
-
-_PAGEOUT = 21
-"""MADV_PAGEOUT of Linux 5.4 and later; an older one refuses it."""
+_DONTNEED = 4
+"""MADV_DONTNEED of Linux: of a private mapping it takes what the file has, and would lose what was changed."""
+_HERE, _SWAPPED, _OF_FILE = (1 << np.uint64(bit) for bit in (63, 62, 61))
+"""What /proc/self/pagemap says of a page: in memory; swapped out; a file's, or memory that processes share."""
 
 
 def give_back(weights: Iterable[torch.Tensor]) -> None:
-    """Let the system take the pages of those weights that lie in a mapped file."""
+    """Let go of the pages of those weights that are as a mapped file has them. Nobody may write to them meanwhile."""
     if not sys.platform.startswith("linux"):
         return
-    files = _files()
-    if not files:
-        return
     libc = ctypes.CDLL(None, use_errno=True)
-    starts = [first for first, _ in files]
-    for weight in weights:
-        if weight.device.type != "cpu":
-            continue
-        at = weight.data_ptr()
-        place = bisect_right(starts, at) - 1
-        end = at + weight.numel() * weight.element_size()
-        if place >= 0 and end <= files[place][1]:
-            first = -(-at // mmap.PAGESIZE) * mmap.PAGESIZE
-            size = end // mmap.PAGESIZE * mmap.PAGESIZE - first
-            if size > 0:
-                libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), _PAGEOUT)
+    with contextlib.suppress(OSError), open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        for weight in weights:
+            if weight.device.type != "cpu":
+                continue
+            for first, size in _unchanged(pagemap.fileno(), weight.data_ptr(), weight.numel() * weight.element_size()):
+                libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(size), _DONTNEED)
 
 
-def _files() -> list[tuple[int, int]]:
-    """Where files with weights are mapped, in order: first byte, and the one after the last."""
-    found = []
-    for line in (text("proc/self/maps") or "").splitlines():
-        parts = line.split(maxsplit=5)
-        if len(parts) == 6 and parts[5].endswith(".safetensors"):
-            first, _, end = parts[0].partition("-")
-            found.append((int(first, 16), int(end, 16)))
-    return found
+def _unchanged(pagemap: int, at: int, size: int) -> Iterator[tuple[int, int]]:
+    """Runs of whole pages between `at` and `at + size` that are as a file has them: where they begin, and their bytes."""
+    first, end = -(-at // mmap.PAGESIZE), (at + size) // mmap.PAGESIZE
+    if end <= first:
+        return
+    pages = np.frombuffer(os.pread(pagemap, 8 * (end - first), 8 * first), dtype=np.uint64)
+    file = (pages & _HERE != 0) & (pages & _SWAPPED == 0) & (pages & _OF_FILE != 0)
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], file, [False])).astype(np.int8)))
+    for begin, stop in edges.reshape(-1, 2).tolist():
+        yield (first + begin) * mmap.PAGESIZE, (stop - begin) * mmap.PAGESIZE

@@ -20,10 +20,16 @@ class Outcome(Generic[T]):
     machine: Machine
 
 
+BEAT_S = 4.0
+"""Seconds between two signs of life."""
+
+
 class Executor(Protocol):
     """Where jobs run. `slots` jobs may be asked for at once, from as many threads."""
 
     slots: int
+    alive: Callable[[str], None] | None = None
+    """Called every few seconds while jobs run, with what a worker says that it does, where that is known."""
 
     def call(
         self, function: Callable[[*Arguments], T], *arguments: *Arguments, limit_s: float | None = None

@@ -31,14 +31,15 @@ from harness.errors import EXCEPTION, KILLED, OUT_OF_MEMORY, TIMED_OUT, BadInput
 from harness.machine import system
 from harness.machine.monitor import Monitor
 from harness.measure.running import doing, said
-from harness.run.executors.base import Arguments, Executor, Outcome, T
+from harness.run.executors.base import BEAT_S, Arguments, Executor, Outcome, T
 from harness.signals import deaf_children
 
 LOG_LINES = 30
 _LOG_BYTES = 16_384
-BEAT_S = 4.0
-"""Seconds between two signs of life."""
-_PRELOADED = ("torch", "transformers.modeling_utils")
+_PRELOADED = (
+    *("torch", "transformers.modeling_utils", "transformers.modeling_layers"),
+    *("transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto"),
+)
 
 
 class LocalExecutor(Executor):
@@ -48,8 +49,6 @@ class LocalExecutor(Executor):
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self.alive: Callable[[str], None] | None = None
-        """Called every few seconds while a job runs, with what its worker says that it does."""
 
     @override
     def call(

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing_extensions import override
 from harness.errors import EXCEPTION, NODE_LOST, BadInput, CellFailed
 from harness.machine import environment
 from harness.records.differences import differences, said
-from harness.run.executors.base import Arguments, Executor, Outcome, T
+from harness.run.executors.base import BEAT_S, Arguments, Executor, Outcome, T
 from harness.run.executors.local import LocalExecutor
 
 SLOT = "timing_slot"
@@ -59,6 +60,7 @@ class RayExecutor(Executor):
             ) from None
         self._refs: dict[int, tuple[Any, Any]] = {}
         self._lock = threading.Lock()
+        self._signed = time.monotonic()
         self._closed = False
         try:
             self.slots = self._check_nodes()
@@ -108,9 +110,19 @@ class RayExecutor(Executor):
             done, _ = self._ray.wait([reference], timeout=_LOOK_S)
             if done:
                 return self._ray.get(reference)
+            self._sign()
             if not self._nodes():
                 self._ray.cancel(reference, force=True)
                 raise CellFailed(f"no node with a {SLOT} is left", NODE_LOST)
+
+    def _sign(self) -> None:
+        """A sign of life for all jobs that are waited for."""
+        with self._lock:
+            due = time.monotonic() - self._signed >= BEAT_S - _LOOK_S / 2
+            if due:
+                self._signed = time.monotonic()
+        if due and self.alive is not None:
+            self.alive("")
 
     def _shared(self, argument: Any) -> Any:
         """A reference to an argument; the same one for the same object, which is kept as long as it is needed."""

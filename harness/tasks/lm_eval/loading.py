@@ -27,6 +27,7 @@ from tqdm import tqdm
 from harness import waiting
 from harness.errors import BadInput, near, one_line
 from harness.tasks.lm_eval.data import local_data
+from harness.tasks.lm_eval.index import quicker
 from harness.tasks.lm_eval.options import Options
 
 
@@ -100,7 +101,7 @@ def load_tasks(options: Options, data: Path | None) -> Loaded:
 def _found(options: Options, data: Path | None) -> Loaded:
     metadata = json.dumps(dict(options.metadata), sort_keys=True, default=str)
     if options.include_path is not None:
-        # lm-eval takes seconds to read its own thousands of task files; where the user's folder has all, they are not needed.
+        # lm-eval has thousands of task files; where the user's folder has all that are named, they are not needed.
         with contextlib.suppress(BadInput):
             return _load(_manager(options.include_path, False, metadata), options, data)
     return _load(_manager(options.include_path, True, metadata), options, data)
@@ -108,7 +109,8 @@ def _found(options: Options, data: Path | None) -> Loaded:
 
 @cache
 def _manager(include_path: str | None, defaults: bool, metadata: str) -> TaskManager:
-    return TaskManager(include_path=include_path, include_defaults=defaults, metadata=json.loads(metadata))
+    with quicker():
+        return TaskManager(include_path=include_path, include_defaults=defaults, metadata=json.loads(metadata))
 
 
 def _load(manager: TaskManager, options: Options, data: Path | None) -> Loaded:

@@ -99,7 +99,7 @@ def hand_made(folder: Path, **times: float) -> Path:
 def test_speed_up_is_the_ratio_of_decode_times(tmp_path: Path) -> None:
     facts = facts_of(hand_made(tmp_path / "run", full=0.006, twice=0.003, slow=0.008))
     table = verdict_table(facts)
-    assert column(table, "batch 2") == ["1", "2.00", "0.75"]
+    assert column(table, "batch 2") == ["1", "2.00†", "0.75"]
     assert [row[1].tone for row in table.rows] == ["", "good", "bad"]
     twice = facts.speed["twice", 2]
     assert twice.number("predicted_speedup") == pytest.approx(2.0)
@@ -111,7 +111,46 @@ def test_target_and_executed_stand_beside_realised(tmp_path: Path) -> None:
     table = next(t for t in blocks(view, Table) if t.id == "promise")
     assert column(table, "target") == ["3.0"]
     assert column(table, "layer ratio") == ["2.00"]
-    assert column(table, "realised") == ["2.00"]
+    assert column(table, "realised") == ["2.00†"], "twice as fast though it reads as many bytes"
+
+
+@pytest.fixture
+def sublayer_run(tmp_path: Path) -> RunView:
+    """Full, a schedule, and a method that skips feed-forward sublayers alone and was profiled; full is slow for what it reads."""
+    folder = write_run(tmp_path / "run", (FULL, ARMS[1], ARMS[-1]), (1, 4), examples=12, new_tokens=24)
+    edit_cells(folder, "speed-ffn*-b4*", weight_bytes_per_token=1.0e9)
+    return view_of(folder)
+
+
+def test_sublayers_bytes_and_limits_stand_beside_every_speed_up(sublayer_run: RunView) -> None:
+    table = next(t for t in blocks(sublayer_run, Table) if t.id == "work")
+    assert column(table, "blocks")[2] == column(table, "attention")[2] == "24.0" != column(table, "feed-forward")[2]
+    assert not any(c.title == "one after the other" for c in table.columns), (
+        "it says more only where drafts are verified"
+    )
+    limits, realised = column(table, "byte limit"), column(table, "realised")
+    assert all(column(table, "weights read per token")) and float(limits[1]) > 1 > float(limits[5])
+    why = column(table, "Above its byte limit or the predicted")
+    assert realised[5].endswith("†") and "bound by the host" in why[5] and not realised[1].endswith("†")
+    every = next(t for t in blocks(sublayer_run, Table) if t.id == "verdicts")
+    assert column(every, "attention")[2] == "24.0" and float(column(every, "byte limit")[1]) > 1
+    assert "† Above the byte limit: FFN-SkipLLM 35% at batch 4: the baseline was bound by the host" in every.note
+
+
+def test_sublayers_are_drawn_apart(sublayer_run: RunView) -> None:
+    heat = next(f for f in blocks(sublayer_run, Figure) if f.id == "fig-layers").plot
+    names = [panel.name for panel in heat.panels]
+    assert names == ["SkipDecode 2x", "FFN-SkipLLM 35%, feed-forward"], "all of its attention runs"
+    assert heat.panels[1].share.mean() < 1
+    promises = next(f for f in blocks(sublayer_run, Figure) if f.id == "fig-promise")
+    assert all(row.byte_limit for row in promises.plot.rows) and "byte limit" in promises.alt
+
+
+def test_the_cost_of_a_profile_stands_beside_what_rests_on_it(sublayer_run: RunView) -> None:
+    for name in ("top", "verdicts", "work", "promise", "times"):
+        table = next(t for t in blocks(sublayer_run, Table) if t.id == name)
+        details = {row[0].text: row[0].detail for row in table.rows}
+        assert "profile, 19 s" in details["FFN-SkipLLM 35%"] and "profile" not in details["SkipDecode 2x"]
 
 
 def test_verdicts_of_the_quick_run(quick_run: Path) -> None:

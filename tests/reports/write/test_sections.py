@@ -128,7 +128,15 @@ def test_parts_of_a_step(facts: Facts) -> None:
     assert [row.name for row in figure.plot.rows] == ["Full model", "CALM softmax 0.9"]
     parts = dict(figure.plot.rows[1].parts)
     assert parts == pytest.approx(
-        {"embedding": 0.1, "blocks": 4.0, "head": 0.5, "exit tests": 0.5, "K/V fill": 0.1, "host and rest": 0.3}
+        {
+            "embedding": 0.1,
+            "attention": 2.0,
+            "feed-forward": 2.0,
+            "head": 0.5,
+            "exit tests": 0.5,
+            "K/V fill": 0.1,
+            "host and rest": 0.3,
+        }
     )
     assert "Only" not in figure.caption
     canvas = draw(figure, PAGE)

@@ -47,6 +47,9 @@ ISAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 ACTIVATIONS = {None: 0, "relu": 1, "silu": 2, "gelu": 3, "gelu_tanh": 4}
 NORMS = {"layer": 0, "rms": 1}
 ATTEND, FEED, FILL = 1, 2, 4
+WEIGHTS = (torch.float32, torch.bfloat16)
+"""Types of weights that the kernels read. They widen bfloat16 to float32, which rounds nothing; whatever else they compute with and
+store is float32."""
 
 _pointer = ctypes.c_void_p
 _long = ctypes.c_int64
@@ -55,7 +58,7 @@ _long = ctypes.c_int64
 class Map(ctypes.Structure):
     """`map` of maps.h."""
 
-    _fields_ = [("weight", _pointer), ("bias", _pointer), ("n", _long), ("k", _long)]
+    _fields_ = [("weight", _pointer), ("bias", _pointer), ("n", _long), ("k", _long), ("size", _long)]
 
 
 class Norm(ctypes.Structure):
@@ -93,22 +96,34 @@ class Library:
         isa: instruction set they were compiled for.
         compiler: name and version.
         panel_columns: columns of a panel.
+        lanes: numbers of a vector.
     """
 
     calls: ctypes.PyDLL
     isa: str
     compiler: str
     panel_columns: int
+    lanes: int
 
     def panels(self, weight: torch.Tensor) -> torch.Tensor:
-        """A weight [N, K] as the kernels read it: [ceil(N / c), K, c], filled up with zeros."""
+        """A weight [N, K] of a type of `WEIGHTS` as the kernels read it: [ceil(N / c), K, c], filled up with zeros.
+
+        Of bfloat16 two vectors stand in the halves of the same words (vectors.h), the first in the lower ones.
+        """
         n, k = weight.shape
         whole = (
             weight
             if n % self.panel_columns == 0
             else torch.nn.functional.pad(weight, (0, 0, 0, -n % self.panel_columns))
         )
-        return whole.view(-1, self.panel_columns, k).transpose(1, 2).contiguous()
+        panels = whole.view(-1, self.panel_columns, k).transpose(1, 2)
+        if weight.dtype == torch.bfloat16:
+            panels = panels.unflatten(2, (-1, 2, self.lanes)).transpose(3, 4)
+        return panels.contiguous().view(-1, k, self.panel_columns)
+
+    def map(self, panels: torch.Tensor, n: int, k: int, bias: torch.Tensor | None = None) -> Map:
+        """What the kernels read of a map [N, K] over its weight in panels; it keeps neither alive."""
+        return Map(panels.data_ptr(), pointer(bias), n, k, panels.element_size())
 
 
 _chosen: list[str] = []
@@ -188,7 +203,7 @@ def _load(name: str) -> tuple[Library | None, str]:
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         return None, f"off: {compiler} failed: {' '.join(str(detail).split())[:200]}"
-    found = Library(calls, calls.isa().decode(), version, calls.panel_columns())
+    found = Library(calls, calls.isa().decode(), version, calls.panel_columns(), calls.lanes())
     slower = _verdict(made.with_suffix(".json"), found)
     return (
         (found, f"on: {found.isa}, {version}") if slower is None else (None, f"off: {found.isa}, {version}: {slower}")

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from harness.models.kernels.native import Library
+    from harness.models.kernels.native import Library, Map
 
 ROWS = (1, 8, 32)
 _SIZE = 384
@@ -26,29 +26,35 @@ _ROUNDS = 9
 
 def against_torch(found: Library) -> tuple[str | None, dict[str, list[float]]]:
     """Why the kernels are not to be used, or None; and the best seconds of a pass by rows, theirs and torch's."""
-    from harness.models.kernels.native import Map
-
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(_SIZE, _SIZE, generator=generator) / _SIZE**0.5 for _ in range(_MAPS)]
     panels = [found.panels(weight) for weight in weights]
-    maps = [Map(panel.data_ptr(), None, _SIZE, _SIZE) for panel in panels]
+    maps = [found.map(panel, _SIZE, _SIZE) for panel in panels]
+    half = weights[0].bfloat16()
+    halves = found.panels(half)
+    half_map = found.map(halves, _SIZE, _SIZE)
     threads = torch.get_num_threads()
     seconds: dict[str, list[float]] = {}
+
+    def run(each: Map, x: torch.Tensor, y: torch.Tensor, rows: int) -> None:
+        found.calls.linear(ctypes.byref(each), rows, x.data_ptr(), None, y.data_ptr(), 0, threads, 0)
+
     with torch.inference_mode():
         for rows in ROWS:
             x, y = torch.randn(rows, _SIZE, generator=generator), torch.empty(rows, _SIZE)
 
             def ours(x: torch.Tensor = x, y: torch.Tensor = y, rows: int = rows) -> None:
                 for each in maps:
-                    found.calls.linear(ctypes.byref(each), rows, x.data_ptr(), None, y.data_ptr(), 0, threads, 0)
+                    run(each, x, y, rows)
 
             def theirs(x: torch.Tensor = x) -> None:
                 for weight in weights:
                     F.linear(x, weight)
 
-            ours()
-            if not torch.allclose(y, F.linear(x, weights[-1]), atol=1e-4):
-                return f"its results differ from torch's at {rows} rows", seconds
+            for each, weight in ((half_map, half.float()), (maps[-1], weights[-1])):
+                run(each, x, y, rows)
+                if not torch.allclose(y, F.linear(x, weight), atol=1e-4):
+                    return f"its results differ from torch's at {rows} rows", seconds
             best = seconds[str(rows)] = best_in_turns((ours, theirs), _ROUNDS)
             if best[0] > best[1]:
                 return f"slower than torch's own calls at {rows} rows ({best[0]:.2g} s for {best[1]:.2g} s)", seconds

@@ -27,8 +27,8 @@ static int64_t largest(int64_t a, int64_t b) { return a > b ? a : b; }
 
 static phase *put_map(phase *p, int what, int64_t operation, const map *m, int64_t rows) {
     int64_t items = panels_of(m) * row_blocks(rows), each = m->k * PANEL * largest(rows / row_blocks(rows), 4);
-    int64_t grain = largest(items / (PIECES * job.team), LEAST / each);
-    put(p, what, operation, items, rows <= TILE ? largest((grain + WIDE(rows) - 1) / WIDE(rows), 1) * WIDE(rows) : largest(grain, 1));
+    int64_t grain = largest(items / (PIECES * job.team), LEAST / each), wide = WIDE(rows, m->size);
+    put(p, what, operation, items, rows <= TILE ? largest((grain + wide - 1) / wide, 1) * wide : largest(grain, 1));
     return p + 1;
 }
 

@@ -1,5 +1,5 @@
-/* A decode step's blocks on a CPU, float32, one or a few columns per row: what `Block.attend` and `Block.feed` compute, a whole plan in one
- * call, on weights stored in panels. A row's numbers do not depend on its batch (maps.h). Called through ctypes (__init__.py) with pointers
+/* A decode step's blocks on a CPU, one or a few columns per row: what `Block.attend` and `Block.feed` compute, a whole plan in one call, on
+ * weights stored in panels as float32 or bfloat16. Everything else is float32. A row's numbers do not depend on its batch (maps.h). Called through ctypes (__init__.py) with pointers
  * that it has checked.
  */
 #include "attention.h"
@@ -129,7 +129,8 @@ static const float *normed_rows(const norm *n, const float *x, uint32_t turn, in
 /* Keys and values alone of a block: the map to them. (heads * d) must be whole panels. */
 static map keys_of(const block *b) {
     int64_t inner = (int64_t)b->heads * b->head_dim, k = b->qkv.k;
-    return (map){b->qkv.weight + inner * k, b->qkv.bias ? b->qkv.bias + inner : NULL, 2 * (int64_t)b->kv_heads * b->head_dim, k};
+    return (map){b->qkv.weight + inner * k * b->qkv.size, b->qkv.bias ? b->qkv.bias + inner : NULL,
+                 2 * (int64_t)b->kv_heads * b->head_dim, k, b->qkv.size};
 }
 
 /* Attention of (row, key head) pairs, heads of one row together as far as the first-level cache goes. */
@@ -292,6 +293,8 @@ int run(const operation *operations, int64_t count, int64_t rows, const float *x
 }
 
 int panel_columns(void) { return PANEL; }
+
+int lanes(void) { return LANES; }
 
 /* End the caller's idle OpenMP threads, which torch's calls left behind: they would keep cores busy. */
 void end_idle_threads(void) { omp_pause_resource_all(omp_pause_soft); }

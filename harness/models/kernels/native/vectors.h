@@ -7,41 +7,46 @@
 #include <stdint.h>
 #include <string.h>
 
+#define HALF 2  /* bytes of a bfloat16, the upper half of a float */
+#define LINE 64 /* bytes of a cache line */
+
 /* TILE rows times VECTORS vectors of sums fill the registers (32 of them with AVX-512 and NEON, 16 elsewhere), with the vectors of a
- * panel and one broadcast beside them. WIDE: with fewer rows so many panels together, or the sums would wait for each other. */
+ * panel and one broadcast beside them. WIDE: with fewer rows so many panels together, or the sums would wait for each other; bfloat16
+ * takes a register more, for its mask. */
 #if defined(__AVX512F__)
 #define ISA "avx512"
 #define LANES 16
 #define VECTORS 2
 #define TILE 12
-#define WIDE(rows) ((rows) <= 3 ? 4 : (rows) <= 6 ? 2 : 1)
+#define WIDE(rows, size) ((rows) <= 3 ? 4 : (rows) <= 6 ? 2 : 1)
 #elif defined(__AVX2__) && defined(__FMA__)
 #define ISA "avx2"
 #define LANES 8
 #define VECTORS 2
 #define TILE 6
-#define WIDE(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
+#define WIDE(rows, size) ((rows) == 1 ? 4 : (rows) <= 3 - ((size) == HALF) ? 2 : 1)
 #elif defined(__aarch64__)
 #define ISA "neon"
 #define LANES 4
 #define VECTORS 4
 #define TILE 6
-#define WIDE(rows) ((rows) <= 3 ? 2 : 1)
+#define WIDE(rows, size) ((rows) <= 3 ? 2 : 1)
 #elif defined(__x86_64__)
 #define ISA "sse2"
 #define LANES 4
 #define VECTORS 2
 #define TILE 6
-#define WIDE(rows) ((rows) == 1 ? 4 : (rows) <= 3 ? 2 : 1)
+#define WIDE(rows, size) ((rows) == 1 ? 4 : (rows) <= 3 - ((size) == HALF) ? 2 : 1)
 #else
 #error "no vectors for this processor: x86-64 or 64-bit Arm is needed"
 #endif
 #define PANEL (LANES * VECTORS) /* columns of a panel: weights are stored [ceil(N / PANEL)][K][PANEL] */
-#define LINE 64                 /* bytes of a cache line */
 
 typedef float vf __attribute__((vector_size(4 * LANES)));
 typedef float vfu __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vw __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vwu __attribute__((vector_size(4 * LANES), aligned(4)));
 #define INLINE static inline __attribute__((always_inline))
 
 /* Loops over constants, to be written out. */
@@ -62,6 +67,15 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 
 INLINE vf load(const float *p) { return *(const vfu *)p; }
 INLINE void store(float *p, vf v) { *(vfu *)p = v; }
+
+/* Vector v of a panel's row, of weights of `size` bytes: floats, or bfloat16 widened to what they stand for, without rounding. Of those
+ * vectors 2 p and 2 p + 1 lie in the halves of the same LANES words, so that every processor widens them with a shift and a mask. */
+INLINE vf weights(int size, const char *row, int v) {
+    if (size != HALF) return load((const float *)row + v * LANES);
+    vw words = *(const vwu *)(row + v / 2 * sizeof(vw));
+    return (vf)(v % 2 ? words & 0xffff0000u : words << 16);
+}
+
 INLINE vf splat(float x) { return x - (vf){}; }
 
 /* a where the lanes of `when` are set, else b. */
