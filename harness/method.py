@@ -21,7 +21,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from typing_extensions import override
@@ -34,6 +34,7 @@ from harness.profiling import Profile
 from harness.spec import written
 from harness.state import GateState
 from harness.training import TrainingPlan, TrainingStage
+from harness.verification import Verification as Verification
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,11 @@ class Method(ABC):
         """Those of them that are not the defaults: what a suite's entry has to say."""
         fields = dataclasses.fields(self)
         return {f.name: self.params[f.name] for f in fields if getattr(self, f.name) != default(f)}
+
+    @property
+    def missing_kv(self) -> str:
+        """`skipped_kv` under these parameters, as records have it."""
+        return self.skipped_kv
 
     def no_skip(self, depth: int) -> Method | None:
         """The same method at the setting that must equal the full model of `depth` blocks; None if it has none."""
@@ -185,20 +191,49 @@ class Schedule(Method):
 class Gate(Method):
     """Every row chooses its sublayers while the blocks go by.
 
-    Where a decision stands is known beforehand (`gated`), what it is only then (`runs`). A row that skips attention stores its own
-    keys and values of the state that passes, so later positions find it in every block. A sublayer that no row runs is not
-    computed. The prompt runs as `prompt_plan` says.
+    Where a decision stands is known beforehand (`gated`), what it is only then (`runs`). A sublayer that no row runs is not
+    computed. The prompt runs as `prompt_plan` says, or its positions choose too (`prompt_gated`), each for itself as a decode
+    step's row does.
+
+    Small trained networks are extras of the checkpoint, read through the state (`GateState.linear`, ...), which charges them.
+    How they are trained: `training_plan`, with a stage whose extras take part in the pass (`TrainingStage.inside`).
     """
 
     family: ClassVar[str] = "gate"
-    decisions: ClassVar[tuple[str, ...]] = ("runs",)
+    decisions: ClassVar[tuple[str, ...]] = ("runs", "bypass")
     skipped_kv: ClassVar[str] = "each skipped attention stores its own K/V of the state that passes it"
     reopens: ClassVar[bool] = True
     """A row that skips a sublayer may run a later one; False: it runs nothing more of the step."""
+    weighs: ClassVar[bool] = False
+    """Where `runs` left an `openness`, what a sublayer adds to the state is multiplied by it. False: only a training pass uses
+    it, and straight through: forward the sublayer runs or not, backward the openness is what multiplied."""
+
+    @property
+    def kv(self) -> str:
+        """K/V of a position whose attention was skipped.
+
+        `own`: stored all the same, of the state that passes; later positions find them in every block. `hidden`: not looked at
+        by later positions of the row in that block. `recompute` (of exits): the position is computed together with later
+        ones until all of them reach the top, so whoever looks sees the full model's.
+        """
+        return "own"
+
+    @property
+    @override
+    def missing_kv(self) -> str:
+        said = {
+            "hidden": "hidden: later positions of the row do not look there",
+            "recompute": "the token is computed again together with later ones until all of them reach the top",
+        }
+        return said.get(self.kv, self.skipped_kv)
 
     @abstractmethod
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
         """Whether rows choose before `attention` or `feed` of block `layer` (0-based) of `depth`; elsewhere all run."""
+
+    def prompt_gated(self, layer: int, sublayer: str, depth: int) -> bool:
+        """Whether the prompt's positions choose there. They are asked at once, without padding (`state.at_prompt`)."""
+        return False
 
     @abstractmethod
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
@@ -208,12 +243,26 @@ class Gate(Method):
             layer: its block, 0-based.
             sublayer: `attention` or `feed`.
             x: the state before it [R, D]. Of a gate that does not reopen, rows that closed earlier hold the state they closed with,
-                and their answer is ignored.
+                and their answer is ignored (with `recompute` what was computed of them along with others).
             state: what a gate may look at; work done through it is charged to the method.
 
         Returns:
             bool [R].
         """
+
+    def bypass(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
+        """The state after a sublayer where it was skipped; default: as it was.
+
+        Args:
+            layer: the sublayer's block, 0-based.
+            sublayer: `attention` or `feed`.
+            x: the state [S, D] of those of the positions just asked that skip it; `state.rows` says whose they are.
+            state: work done through it is charged to the method; `scratch` and `openness` are of all that were asked.
+
+        Returns:
+            [S, D].
+        """
+        return x
 
 
 @dataclass(frozen=True)
@@ -224,6 +273,11 @@ class Exit(Gate):
     decisions: ClassVar[tuple[str, ...]] = ("should_exit",)
     skipped_kv: ClassVar[str] = "each skipped block projects its own K/V from the propagated exit state"
     reopens: ClassVar[bool] = False
+
+    @property
+    def most_pending(self) -> int:
+        """With `recompute`: tokens that wait for a full pass at most; a row with as many runs to the top."""
+        return 100
 
     def tests(self, layer: int, depth: int) -> bool:
         """Whether an exit test follows block `layer` (0-based). The last block needs none."""
@@ -249,52 +303,6 @@ class Exit(Gate):
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
         """See `should_exit`."""
         return ~self.should_exit(layer - 1, x, state)
-
-
-class Verification(Protocol):
-    """What a draft may learn from a verification: T columns of B rows, the newest token and what was drafted after it.
-
-    What is computed through it is charged to the method: it is part of the step, and counted apart from drafting.
-    """
-
-    tokens: torch.Tensor
-    """[B, T] ids of the columns."""
-    logits: torch.Tensor
-    """[B, T, V] of the full model."""
-    chosen: torch.Tensor
-    """[B, T]: the full model's token after each column."""
-    drafted: torch.Tensor
-    """Tokens drafted for each row [B], on the CPU."""
-    states: Sequence[torch.Tensor]
-    """[B, T, D] before the first sublayer and after each of the 2 L sublayers, where `keeps_states` asked for them."""
-
-    @property
-    def agreed(self) -> torch.Tensor:
-        """How many drafts the full model agreed with [B]; the column of this number is the one the newest token came from."""
-        ...
-
-    @property
-    def known(self) -> int:
-        """Tokens that every row has generated at least: how far back `try_plan` can go."""
-        ...
-
-    def try_plan(self, plan: LayerPlan, columns: int) -> torch.Tensor:
-        """Whether the sublayers of `plan` would have drafted each of the last `columns` tokens of a row, bool [B, columns].
-
-        One pass over known tokens: K/V before them is the full model's, their own is the plan's and thrown away.
-        """
-        ...
-
-    def branch(self, layer: int, sublayer: str, x: torch.Tensor, entry: torch.Tensor | None = None) -> torch.Tensor:
-        """A sublayer of block `layer` over K states x [B, K, D], each standing alone in the column of the last draft that agreed.
-
-        `entry` is the block's input, which a feed-forward sublayer beside its attention reads; None: x.
-        """
-        ...
-
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        """Logits of states [..., D] through the model's final norm and head."""
-        ...
 
 
 @dataclass(frozen=True)

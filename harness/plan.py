@@ -163,16 +163,18 @@ class StepTrace:
 
     Attributes:
         plan: the sublayers computed for the batch column.
-        ran: bool [B, 2, L], for each row the attention and the feed-forward sublayers that took part in its state, or None when
-            every row ran the plan.
+        ran: bool [B, 2, L], for each row the attention and the feed-forward sublayers that took part in its newest state, or None
+            when every row ran the plan.
         filled: blocks that wrote K and V for all rows from a state that passed their attention.
         test_heads: vocabulary projections computed for exit tests, summed over rows.
         test_reads: how often exit tests read the vocabulary projection, each time for all rows they looked at.
         test_flops: other matrix and vector work of exit tests, in FLOPs, summed over rows.
         head_rows: rows for which the final vocabulary projection was computed.
-        passes: what a step that drafts and verifies ran, in order; `plan` is then that of the tokens it yielded.
+        passes: what a step that drafts and verifies ran, in order; `plan` is then that of the tokens it yielded. Where tokens
+            are computed again with a later one, the one pass over them all.
         drafted: tokens drafted for each row [B], in such a step.
-        rows: rows that attention and feed of each block of the plan were computed for, where some were left out; None: all rows.
+        rows: rows (at the prompt: positions) that attention and feed of each block of the plan were computed for, where some were
+            left out; None: all.
         fill_rows: rows times blocks that wrote K and V only, beside rows that attended.
         yielded: tokens each row got from the step [B]; None: one each.
     """

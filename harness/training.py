@@ -21,6 +21,20 @@ class Moment:
     steps: int
 
 
+class Sizes(Protocol):
+    """What the shapes of extra tensors may depend on."""
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, L."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Hidden size, D."""
+        ...
+
+
 class Model(Protocol):
     """What a loss may know of the model being trained."""
 
@@ -32,6 +46,23 @@ class Model(Protocol):
     def head(self, x: torch.Tensor) -> torch.Tensor:
         """Final norm and output projection: [..., D] to logits [..., V]."""
         ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A gate's answer about a sublayer, in a training pass: Q positions, those of prompts first where they were asked.
+
+    Attributes:
+        layer: the sublayer's block, 0-based.
+        sublayer: `attention` or `feed`.
+        runs: bool [Q].
+        openness: what the gate left beside it, [Q] or [Q, D], differentiable; None: nothing.
+    """
+
+    layer: int
+    sublayer: str
+    runs: torch.Tensor
+    openness: torch.Tensor | None
 
 
 class TrainingPass(Protocol):
@@ -50,6 +81,11 @@ class TrainingPass(Protocol):
     @property
     def moment(self) -> Moment:
         """Where the training stands."""
+        ...
+
+    @property
+    def gates(self) -> Sequence[Asked]:
+        """What a gate was asked in this pass, in order; empty under other methods. Padding was not asked about."""
         ...
 
     def states(self, layer: int | None = None) -> torch.Tensor:
@@ -72,17 +108,23 @@ class TrainingStage:
     Attributes:
         name: stage name, as it appears in a recipe's `steps`.
         loss: scalar loss of one teacher-forced pass.
-        extras: shapes of extra tensors this stage creates and trains, by name; the model is frozen when there are any.
+        extras: extra tensors this stage creates and trains, by name: the shape of one that begins with zeros, or the tensor it
+            begins with. The model is frozen when there are any, unless `frozen` says otherwise.
         keep_blocks: the loss needs the state after every block, not only the last.
         dropout: given the moment and the depth L, for each block the probability that a prompt and its continuations leave it
             out [L]; None: all blocks run.
+        inside: the extras take part in the pass (a gate's networks), which gradients therefore go through; False: the loss alone
+            uses them, on the states of a pass without gradients.
+        frozen: with extras, whether the model's own weights stay as they are (adapters from the recipe's `lora` too).
     """
 
     name: str
     loss: Callable[[TrainingPass], torch.Tensor]
-    extras: Callable[[int], Mapping[str, tuple[int, ...]]] | None = None
+    extras: Callable[[Sizes], Mapping[str, tuple[int, ...] | torch.Tensor]] | None = None
     keep_blocks: bool = False
     dropout: Callable[[Moment, int], Sequence[float]] | None = None
+    inside: bool = False
+    frozen: bool = True
 
 
 @dataclass(frozen=True)
@@ -91,10 +133,10 @@ class TrainingPlan:
 
     Attributes:
         stages: in order.
-        draw: given the batch's own random generator, the method under which its positions run (None: full depth).
+        draw: given the batch's own random generator and the moment, the method under which its positions run (None: full depth).
         configure: the plan for the `options` of a recipe, refused with BadInput where they do not fit; None: it takes none.
     """
 
     stages: tuple[TrainingStage, ...]
-    draw: Callable[[random.Random], Method] | None = None
+    draw: Callable[[random.Random, Moment], Method] | None = None
     configure: Callable[[Mapping[str, Any]], TrainingPlan] | None = None

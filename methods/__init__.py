@@ -27,6 +27,7 @@ METHODS: dict[str, str] = {
     "prompt_lookup": "methods.prompt_lookup:PromptLookup",
     "static_prune": "methods.static_prune:StaticPrune",
     "adaskip": "methods.adaskip:AdaSkip",
+    "adaskip_extra": "methods.adaskip_extra:AdaSkipExtra",
     "d3": "methods.d3:D3",
     "ffn_skip": "methods.ffn_skip:FFNSkip",
     "ee_exit": "methods.ee_exit:EEExit",

@@ -10,9 +10,9 @@ and stores no K/V. `phase`: `prefill` skips in the prompt and while decoding, `d
 `prefill` does here, see below).
 
 Deviations. The paper also skips further feed-forward sublayers found anew in each request's first tokens. The released code never
-does: it resets that threshold to 1 at every prompt and fills it only during the last warm-up request. Nor does this file; `prefill`
-and `e2e` differ in nothing else. In blocks whose sublayers stand side by side the scaled state is also what the other one reads.
-Scales are kept to four decimals.
+does: it resets that threshold to 1 at every prompt and fills it only during the last warm-up request. Nor does this method, a
+schedule; `adaskip_extra` does. `prefill` and `e2e` differ in nothing else. In blocks whose sublayers stand side by side the
+scaled state is also what the other one reads. Scales are kept to four decimals.
 
 Cost: none beyond the sublayers run; the profile's forward passes come before (`depthbench profile`).
 """

@@ -42,7 +42,7 @@ from torch.nn import functional as F
 from harness.errors import BadInput
 from harness.method import Exit
 from harness.state import GateState
-from harness.training import TrainingPass, TrainingPlan, TrainingStage
+from harness.training import Sizes, TrainingPass, TrainingPlan, TrainingStage
 
 _PROBE = "calm_probe"
 
@@ -142,8 +142,8 @@ def _exits_loss(forced: TrainingPass) -> torch.Tensor:
     return torch.stack([(i + 1) / total * forced.loss_at(i) for i in range(depth)]).sum()
 
 
-def _probe_shapes(width: int) -> Mapping[str, tuple[int, ...]]:
-    return {f"{_PROBE}.weight": (1, width), f"{_PROBE}.bias": (1,)}
+def _probe_shapes(sizes: Sizes) -> Mapping[str, tuple[int, ...]]:
+    return {f"{_PROBE}.weight": (1, sizes.width), f"{_PROBE}.bias": (1,)}
 
 
 def _probe_loss(forced: TrainingPass) -> torch.Tensor:

@@ -9,13 +9,17 @@ Rule. After each of the `exits` the model's own final norm and head predict the 
 `threshold`: the largest probability, the difference of the two largest, or 1 - entropy / log V. Without `exits`, the blocks after a
 quarter and after half of the depth, where EE-LLM's 7B and 1.3B models have theirs.
 
-Missing K/V. State propagation: every block above projects its own from the exit state (CALM's answer; EE-LLM's second one, the
-pipeline, computes the blocks above in full). EE-LLM's first answer, recomputing the tokens since the last full pass, is not here.
+Missing K/V (`keys`). `propagate`: every block above projects its own from the exit state (CALM's answer). `recompute`, EE-LLM's
+first answer: tokens that left are fed again from the first block on together with the newest one, as far as that goes; once a
+token reaches the top, all of them have. Whoever attends finds the full model's keys and values. Only the newest token is tested.
+A row of which `pending` tokens wait runs to the top: the released code has this limit, at 100, commented out. EE-LLM's second
+answer, a pipeline that computes the blocks above in full meanwhile, needs several devices and is not here.
 
 Deviations. EE-LLM trains exits with heads of their own; the model's head stands for them, so its published numbers are of another
-experiment. In a batch every row decides for itself.
+experiment. In a batch every row decides for itself (the released code asks its last row alone), and with `recompute` one that
+reaches the top takes the waiting tokens of all rows with it.
 
-Cost: a vocabulary projection per exit that a row reaches.
+Cost: a vocabulary projection per exit that a row reaches; with `recompute` the waiting tokens, in every block that runs.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Exit
@@ -42,6 +47,8 @@ class EEExit(Exit):
         exits: blocks after which a row may leave, counted from 1 and joined by `_`, e.g. `b8_b16`; empty: a quarter and half.
         confidence: `maximum`, `margin` or `entropy`.
         threshold: least confidence, 0 or more; above 1 nothing leaves.
+        keys: `propagate` or `recompute`.
+        pending: with `recompute`, tokens of a row that wait for a full pass at most, 1 or more.
     """
 
     name: ClassVar[str] = "ee_exit"
@@ -52,12 +59,26 @@ class EEExit(Exit):
     exits: str = ""
     confidence: str = "maximum"
     threshold: float = 0.8
+    keys: str = "propagate"
+    pending: int = 100
 
     def __post_init__(self) -> None:
         known = ("maximum", "margin", "entropy")
         self._require("confidence", self.confidence in known, f"one of {', '.join(known)}")
         self._require("threshold", self.threshold >= 0, "0 or more (above 1 nothing leaves)")
+        self._require("keys", self.keys in ("propagate", "recompute"), "one of propagate, recompute")
+        self._require("pending", self.pending >= 1, "1 or more")
         self._places(2)
+
+    @property
+    @override
+    def kv(self) -> str:
+        return "recompute" if self.keys == "recompute" else "own"
+
+    @property
+    @override
+    def most_pending(self) -> int:
+        return self.pending
 
     def _places(self, depth: int) -> tuple[int, ...]:
         if not self.exits:

@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 
 from harness.method import Method, Schedule
 from harness.plan import LayerPlan, Step
-from harness.training import TrainingPlan, TrainingStage
+from harness.training import Moment, TrainingPlan, TrainingStage
 
 # (depth, target speed-up) -> (min, max), the settings reported for OPT-1.3B and OPT-6.7B.
 _REPORTED: dict[tuple[int, float], tuple[int, int]] = {
@@ -140,7 +140,7 @@ class SkipDecode(Schedule):
         """See `Method.training_plan`."""
         return TrainingPlan((TrainingStage("weights", lambda forced: forced.final_loss()),), self._draw)
 
-    def _draw(self, rng: random.Random) -> Method:
+    def _draw(self, rng: random.Random, moment: Moment) -> Method:
         fixed = self.speedup is not None or self.min_layers is not None
         return self if fixed else replace(self, speedup=rng.choice(_TRAINED_TARGETS))
 

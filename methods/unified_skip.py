@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 from harness.method import Method, Schedule
 from harness.plan import LayerPlan, Step
-from harness.training import TrainingPlan, TrainingStage
+from harness.training import Moment, TrainingPlan, TrainingStage
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class UnifiedSkip(Schedule):
         """See `Method.training_plan`."""
         return TrainingPlan((TrainingStage("weights", lambda forced: forced.final_loss()),), self._draw)
 
-    def _draw(self, rng: random.Random) -> Method:
+    def _draw(self, rng: random.Random, moment: Moment) -> Method:
         return self
 
 

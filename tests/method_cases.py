@@ -39,6 +39,11 @@ CASES: dict[str, list[str]] = {
         "adaskip(skip=a0x8000_f0x12000_a3x11000_f5x9000,phase=e2e)",
         "adaskip(skip=f1_f2x10500_a5,phase=prefill)",
     ],
+    "adaskip_extra": [
+        "adaskip_extra(skip=a1x10200_f2x9500_b4,similarity=0.9,window=3)",
+        "adaskip_extra(skip=a0x8000_f5x9000,phase=e2e,similarity=0.8,window=2)",
+        "adaskip_extra(skip=f1_f2x10500,phase=prefill,similarity=-1,window=1)",
+    ],
     "ffn_skip": [
         "ffn_skip(skips=2,similarity=0.7,low=1,high=1,every=2)",
         "ffn_skip(skips=3,similarity=-1,low=2,high=1,warmup=0.2)",
@@ -48,6 +53,8 @@ CASES: dict[str, list[str]] = {
         "ee_exit(threshold=0.05)",
         "ee_exit(exits=b2_b3_b5,confidence=margin,threshold=0.03)",
         "ee_exit(exits=b1_b4,confidence=entropy,threshold=0.06)",
+        "ee_exit(exits=b1_b4,threshold=0.05,keys=recompute,pending=3)",
+        "ee_exit(exits=b2_b3_b5,confidence=margin,threshold=0.03,keys=recompute)",
     ],
     "patience": ["patience(patience=1)", "patience(patience=2,first=2)"],
     "adainfer": ["adainfer(gap=10,bias=-0.3)", "adainfer(top=20,gap=0,bias=-2,confidence=0.6,first=2)"],

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from harness.decode.columns import CacheColumns
 from harness.decode.probing import Probes
 from harness.decode.rows import Rows
 from harness.errors import BadInput
@@ -65,11 +66,11 @@ class DraftSteps:
         ids: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> None:
-        self.decoder, self.cache, self.rows, self.ids, self.mask = decoder, cache, rows, ids, mask
+        self.decoder, self.cache, self.rows, self.ids = decoder, cache, rows, ids
         self._method, self._memory = method, memory
-        count, self.width = ids.shape
+        self.width = ids.shape[1]
         self._new: list[list[int]] | None = None
-        self._real = ids.new_full((count,), self.width) if mask is None else mask.sum(1)
+        self.columns = CacheColumns(decoder, cache, self.width, mask)
 
     def step(self) -> tuple[torch.Tensor, StepTrace]:
         """Logits [B, T, V] of all columns that were verified, and what ran; the rows have their tokens then."""
@@ -91,7 +92,7 @@ class DraftSteps:
             drafts = self._proposed(proposed, most)
         tokens = drafts.tokens
         count = tokens.shape[1]
-        context, held = self.at(counts, 0, count)
+        context, held = self.columns.at(counts, 0, count)
         x = torch.cat(drafts.states, dim=1) if shared else decoder.embed(tokens, context.positions)
         kept = [torch.cat(columns, dim=1) for columns in zip(*drafts.below, strict=True)] or [x]
         x = self._run(_whole(shared, depth), x, context, kept if keeps else None)
@@ -150,7 +151,7 @@ class DraftSteps:
             return x
 
         for i in range(most):
-            context, held = self.at(counts, i, 1)
+            context, held = self.columns.at(counts, i, 1)
             x = share(context)
             logits = decoder.head(self._run(above, x, context)[:, 0])
             drafts.passes.append(Pass(plan, 1, held, rows, True))
@@ -163,7 +164,7 @@ class DraftSteps:
                 if not any(drafting):
                     break
         if shared:
-            context, held = self.at(counts, len(tokens) - 1, 1)
+            context, held = self.columns.at(counts, len(tokens) - 1, 1)
             share(context)
             drafts.passes.append(Pass(LayerPlan.of(range(shared), depth), 1, held, 0, len(tokens) > 1))
         drafts.tokens = torch.cat(tokens, 1)
@@ -181,37 +182,6 @@ class DraftSteps:
             x = block.feed(y, x)
             states += [y, x]
         return x
-
-    def at(self, counts: list[int], ahead: int, count: int) -> tuple[Context, int]:
-        """Context of `count` columns of every row, the cache made to write there; and the keys seen.
-
-        The first of them is that of a row's newest token when it had `counts` [B] tokens, or so many columns ahead of it.
-        """
-        lowest = self.width + min(counts) - 1 + ahead
-        level = min(counts) == max(counts)
-        column = torch.tensor([self.width + c - 1 + ahead for c in counts], device=self.ids.device)
-        held = self.cache.seek(lowest if level else column, count)
-        positions = self.positions(column, count)
-        if level and count == 1 and self.mask is None:
-            return Context(positions), held
-        columns = column.unsqueeze(1) + torch.arange(count, device=column.device)
-        seen = torch.arange(held, device=column.device) <= columns.unsqueeze(2)
-        return Context(positions, self.visible(seen).unsqueeze(1)), held
-
-    def positions(self, column: torch.Tensor, count: int) -> torch.Tensor:
-        """Positions [B, count] of the columns from `column` [B] on."""
-        columns = column.unsqueeze(1) + torch.arange(count, device=column.device)
-        # Rows that are done are computed along; what lies beyond the last position is theirs, or will be thrown away.
-        positions = columns if self.mask is None else columns + (self._real - self.width).unsqueeze(1)
-        return positions.clamp(0, self.decoder.geometry.max_positions - 1)
-
-    def visible(self, seen: torch.Tensor) -> torch.Tensor:
-        """A mask [B, T, S] over cache columns, with padding hidden."""
-        if self.mask is None:
-            return seen
-        real = self.mask[:, : seen.shape[2]]
-        later = real.new_ones(real.shape[0], seen.shape[2] - real.shape[1])
-        return seen & torch.cat((real, later), dim=1).unsqueeze(1)
 
 
 def _whole(first: int, end: int) -> Operations:

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from harness.decode.arguments import check_finite, check_generation, check_plans
+from harness.decode.columns import CacheColumns
 from harness.decode.drafting import DraftSteps
-from harness.decode.gated import run_gated
-from harness.decode.prompt_pass import run_prompt
+from harness.decode.gated_blocks import CalledBlocks
+from harness.decode.gated_pass import Gating
+from harness.decode.gated_step import run_gated
+from harness.decode.prompt_pass import run_gated_prompt, run_prompt
 from harness.decode.rows import Rows
 from harness.decode.sampling import GREEDY, Sampling, StopStrings, noise_of_rows
 from harness.decode.static import StaticSteps, steps_for
-from harness.method import Draft, Gate, Method, Start
+from harness.method import Draft, Exit, Gate, Method, Start
 from harness.models.block import Context
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step, StepTrace, Trace
-from harness.state import GateState
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Decoding:
         padded = attention_mask is not None and not bool(attention_mask.all())
         self._mask = attention_mask.to(decoder.device).bool() if padded and attention_mask is not None else None
         self._expected = expected_tokens or max_new_tokens
-        self._compact = compact_exits
+        self._compact = False
         rows, width = input_ids.shape
         self._prompt = self.method.prompt_plan(decoder.depth)
         spare = self.method.draft_tokens + 1 if isinstance(self.method, Draft) else 0
@@ -106,9 +107,20 @@ class Decoding:
         pad, device = decoder.pad_token_id, decoder.device
         noise_streams = noise_of_rows(sampling, self._ids, self._mask, noise)
         self._rows = Rows(noise_streams, max_new_tokens, spare, sampling, stops, eos, pad, device)
-        # Only what exits has shapes that change from step to step; full and schedules keep their graphs under either setting.
-        compacts = compact_exits and isinstance(self.method, Gate)
-        fits = not isinstance(self.method, Draft) and not compacts
+        self._gating: Gating | None = None
+        self._pending = 0
+        """Columns before the newest that are computed again with it: those since all of them reached the top (`recompute`)."""
+        self._waits: torch.Tensor | None = None
+        """Of these, each row's own [B]."""
+        changes = isinstance(self.method, Draft)
+        if isinstance(self.method, Gate):
+            self._gating = Gating(decoder, self.method, self._expected)
+            again = self.method.kv == "recompute"
+            self._waits = torch.zeros(rows, dtype=torch.long, device=decoder.device) if again else None
+            # Only what a gate decides has shapes that change from step to step; schedules keep their graphs in any case.
+            changes = compact_exits or again
+            self._compact = compact_exits and not again
+        fits = not changes
         self._static: StaticSteps | None = None
         if fits and (decoder.device.type == "cuda" if static is None else static):
             self._static = steps_for(self, decoder, rows, capacities, width)
@@ -116,12 +128,13 @@ class Decoding:
         self._drafting: DraftSteps | None = None
         self._real = self._ids.new_full((rows,), width) if self._mask is None else self._mask.sum(1)
         self._next_position = self._real.unsqueeze(1)
+        self._numbers = torch.arange(rows, device=decoder.device).unsqueeze(1)
+        self._columns = CacheColumns(decoder, self._cache, width, self._mask)
         self._step_mask: torch.Tensor | None = None
         if self._mask is not None:
             later = self._mask.new_ones(rows, max_new_tokens + spare)
             self._step_mask = torch.cat((self._mask, later), dim=1)[:, None, None, :]
         self.trace = Trace(rows, decoder.depth, width, _planned_trace(self._prompt, rows))
-        self._memory: Any = None
         self.logits: torch.Tensor | None = None
         """[B, V] of the newest token of every row, as the method computed them; [B, T, V] of all columns a draft was verified
         at. On static buffers the next step overwrites them."""
@@ -150,17 +163,22 @@ class Decoding:
             return self._prefill()
 
     def _prefill(self) -> int:
-        hidden = run_prompt(self.decoder, self._cache, self._ids, self._mask, self._prompt)
+        decoder, gating, lengths = self.decoder, self._gating, self._next_position.squeeze(1)
+        if gating is not None:
+            gating.begin(self._ids, lengths)
+        if gating is not None and gating.asks_prompt:
+            walk = run_gated_prompt(gating, self._cache, self._ids, self._mask, self._mask)
+            hidden, width = walk.hidden, self._ids.shape[1]
+            self.trace.prefill = walk.record(lengths.new_full(lengths.shape, width - 1))
+        else:
+            hidden = run_prompt(decoder, self._cache, self._ids, self._mask, self._prompt)
+        if gating is not None and gating.seen is not None:
+            gating.seen = gating.seen.continued(self._ids.shape[1], self._mask)
         if self._static is not None:
-            self._static.start(self._next_position, self._mask)
-        lengths = self._next_position.squeeze(1)
-        self._memory = self.method.begin(
-            Start(self.decoder.depth, self._ids, lengths, self._expected, self.decoder.extras)
-        )
+            self._static.start(self._next_position, self._mask, None if gating is None else gating.seen)
         if isinstance(self.method, Draft):
-            self._drafting = DraftSteps(
-                self.decoder, self.method, self._memory, self._cache, self._rows, self._ids, self._mask
-            )
+            memory = self.method.begin(Start(decoder.depth, self._ids, lengths, self._expected, decoder.extras))
+            self._drafting = DraftSteps(decoder, self.method, memory, self._cache, self._rows, self._ids, self._mask)
         self.logits = self.decoder.head(hidden[:, -1])
         return self._rows.emit(self.logits)
 
@@ -178,8 +196,8 @@ class Decoding:
             return int(record.yielded.sum())
         n = self._rows.generated
         token = self._rows.tokens[:, n - 1 : n]
-        if isinstance(self.method, Gate):
-            self.logits, record = self._gated(self.method, token)
+        if self._gating is not None:
+            self.logits, record = self._gated(self._gating, token)
         else:
             plan = self._plans[n - 1]
             self.logits, record = self._planned(plan, token), _planned_trace(plan, token.shape[0])
@@ -195,19 +213,35 @@ class Decoding:
         self._next_position = self._next_position + 1
         return self.decoder.head(x[:, 0])
 
-    def _gated(self, gate: Gate, token: torch.Tensor) -> tuple[torch.Tensor, StepTrace]:
+    def _gated(self, gating: Gating, token: torch.Tensor) -> tuple[torch.Tensor, StepTrace]:
         """Logits [B, V] of one step whose rows choose what they run, for tokens [B, 1], and what ran."""
-        static, step = self._static, Step(self._rows.generated, self._expected)
-        context = Context(self._next_position, self._step_mask)
-        x = self.decoder.embed(token, self._next_position) if static is None else static.enter(token)
-        state = GateState(self.decoder.head, self.decoder.extras, step.index, step.expected_tokens, self._memory)
-        found = run_gated(
-            self.decoder, self._cache, gate, x, state, context, compact=self._compact and static is None, blocks=static
+        decoder, static, gate, n = self.decoder, self._static, gating.gate, self._rows.generated
+        held, must = 0, None
+        if isinstance(gate, Exit) and self._waits is not None:
+            token = self._rows.tokens[:, n - 1 - self._pending : n]
+            context, held = self._columns.at([n - self._pending] * token.shape[0], 0, token.shape[1])
+            must = self._waits >= gate.most_pending
+        else:
+            context = Context(self._next_position, self._step_mask)
+        x = decoder.embed(token, context.positions) if static is None else static.enter(token)
+        state = gating.state(n, self._numbers.expand(token.shape), context.positions)
+        found, record = run_gated(
+            *(decoder, gate, x, state),
+            static or CalledBlocks(decoder, self._cache, context, gating.seen),
+            compact=self._compact,
+            asks=gating.asked,
+            hiding=gating.hiding,
+            held=held,
+            must=must,
         )
         if static is not None:
             static.leave()
+        if self._waits is not None:
+            self._pending = 0 if record.plan.budget == decoder.depth else self._pending + 1
+            stayed = record.ran is None or record.ran[:, 0, -1]
+            self._waits = torch.where(torch.as_tensor(stayed, device=token.device), 0, self._waits + 1)
         self._next_position = self._next_position + 1
-        return found
+        return found, record
 
     def output(self) -> Output:
         """What was generated so far."""

@@ -20,9 +20,9 @@ from functools import cache, partial
 import torch
 
 from harness.decode.arguments import check_finite, check_plans
-from harness.decode.forced_gated import GatedColumns
 from harness.decode.forced_joined import prefixes, run_joined
-from harness.decode.prompt_pass import Forced, Started, Through, around, at_once, ran, start
+from harness.decode.gated_pass import joined
+from harness.decode.prompt_pass import Forced, Started, Through, around, at_once, begun, ran, start
 from harness.errors import BadInput
 from harness.method import Gate, Method
 from harness.models.block import Columns, Context
@@ -43,6 +43,7 @@ def force(
     keep_blocks: bool = False,
     dropped: torch.Tensor | None = None,
     through: Through = at_once,
+    training: bool = False,
 ) -> Forced:
     """Teacher-forced pass of continuations under a method; several continuations may share one prompt.
 
@@ -57,7 +58,8 @@ def force(
         target_lengths: tokens of each continuation [N]; None: all T. Nothing is computed beyond the furthest end of a row.
         keep_blocks: also keep the state after every block.
         dropped: bool [M, L], blocks that a prompt and all its continuations leave out (layer dropout); None: none.
-        through: how blocks are called; training may compute them again on the way back.
+        through: how blocks are called; training may compute them again on the way back (not under a gate: its answers stand).
+        training: a gate's openness is differentiated, and what it was asked is kept.
 
     Raises:
         BadInput: the method says that it cannot be scored.
@@ -68,8 +70,18 @@ def force(
         if counts is not None:
             lengths = prompt_lengths, target_lengths
             return run_joined(decoder, prompts, targets, lengths, plans, counts, dropped, through)
-    started = start(decoder, method, prompts, prompt_lengths, keep_blocks, dropped=dropped, through=through)
-    return _proceed(decoder, method, started, targets, owners, plans, expected_tokens, keep_blocks, through)
+    started = start(
+        *(decoder, method, prompts, prompt_lengths, keep_blocks),
+        expected_tokens=expected_tokens,
+        dropped=dropped,
+        through=through,
+        training=training,
+    )
+    return _proceed(
+        *(decoder, method, started, targets, owners, plans, expected_tokens, keep_blocks, through),
+        target_lengths,
+        training,
+    )
 
 
 def proceed(
@@ -98,13 +110,18 @@ def _proceed(
     expected_tokens: int,
     keep_blocks: bool,
     through: Through,
+    target_lengths: torch.Tensor | None = None,
+    training: bool = False,
 ) -> Forced:
     device = targets.device
     n, t = targets.shape
     width = started.hidden.shape[1]
     if not t:
         nothing = started.hidden.new_empty(n, 0, started.hidden.shape[2])
-        return Forced(started.hidden, started.last, nothing, ran(plans, decoder.depth, n), started.blocks)
+        return Forced(
+            *(started.hidden, started.last, nothing, ran(plans, decoder.depth, n), started.blocks),
+            prompt_ran=started.ran,
+        )
     lengths = started.lengths if owners is None else started.lengths[owners]
     seen = torch.arange(width, device=device) < lengths.unsqueeze(1)
     if bool(seen.all()):
@@ -121,13 +138,20 @@ def _proceed(
     blocks: list[torch.Tensor] = []
     if isinstance(method, Gate):
         assert dropped is None, "layer dropout is for whole plans; a gate decides by itself"
-        gated = GatedColumns(decoder, method, context, x, expected_tokens)
-        hidden = decoder.run_blocks(gated.operations(), x, memory, context, around(through, None, gated.after_block))
-        layers = gated.layers
-    else:
-        runs = around(through, dropped, blocks.append if keep_blocks else None)
-        hidden = decoder.run_blocks(_operations(plans, context, keep_blocks), x, memory, context, runs)
-        layers = ran(plans, decoder.depth, n)
+        gating = started.gating
+        if gating is None or (gating.gate, gating.expected_tokens) != (method, expected_tokens):
+            gating = begun(decoder, method, started.prompts, started.lengths, expected_tokens, training)
+        real = None if target_lengths is None else torch.arange(t, device=device) < target_lengths.unsqueeze(1)
+        walk = gating.targets(memory, context, x, seen, owners, real)
+        gates = joined(started.walk.questions if started.walk is not None else (), walk.questions)
+        return Forced(
+            *(started.hidden, started.last, walk.hidden, walk.layers, started.blocks),
+            gates=gates,
+            prompt_ran=started.ran,
+        )
+    runs = around(through, dropped, blocks.append if keep_blocks else None)
+    hidden = decoder.run_blocks(_operations(plans, context, keep_blocks), x, memory, context, runs)
+    layers = ran(plans, decoder.depth, n)
     return Forced(started.hidden, started.last, hidden, layers, started.blocks, target_blocks=blocks)
 
 

@@ -63,7 +63,10 @@ class ContinuedMemory:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Memory.extend`."""
         prompt = self._prompt[layer]
-        assert prompt is not None and self._prompt_positions is not None, "prompts run before their continuations"
+        if prompt is None:  # no position of the prompts attended there
+            self._positions = positions
+            return keys.transpose(1, 2), values.transpose(1, 2)
+        assert self._prompt_positions is not None, "prompts run before their continuations"
         keys = torch.cat((self._of_rows(prompt[0]), keys), dim=1)
         values = torch.cat((self._of_rows(prompt[1]), values), dim=1)
         self._positions = torch.cat((self._of_rows(self._prompt_positions), positions), dim=1)

@@ -1,156 +1,144 @@
-"""One decode step whose rows choose what they run: sublayers from the bottom up, and a question wherever the gate has one."""
+"""Blocks under a gate: sublayers from the bottom up, and a question wherever the gate has one.
+
+One walk serves the column of a decode step (`gated_step.py`), the positions of a prompt, and given tokens that are scored or
+trained on (`gated_pass.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Sequence, Set
 
 import torch
 
+from harness.decode.gated_blocks import Blocks, CalledBlocks, split
 from harness.method import Gate
-from harness.models.block import Context
-from harness.models.cache import KVCache, RowsOfCache
-from harness.models.decoder import Decoder
-from harness.plan import LayerPlan, StepTrace
+from harness.plan import LayerPlan
 from harness.state import GateState
+from harness.training import Asked
+
+Flags = tuple[torch.Tensor | None, torch.Tensor | None]
+"""Of a block, which of the positions that are asked run attention and feed, bool [R] each; None: all."""
 
 
-class Blocks(Protocol):
-    """Who runs sublayers over one column of every row."""
-
-    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
-        """Whole blocks `layers` in turn on x [B, 1, D]."""
-        ...
-
-    def attend(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """The attention sublayer of block `layer` on x [B, 1, D]."""
-        ...
-
-    def feed(self, layer: int, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """The feed-forward sublayer of block `layer` on x [B, 1, D]; `entry` is the block's input."""
-        ...
-
-    def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
-        """Blocks `layers` store the keys and values of x [B, 1, D] and compute nothing else."""
-        ...
-
-
-class CalledBlocks:
-    """`Blocks` by calling them."""
-
-    def __init__(self, decoder: Decoder, cache: KVCache, context: Context) -> None:
-        self._decoder, self._cache, self._context = decoder, cache, context
-
-    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.blocks`."""
-        return self._decoder.run_plan(tuple((layer, True, True) for layer in layers), x, self._cache, self._context)
-
-    def attend(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.attend`."""
-        return self._decoder.blocks[layer].attend(x, self._cache, self._context)
-
-    def feed(self, layer: int, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.feed`."""
-        return self._decoder.blocks[layer].feed(x, entry)
-
-    def fill(self, layers: Sequence[int], x: torch.Tensor) -> None:
-        """See `Blocks.fill`."""
-        self._decoder.fill(layers, x, self._cache, self._context)
-
-
-def run_gated(
-    decoder: Decoder,
-    cache: KVCache,
-    gate: Gate,
-    x: torch.Tensor,
-    state: GateState,
-    context: Context,
-    *,
-    compact: bool,
-    blocks: Blocks | None = None,
-) -> tuple[torch.Tensor, StepTrace]:
-    """Run a step under a gate.
+class GatedWalk:
+    """Positions on their way up.
 
     Args:
-        decoder: the model.
-        cache: of the generation; every block gets the keys and values of this position, from the state that passes where a row
-            skips attention.
-        gate: decides which rows run a sublayer.
-        x: input of the first block [B, 1, D].
+        gate: decides which of them run a sublayer.
+        depth: blocks, L.
+        blocks: who runs sublayers.
+        x: input of the first block [B, T, D].
         state: what the gate may look at.
-        context: of the column.
-        compact: compute a sublayer for the rows that run it alone; False: for all rows, where one runs it.
-        blocks: who runs sublayers over all rows; None: they are called.
+        asks: the sublayers before which the gate is asked.
+        places: the positions that are asked [R], numbered through rows; None: all.
+        hiding: blocks in which positions may be hidden: they do not run together with others.
+        fills: where no position runs attention, later ones need the keys and values of the state that passes.
+        compact: compute a sublayer for the rows that run it alone (decode steps); False: for all rows, where one runs it.
+        gathers: compute feed-forward sublayers for the positions that run them alone.
 
-    Returns:
-        Logits [B, V], and the record of what ran.
+    Attributes:
+        ran: for each block that was reached what ran.
+        asked: how many positions that is, R.
+        filled: blocks that stored keys and values without attending.
+        questions: what was asked, in training passes.
     """
-    return _Step(
-        decoder, cache, gate, x, state, context, compact, blocks or CalledBlocks(decoder, cache, context)
-    ).run()
-
-
-class _Step:
-    """A step on its way up; arguments as in `run_gated`."""
 
     def __init__(
         self,
-        decoder: Decoder,
-        cache: KVCache,
         gate: Gate,
+        depth: int,
+        blocks: Blocks,
         x: torch.Tensor,
         state: GateState,
-        context: Context,
-        compact: bool,
-        blocks: Blocks,
+        asks: Set[tuple[int, str]],
+        *,
+        places: torch.Tensor | None = None,
+        hiding: frozenset[int] = frozenset(),
+        fills: bool = True,
+        compact: bool = False,
+        gathers: bool = False,
     ) -> None:
-        self.decoder, self.cache, self.gate, self.x, self.state = decoder, cache, gate, x, state
-        self.context, self.compact, self.blocks = context, compact, blocks
-        self.rows, self.depth = x.shape[0], decoder.depth
+        self.gate, self.depth, self.blocks, self.x, self.state = gate, depth, blocks, x, state
+        self.asks, self.places, self.hiding = asks, places, hiding
+        self.compact, self.gathers = compact, gathers or compact
+        self.single = x.shape[1] == 1 and places is None
+        self.asked = x.shape[0] * x.shape[1] if places is None else len(places)
+        self.recomputes, self.fills = gate.kv == "recompute", fills and gate.kv == "own"
+        self.bypasses = type(gate).bypass is not Gate.bypass
         self.entry = x
         """Input of the block at hand, or of the one before while its successor is asked about."""
         self.open: torch.Tensor | None = None
-        """Rows that run what is not asked about, bool [B]; None: all."""
-        self.logits: torch.Tensor | None = None
-        self.head_rows = self.fill_rows = 0
+        """Positions that run what is not asked about, bool [R]; None: all."""
+        self.openness: torch.Tensor | None = None
         self.waiting: list[int] = []
-        """Whole blocks that all rows run and that nobody has needed the result of yet."""
-        self.ran: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
-        """For each block the rows that run attention and feed, bool [B]; None: all."""
+        """Whole blocks that all positions run and that nobody has needed the result of yet."""
+        self.ran: list[Flags] = []
         self.filled: list[int] = []
+        self.fill_rows = 0
+        self.questions: list[Asked] = []
+        self.left: torch.Tensor | None = None
+        """With `recompute`, the states with which positions closed [R, D]."""
+        state.picked = places
 
-    def run(self) -> tuple[torch.Tensor, StepTrace]:
-        """See `run_gated`."""
-        gate, depth = self.gate, self.depth
-        for layer in range(depth):
-            asked, feed_asked = gate.gated(layer, "attention", depth), gate.gated(layer, "feed", depth)
-            if not asked and not feed_asked and self.open is None:
+    def go(self) -> None:
+        """Up to the last block, or to the one above which nothing runs."""
+        gate = self.gate
+        for layer in range(self.depth):
+            asked, feed_asked = (layer, "attention") in self.asks, (layer, "feed") in self.asks
+            if not asked and not feed_asked and layer not in self.hiding and (self.open is None or self.recomputes):
                 self.waiting.append(layer)
-                self.ran.append((None, None))
+                self.ran.append((self.open, self.open))
                 continue
             self._catch_up()
             attends = self._asked(layer, "attention") if asked else self.open
-            if not gate.reopens and attends is not None and not bool(attends.any()):
+            if not gate.reopens and attends is not None and not bool(attends.any()) and self.may_stop(layer):
                 break
             x = self.x
-            together = attends is None and not feed_asked
-            if together:
-                self.x = self.blocks.blocks((layer,), x)
+            if self.recomputes or (attends is None and not feed_asked and self._plain(layer)):
+                self.x, self.entry = self.blocks.blocks((layer,), x), x
+                self.ran.append((attends, attends))
+            elif not feed_asked and not gate.reopens and self.single and attends is not None and self._plain(layer):
+                self._whole(layer, attends)
                 self.entry = x
-                self.ran.append((None, None))
-                continue
-            if feed_asked or gate.reopens:
+                self.ran.append((attends, attends))
+            else:
                 self._attend(layer, attends)
                 self.entry = x
-                feeds = self._asked(layer, "feed") if feed_asked else None
+                feeds = self._asked(layer, "feed") if feed_asked else None if gate.reopens else attends
                 self._feed(layer, feeds, x)
-            else:
-                assert attends is not None
-                self._whole(layer, attends)
-                self.entry, feeds = x, attends
-            self.ran.append((attends, feeds))
+                self.ran.append((attends, feeds))
         self._catch_up()
-        return self._finished()
+        above = tuple(range(len(self.ran), self.depth))
+        if above and self.fills:
+            self.blocks.fill(above, self.x)
+            self.filled += above
+        else:
+            for layer in above:
+                self.blocks.skip(layer, self.x)
+
+    def may_stop(self, layer: int) -> bool:
+        """Whether the walk may end below a block that no position runs."""
+        return True
+
+    def _plain(self, layer: int) -> bool:
+        """Nothing stands between a block's sublayers, and all look at what the others look at."""
+        return layer not in self.hiding and self.openness is None and not self.bypasses
+
+    def at(self, x: torch.Tensor) -> torch.Tensor:
+        """The states [R, D] of the positions that are asked, of x [B, T, D]."""
+        if self.single:
+            return x[:, 0]
+        flat = x.flatten(0, 1)
+        return flat if self.places is None else flat[self.places]
+
+    def spread(self, flags: torch.Tensor) -> torch.Tensor:
+        """Numbers or flags of the positions that are asked [R] or [R, D] for all [B, T, 1 or D]; others False or 1."""
+        rows, columns, _ = self.x.shape
+        flags = flags if flags.dim() > 1 else flags.unsqueeze(1)
+        if self.places is not None:
+            base = flags.new_full((rows * columns, flags.shape[1]), flags.dtype != torch.bool)
+            flags = base.index_copy(0, self.places, flags)
+        return flags.view(rows, columns, -1)
 
     def _catch_up(self) -> None:
         """Run the blocks that wait; the last one apart, whose input the next question may be about."""
@@ -162,128 +150,160 @@ class _Step:
             self.waiting.clear()
 
     def _asked(self, layer: int, sublayer: str) -> torch.Tensor | None:
-        """The rows that run a sublayer, bool [B]; None: all."""
+        """The positions that run a sublayer, bool [R]; None: all."""
         gate, state, open_ = self.gate, self.state, self.open
-        x, entry = self.x[:, 0], self.entry[:, 0]
-        places = None
+        x, entry = self.at(self.x), self.at(self.entry)
+        asked = None
         if self.compact and not gate.reopens and open_ is not None:
             # Closed rows are not asked.
-            places = open_.nonzero().squeeze(1)
-            x, entry = x[places], entry[places]
+            asked = open_.nonzero().squeeze(1)
+            x, entry = x[asked], entry[asked]
+            state.picked = asked
         state.advance(entry)
         runs = gate.runs(layer, sublayer, x, state)
         if runs.shape != x.shape[:1] or runs.dtype != torch.bool:
             raise TypeError(f"runs() gives {runs.dtype} of shape {tuple(runs.shape)}; it must be bool [{x.shape[0]}]")
+        self.openness = state.openness if gate.weighs or state.training else None
+        if state.training:
+            self.questions.append(Asked(layer, sublayer, runs, state.openness))
         if gate.reopens:
             return None if bool(runs.all()) else runs
-        closes = ~runs if open_ is None or places is not None else ~runs & open_
+        runs = self.must_run(runs)
+        closes = ~runs if open_ is None or asked is not None else ~runs & open_
         if not bool(closes.any()):
             return open_
         if self.compact:
             state.scratch = {name: left[~closes] for name, left in state.scratch.items()}
-        found = state.last_logits
-        if places is not None:
-            gone = places[closes]
-            picked = None if found is None else found[closes]
-        else:
-            gone = closes.nonzero().squeeze(1)
-            picked = None if found is None else found[gone]
-        if picked is not None:
-            # The test computed this row's prediction already; it is not computed twice.
-            if self.logits is None:
-                self.logits = picked.new_zeros(self.rows, picked.shape[1])
-            self.logits[gone] = picked
-        self.open = (runs if open_ is None else open_).clone()
-        self.open[gone] = False
+        self.close(closes, asked)
         return self.open
+
+    def must_run(self, runs: torch.Tensor) -> torch.Tensor:
+        """An answer [R] of a gate that does not reopen, and those that may not close whatever it says."""
+        return runs
+
+    def close(self, closes: torch.Tensor, asked: torch.Tensor | None) -> None:
+        """Positions close: those of `closes`, bool over `asked`, or over all of them."""
+        gone = closes.nonzero().squeeze(1)
+        gone = gone if asked is None else asked[gone]
+        x = self.at(self.x)
+        if self.recomputes:
+            self.left = torch.zeros_like(x) if self.left is None else self.left
+            self.left = self.left.index_copy(0, gone, x[gone])
+        self.open = (
+            torch.ones(x.shape[0], dtype=torch.bool, device=x.device) if self.open is None else self.open.clone()
+        )
+        self.open[gone] = False
+
+    def states(self) -> torch.Tensor:
+        """The states [R, D] that the positions ended with."""
+        x = self.at(self.x)
+        return x if self.left is None or self.open is None else torch.where(self.open.unsqueeze(1), x, self.left)
 
     def _whole(self, layer: int, runs: torch.Tensor) -> None:
         """A block of some rows; the others keep their state and store its keys and values."""
         x = self.x
         if self.compact:
-            inside, outside = _split(runs)
-            memory, part = RowsOfCache(self.cache, inside), self.context.rows(inside)
-            y = self.decoder.run_plan(((layer, True, True),), x[inside], memory, part)
-            self._fill_beside(layer, outside)
-            self.x = x.index_copy(0, inside, y)
+            self.x = self._some(layer, x, runs, feeds=True)
         else:
             # What a closed row stores in this block's cache comes from the state it keeps already.
             self.x = torch.where(runs[:, None, None], self.blocks.blocks((layer,), x), x)
 
-    def _fill_beside(self, layer: int, rows: torch.Tensor) -> None:
-        """Keys and values of rows beside those that attended; the position is counted now."""
-        memory, part = RowsOfCache(self.cache, rows), self.context.rows(rows)
-        self.decoder.blocks[layer].fill(self.x[rows], memory, part)
-        self.cache.lengths[layer] += 1
-        self.fill_rows += len(rows)
+    def _some(self, layer: int, x: torch.Tensor, runs: torch.Tensor, feeds: bool) -> torch.Tensor:
+        assert isinstance(self.blocks, CalledBlocks), "static buffers hold all rows"
+        y = self.blocks.some(layer, x, runs, feeds, self.fills)
+        self.fill_rows += self.fills * (len(runs) - len(y))
+        return x.index_copy(0, split(runs)[0], y)
 
     def _attend(self, layer: int, runs: torch.Tensor | None) -> None:
-        """Attention of some rows; the others store keys and values of the state that passes."""
-        x = self.x
+        """Attention of some positions; of the others keys and values are stored, or not, as `Gate.kv` says."""
+        x, blocks = self.x, self.blocks
         if runs is None:
-            self.x = self.blocks.attend(layer, x)
+            y = blocks.attend(layer, x)
+        elif self._soft():
+            y = blocks.attend(layer, x, self.spread(runs).squeeze(2))
         elif not bool(runs.any()):
-            self.blocks.fill((layer,), x)
-            self.filled.append(layer)
+            if self.fills:
+                blocks.fill((layer,), x)
+                self.filled.append(layer)
+            else:
+                blocks.skip(layer, x)
+            y = x
         elif self.compact:
-            inside, outside = _split(runs)
-            memory, part = RowsOfCache(self.cache, inside), self.context.rows(inside)
-            y = self.decoder.blocks[layer].attend(x[inside], memory, part)
-            self._fill_beside(layer, outside)
-            self.x = x.index_copy(0, inside, y)
+            y = self._some(layer, x, runs, feeds=False)
         else:
-            self.x = torch.where(runs[:, None, None], self.blocks.attend(layer, x), x)
+            flags = self.spread(runs)
+            y = torch.where(flags, blocks.attend(layer, x, flags.squeeze(2)), x)
+        self.x = self._passed(layer, "attention", x, y, runs)
 
     def _feed(self, layer: int, runs: torch.Tensor | None, entry: torch.Tensor) -> None:
         x = self.x
-        if runs is None:
-            self.x = self.blocks.feed(layer, x, entry)
+        if runs is None or self._soft():
+            y = self.blocks.feed(layer, x, entry)
         elif not bool(runs.any()):
-            return
-        elif self.compact:
-            inside, _ = _split(runs)
-            self.x = x.index_copy(0, inside, self.decoder.blocks[layer].feed(x[inside], entry[inside]))
+            y = x
+        elif self.gathers:
+            inside = runs.nonzero().squeeze(1)
+            inside = inside if self.places is None else self.places[inside]
+            axis = 1 if self.x.shape[1] == 1 else 0
+            some = (each.flatten(0, 1)[inside].unsqueeze(axis) for each in (x, entry))
+            y = x.flatten(0, 1).index_copy(0, inside, self.blocks.feed(layer, *some).squeeze(axis)).view_as(x)
         else:
-            self.x = torch.where(runs[:, None, None], self.blocks.feed(layer, x, entry), x)
+            y = torch.where(self.spread(runs), self.blocks.feed(layer, x, entry), x)
+        self.x = self._passed(layer, "feed", x, y, runs)
 
-    def _finished(self) -> tuple[torch.Tensor, StepTrace]:
-        """The head for the rows that have no prediction yet, and the record."""
-        computed = len(self.ran)
-        above = tuple(range(computed, self.depth))
-        self.blocks.fill(above, self.x)
-        logits = self.logits
-        if logits is None:
-            # No row left, or tests that make no prediction: the head over the column as it stands.
-            logits = self.decoder.head(self.x[:, 0])
-            self.head_rows = self.rows
-        elif self.open is not None and bool(self.open.any()):
-            rest, _ = _split(self.open)
-            logits[rest] = self.decoder.head(self.x[rest, 0])
-            self.head_rows = len(rest)
-        none = torch.zeros(self.rows, dtype=torch.bool, device=self.x.device)
-        flags = [*self.ran, *((none, none) for _ in above)]
-        counts = [tuple(self.rows if f is None else int(f.sum()) for f in pair) for pair in flags]
-        attention, feed = (tuple(pair[i] > 0 for pair in counts) for i in (0, 1))
-        plan, skipped = LayerPlan(attention, feed), any(f is not None for pair in flags for f in pair)
-        ran = None
-        if skipped:
-            ran = torch.stack(
-                [torch.stack([~none if f is None else f for f in part]) for part in zip(*flags, strict=True)]
-            )
-            ran = ran.permute(2, 0, 1)
-        return logits, StepTrace(
-            plan,
-            ran,
-            (*self.filled, *above),
-            self.state.test_heads,
-            self.state.test_flops,
-            self.head_rows,
-            rows=tuple((counts[i][0], counts[i][1]) for i in plan.blocks) if self.compact else None,
-            fill_rows=self.fill_rows,
-            test_reads=self.state.test_reads,
-        )
+    def _soft(self) -> bool:
+        """Every position computes the sublayer: how open the gate is has a gradient."""
+        return self.state.training and self.openness is not None
+
+    def _passed(
+        self, layer: int, sublayer: str, x: torch.Tensor, y: torch.Tensor, runs: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The states after a sublayer that took x to y where it ran: weighed, and with what bypasses it elsewhere."""
+        openness, self.openness = self.openness, None
+        outside = (~runs).nonzero().squeeze(1) if self.bypasses and runs is not None else None
+        if openness is not None:
+            ran = torch.ones_like(openness[:, 0] if openness.dim() > 1 else openness) if runs is None else runs
+            ran = ran.to(openness.dtype).view(-1, *(1,) * (openness.dim() - 1))
+            weight = openness * ran if self.gate.weighs else ran + openness - openness.detach()
+            weight = self.spread(weight).to(y.dtype)
+            y = x + weight * (y - x)
+            if self.bypasses and self.state.training:
+                outside = torch.arange(self.asked, device=x.device)
+                y = y + (1 - weight) * (self._bypassed(layer, sublayer, x, x, outside) - x)
+                return y
+        return y if outside is None or not len(outside) else self._bypassed(layer, sublayer, x, y, outside)
+
+    def _bypassed(
+        self, layer: int, sublayer: str, x: torch.Tensor, y: torch.Tensor, outside: torch.Tensor
+    ) -> torch.Tensor:
+        """y, where positions `outside` of those asked have what bypasses the sublayer."""
+        state = self.state
+        outside = outside if self.places is None else self.places[outside]
+        before, state.picked = state.picked, outside
+        new = self.gate.bypass(layer, sublayer, x.flatten(0, 1)[outside], state)
+        state.picked = before
+        return y.flatten(0, 1).index_copy(0, outside, new).view_as(y)
+
+    def flags(self) -> list[Flags]:
+        """What ran in each of the L blocks."""
+        none = torch.zeros(self.asked, dtype=torch.bool, device=self.x.device)
+        return [*self.ran, *((none, none) for _ in range(len(self.ran), self.depth))]
+
+    def counts(self) -> list[tuple[int, int]]:
+        """How many of the positions asked ran attention and feed of each of the L blocks."""
+        return [(_count(a, self.asked), _count(f, self.asked)) for a, f in self.flags()]
+
+    def both(self) -> torch.Tensor:
+        """Bool [R, 2, L]: the attention and the feed-forward sublayers that took part in a position's state."""
+        every = torch.ones(self.asked, dtype=torch.bool, device=self.x.device)
+        parts = zip(*self.flags(), strict=True)
+        return torch.stack([torch.stack([every if f is None else f for f in part], dim=1) for part in parts], dim=1)
 
 
-def _split(runs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers of the rows that run, and of those that do not."""
-    return runs.nonzero().squeeze(1), (~runs).nonzero().squeeze(1)
+def planned(counts: Sequence[tuple[int, int]]) -> LayerPlan:
+    """The sublayers that some position ran."""
+    return LayerPlan(tuple(a > 0 for a, _ in counts), tuple(f > 0 for _, f in counts))
+
+
+def _count(flags: torch.Tensor | None, every: int) -> int:
+    return every if flags is None else int(flags.sum())

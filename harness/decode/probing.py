@@ -76,8 +76,8 @@ class Probes:
         ids = known.gather(1, first.unsqueeze(1) + span)
         start = int(first.max())
         seen = torch.arange(start, device=first.device) < first[:, None, None]
-        x = decoder.embed(ids[:, :-1], steps.positions(first, columns))
-        context = self._context(seen.expand(-1, columns, -1), steps.positions(first, columns), causal=True)
+        x = decoder.embed(ids[:, :-1], steps.columns.positions(first, columns))
+        context = self._context(seen.expand(-1, columns, -1), steps.columns.positions(first, columns), causal=True)
         memory = _Beside(steps.cache, start)
         x = decoder.run_blocks(plan.calls, x, memory, context)
         logits = decoder.head(x)
@@ -97,7 +97,7 @@ class Probes:
             self.passes.append(Pass(LayerPlan(none, flags), count, 0, 0, True, probe=True, embeds=False))
             return block.feed(x, x if entry is None else entry)
         seen = torch.arange(start, device=at.device) < at[:, None, None]
-        positions = steps.positions(at, 1).expand(-1, count)
+        positions = steps.columns.positions(at, 1).expand(-1, count)
         context = self._context(seen.expand(-1, count, -1), positions, causal=False)
         self.passes.append(Pass(LayerPlan(flags, none), count, start + count, 0, True, probe=True, embeds=False))
         return block.attend(x, _Beside(steps.cache, start), context)
@@ -114,7 +114,7 @@ class Probes:
         count = seen.shape[1]
         own = torch.ones(count, count, dtype=torch.bool, device=seen.device)
         own = own.tril() if causal else torch.eye(count, dtype=torch.bool, device=seen.device)
-        mask = torch.cat((self._steps.visible(seen), own.expand(seen.shape[0], -1, -1)), dim=2)
+        mask = torch.cat((self._steps.columns.visible(seen), own.expand(seen.shape[0], -1, -1)), dim=2)
         return Context(positions, mask.unsqueeze(1))
 
 

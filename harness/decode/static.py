@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from harness.decode.hidden import Seen
 from harness.models.block import Context
 from harness.models.cache import KVCache
 from harness.models.decoder import Decoder
@@ -45,13 +46,20 @@ class StaticMemory:
         """Everything a step changes beside keys and values."""
         return [self._lengths, *self._visible]
 
-    def start(self, width: int, mask: torch.Tensor | None) -> None:
-        """The blocks that hold a prompt hold `width` columns of it, hidden where `mask` [B, P] is False."""
+    def start(self, width: int, mask: torch.Tensor | None, seen: Seen | None) -> None:
+        """The blocks that hold a prompt hold `width` columns of it, hidden where `mask` [B, P] is False, or as `seen` says."""
         self._lengths.copy_(torch.tensor(self._cache.lengths))
-        for visible, held in zip(self._visible, self._cache.lengths, strict=True):
+        of_blocks = {} if seen is None else seen.held
+        for layer, (visible, held) in enumerate(zip(self._visible, self._cache.lengths, strict=True)):
             visible.zero_()
-            if held:
+            if layer in of_blocks:
+                visible[:, 0, 0, :held] = of_blocks[layer]
+            elif held:
                 visible[..., :width] = True if mask is None else mask[:, None, None, :]
+
+    def hide(self, layer: int, seen: torch.Tensor) -> None:
+        """Rows whose `seen` [B, 1] is False do not look at the newest column of a block any more."""
+        self._visible[layer][:, 0, :, self._cache.lengths[layer] - 1] = seen
 
     def visible(self) -> torch.Tensor:
         """[B, 1, 1, S]: the keys to look at in the block that stored the newest ones."""
@@ -112,6 +120,7 @@ class StaticSteps:
         self._columns = [torch.zeros(shape, dtype=decoder.state_dtype, device=device) for _ in range(3)]
         self._left = torch.zeros(shape, dtype=decoder.state_dtype, device=device)
         self._graphs: dict[Any, Function] = {}
+        self.hiding: frozenset[int] = frozenset()
         self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._depth = depth
         self._owner: weakref.ref[Any] | None = None
@@ -130,9 +139,10 @@ class StaticSteps:
         self.cache.clear()
         return True
 
-    def start(self, positions: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """The prompts are in the cache: decoding begins at `positions` [B, 1]; `mask` [B, P] hides padding."""
-        self._memory.start(self._width, mask)
+    def start(self, positions: torch.Tensor, mask: torch.Tensor | None, seen: Seen | None) -> None:
+        """The prompts are in the cache: decoding begins at `positions` [B, 1]; `mask` [B, P] and `seen` hide some of them."""
+        self._memory.start(self._width, mask, seen)
+        self.hiding = frozenset() if seen is None else seen.layers
         self._position.copy_(positions)
 
     def run(self, plan: LayerPlan, token: torch.Tensor) -> torch.Tensor:
@@ -144,7 +154,7 @@ class StaticSteps:
         return logits
 
     def _whole_step(self, plan: LayerPlan) -> torch.Tensor:
-        self._context.cache.clear()
+        self._context.forget()
         x = self._decoder.embed(self._token, self._position)
         x = self._decoder.run_plan(plan.calls, x, self._memory, self._context)
         self._position.add_(1)
@@ -164,9 +174,15 @@ class StaticSteps:
             x = self._part(layer, "block", x)
         return x
 
-    def attend(self, layer: int, x: torch.Tensor) -> torch.Tensor:
+    def attend(self, layer: int, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
         """See `Blocks.attend`."""
-        return self._part(layer, "attend", x)
+        y = self._part(layer, "attend", x)
+        if seen is not None and layer in self.hiding:
+            self._memory.hide(layer, seen)
+        return y
+
+    def skip(self, layer: int, x: torch.Tensor) -> None:
+        """See `Blocks.skip`."""
 
     def _part(self, layer: int, part: str, x: torch.Tensor) -> torch.Tensor:
         source = self._placed(x, 0)
@@ -175,7 +191,7 @@ class StaticSteps:
         return y
 
     def _run_part(self, layer: int, whole: bool, source: int) -> torch.Tensor:
-        self._context.cache.clear()
+        self._context.forget()
         x, y = self._columns[source], self._columns[(source + 1) % 3]
         return y.copy_(self._decoder.run_plan(((layer, True, whole),), x, self._memory, self._context))
 
@@ -206,7 +222,7 @@ class StaticSteps:
             self.cache.lengths[layer] += 1
 
     def _fill(self, layer: int) -> torch.Tensor:
-        self._context.cache.clear()
+        self._context.forget()
         keys, values = self._decoder.blocks[layer].keys_values(self._left, self._context)
         self._memory.write(layer, keys, values, self._position)
         return keys

@@ -107,7 +107,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
                 "exact": method.exact,
                 "title": method.title,
                 "paper": method.paper,
-                "skipped_kv": method.skipped_kv,
+                "skipped_kv": method.missing_kv,
                 "trained": _trained(method, decoder),
                 "weights": digests[arm["checkpoint"]],
                 "beside_weights": beside_weights(decoder),

@@ -88,8 +88,8 @@ def _by_distance(
     # Keys as many as columns are the columns themselves, in every block: one mask serves all.
     fresh = key_positions.shape[1] == columns
     name = (rule.window, rule.slopes is None)
-    if fresh and name in context.cache:
-        return context.cache[name]  # type: ignore[no-any-return]
+    if fresh and name in context.masks:
+        return context.masks[name]  # type: ignore[no-any-return]
     at = context.positions
     if context.causal:  # without padding every row is alike
         key_positions, at = key_positions[:1], at[:1]
@@ -103,7 +103,7 @@ def _by_distance(
         mask = (bias if mask is None else torch.where(mask, bias, float("-inf"))).to(dtype)
     assert mask is not None
     if fresh:
-        context.cache[name] = mask
+        context.masks[name] = mask
     return mask
 
 

@@ -36,6 +36,7 @@ class Context:
         causal: queries and keys are the same columns and each looks back only (prefill without padding).
         furthest: no position is larger; asked of the device where it is needed and the caller did not say.
         cache: what families compute once for all blocks, e.g. rotary tables.
+        masks: the same of what depends on the mask.
     """
 
     positions: torch.Tensor
@@ -43,6 +44,16 @@ class Context:
     causal: bool = False
     furthest: int | None = None
     cache: dict[Any, Any] = field(default_factory=dict)
+    masks: dict[Any, Any] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Compute anew what was computed once."""
+        self.cache.clear()
+        self.masks.clear()
+
+    def under(self, mask: torch.Tensor) -> Context:
+        """The same columns under another mask."""
+        return Context(self.positions, mask, False, self.furthest, self.cache)
 
     def rows(self, rows: torch.Tensor) -> Context:
         """The same columns of some rows [R] alone."""
@@ -79,8 +90,6 @@ class Columns:
 
 Runs = bool | Skip | Columns
 """Whether a sublayer runs: on all columns, on some, or on none and what it does all the same."""
-Decided = Callable[[torch.Tensor], "bool | Columns"]
-"""Which columns a feed-forward sublayer runs on, decided when the state [B, T, D] before it is known."""
 
 
 def _scaled(runs: Runs, x: torch.Tensor) -> torch.Tensor:
@@ -117,6 +126,10 @@ class Block(ABC):
         """
 
     @abstractmethod
+    def normed(self, sublayer: str, x: torch.Tensor) -> torch.Tensor:
+        """Take x [..., D] through the norm that stands before `attention` or `feed`; x itself where none does."""
+
+    @abstractmethod
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V [B, T, Hkv, d] this block would store for the states x [B, T, D]; nothing else of it is computed."""
 
@@ -124,9 +137,7 @@ class Block(ABC):
         """Store the keys and values of the states x [B, T, D] in `memory`: the block is skipped, later positions will look here."""
         memory.write(self.index, *self.keys_values(x, context), context.positions)
 
-    def run(
-        self, attends: Runs, feeds: Runs | Decided, memory: Memory, context: Context, x: torch.Tensor
-    ) -> torch.Tensor:
+    def run(self, attends: Runs, feeds: Runs, memory: Memory, context: Context, x: torch.Tensor) -> torch.Tensor:
         """The sublayers that run, each on its columns of x [B, T, D]; what does not run passes x as `Skip` or `Columns` says."""
         x = _scaled(attends, x)
         y = x
@@ -140,8 +151,6 @@ class Block(ABC):
             y = self.attend(x, memory, context)
         elif isinstance(attends, Skip) and attends.fill:
             self.fill(x, memory, context)
-        if callable(feeds):
-            feeds = feeds(y)
         if isinstance(feeds, Columns):
             return _scaled(feeds, feeds.put(self.feed(feeds.take(y), feeds.take(x)), y))
         return self.feed(y, x) if feeds else _scaled(feeds, y)

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.errors import BadInput
-from harness.models.block import Around, Block, Context, Decided, Operations, Runs
+from harness.models.block import Around, Block, Context, Operations, Runs
 from harness.models.cache import KVCache, Memory
 from harness.models.checks import ignored
 from harness.models.kernels import linear
@@ -214,7 +214,7 @@ class Decoder(ABC):
 
     def run_blocks(
         self,
-        operations: Iterable[tuple[int, Runs, Runs | Decided]],
+        operations: Iterable[tuple[int, Runs, Runs]],
         x: torch.Tensor,
         memory: Memory,
         context: Context,

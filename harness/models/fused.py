@@ -242,8 +242,8 @@ def _mask(context: Context) -> tuple[int | None, int, int]:
     """Where the mask lies, and elements between its rows and its columns; `context` keeps what that points to."""
     if context.mask is None:
         return None, 0, 0
-    mask = context.cache.get("native mask")
+    mask = context.masks.get("native")
     if mask is None:
-        mask = context.cache["native mask"] = context.mask.contiguous()
+        mask = context.masks["native"] = context.mask.contiguous()
     row = mask.stride(0) if mask.shape[0] > 1 else 0
     return mask.data_ptr(), row, mask.stride(2) if mask.shape[2] > 1 else 0

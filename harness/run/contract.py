@@ -121,6 +121,11 @@ def trace_equals_hooks(decoder: Decoder, method: Method) -> None:
         prompt = decoding.trace.prefill.plan
         kinds = (("attend", prompt.attention), ("feed", prompt.feed), ("fill", prompt.fill))
         planned = {(kind, i): ids.shape[1] for kind, flags in kinds for i, runs in enumerate(flags) if runs}
+        first = decoding.trace.prefill
+        planned |= {("fill", i): ids.shape[1] for i in first.filled}
+        for place, layer in enumerate(prompt.blocks):
+            if first.rows is not None and first.rows[place][1] not in (0, ids.numel()):
+                planned["feed", layer] = first.rows[place][1]  # those positions alone
         assert calls == planned, "the prompt does not run every sublayer of its plan once, and no other"
         calls.clear()
         while not decoding.done:
@@ -133,7 +138,7 @@ def trace_equals_hooks(decoder: Decoder, method: Method) -> None:
         filled = sum(layer in step.filled for step in steps)
         assert calls["fill", layer] == filled, f"block {layer}: K/V fills are not those of the trace"
     if not decoding.trace.drafts:
-        deepest = torch.equal(decoding.trace.layers.any(0), decoding.trace.computed)
+        deepest = torch.equal(decoding.trace.layers[:, 1:].any(0), decoding.trace.computed[1:])
         assert deepest, "a column is not computed exactly as deep as its deepest row"
 
 

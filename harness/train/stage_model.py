@@ -55,11 +55,13 @@ class ForcedModel(nn.Module):
         self.source = decoder.source
         self.extras = nn.ParameterDict()
         if stage.extras is not None:
-            self.source.requires_grad_(False)
-            shapes = stage.extras(decoder.geometry.width)
-            self.extras.update(
-                {name.replace(".", "__"): nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
-            )
+            if stage.frozen:
+                self.source.requires_grad_(False)
+            begins = {
+                name: each.clone() if isinstance(each, torch.Tensor) else torch.zeros(each)
+                for name, each in stage.extras(decoder.geometry).items()
+            }
+            self.extras.update({name.replace(".", "__"): nn.Parameter(each) for name, each in begins.items()})
         self._decoder, self._plan, self.stage = decoder, plan, stage
         self._expected_tokens, self._seed = expected_tokens, seed
         self._full = methods.create(BASELINE)
@@ -91,15 +93,19 @@ class ForcedModel(nn.Module):
         """Loss of one batch from `collate`."""
         method: Method = self._full
         if self._plan.draw is not None:
-            method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"))
+            method = self._plan.draw(random.Random(f"{self._seed}-{int(draw)}"), self.moment)
         generator = torch.Generator().manual_seed((int(draw) << 16) ^ (self.moment.step << 1) ^ self._seed)
-        grad = torch.is_grad_enabled() and self.stage.extras is None
-        # A frozen model needs no gradients through it: the loss reads its states and trains only the extras.
+        # A frozen model needs no gradients through it where the loss reads its states and trains only the extras.
+        inside = self.stage.inside or not self.stage.frozen
+        grad = torch.is_grad_enabled() and (self.stage.extras is None or inside)
+        extras = self.named_extras()
         # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
         through = _again(backends) if self._recompute and torch.is_grad_enabled() else at_once
         with torch.set_grad_enabled(grad), sdpa_kernel(backends), linear.only("torch"):
             self._decoder.refresh()
+            if self.stage.inside:
+                self._decoder.extras = {**self._decoder.extras, **extras}
             forced = force(
                 self._decoder,
                 method,
@@ -113,8 +119,8 @@ class ForcedModel(nn.Module):
                 keep_blocks=self.stage.keep_blocks,
                 dropped=self.dropped(prompts, generator),
                 through=through,
+                training=self.stage.inside,
             )
-        extras = self.named_extras()
         passed = LabelledPass(self._decoder, forced, owners, labels, real, extras, self.moment, through)
         return {"loss": self.stage.loss(passed)}
 

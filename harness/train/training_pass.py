@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from harness.decode.prompt_pass import Forced, Through, at_once
 from harness.models.decoder import Decoder
-from harness.training import Moment
+from harness.training import Asked, Moment
 
 
 @dataclass
@@ -35,6 +36,11 @@ class LabelledPass:
     extras: dict[str, torch.Tensor]
     moment: Moment = Moment(0, 1)
     through: Through = at_once
+
+    @property
+    def gates(self) -> Sequence[Asked]:
+        """See `TrainingPass.gates`."""
+        return self.forced.gates
 
     def states(self, layer: int | None = None) -> torch.Tensor:
         """States [R, D] that predict the R real labels: after block `layer`, or the final ones."""

@@ -33,7 +33,7 @@ def test_every_registered_method_has_cases() -> None:
         assert specs and all(methods.create(spec).name == name for spec in specs)
 
 
-@pytest.mark.parametrize(("name", "spec"), PAIRS)
+@pytest.mark.parametrize(("name", "spec"), [pair for pair in PAIRS if not methods.create(pair[1]).cannot_score])
 def test_stepwise_decoding_equals_score(name: str, spec: str) -> None:
     """Invariant 2, in a left-padded batch: each emitted token's logits equal the parallel pass."""
     contract.step_equals_score(layout(name), methods.create(spec))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
 import methods
-from harness.decode.engine import generate
+from harness.decode.engine import Decoding, generate
 from harness.decode.forced_memory import ForcedMemory
-from harness.decode.gated import run_gated
+from harness.decode.gated_blocks import CalledBlocks
+from harness.decode.gated_step import run_gated
 from harness.errors import BadInput
 from harness.method import Start
 from harness.models.block import Context
@@ -145,7 +147,8 @@ def walk(opt: Decoder, method: Any, x: torch.Tensor, state: GateState) -> list[i
     """The blocks whose feed-forward sublayer a gate skips for one column."""
     cache = opt.new_cache(1, [2] * opt.depth)
     context = Context(torch.zeros(1, 1, dtype=torch.long))
-    _, record = run_gated(opt, cache, method, x, state, context, compact=False)
+    asks = {(layer, "feed") for layer in range(opt.depth) if method.gated(layer, "feed", opt.depth)}
+    _, record = run_gated(opt, method, x, state, CalledBlocks(opt, cache, context), compact=False, asks=asks)
     return [layer for layer, runs in enumerate(record.plan.feed) if not runs]
 
 
@@ -228,3 +231,45 @@ def test_del_chooses_the_pair_with_the_most_tokens_per_block() -> None:
     assert _best([0.1, 0.9, 0.9], 4, 3) == (2, 3)
     assert _best([1.0, 1.0, 1.0], 4, 5) == (1, 5)
     assert _best([0.0, 0.0, 0.0], 4, 5) == (1, 1)
+
+
+def test_adaskip_extras_are_what_the_first_tokens_hardly_needed(opt: Decoder) -> None:
+    """Found by the method, and by what the full model's feed-forward sublayers did in the first two steps."""
+    kept: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Kept(methods.get("adaskip_extra")):  # type: ignore[misc]
+        def begin(self, start: Start) -> Any:
+            kept.append(super().begin(start))
+            return kept[-1]
+
+    ids, mask = ragged_prompts()
+    seen: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    decoding = Decoding(opt, methods.create("full"), ids, mask, max_new_tokens=4, stop_at_eos=False)
+    decoding.prefill()
+    with pytest.MonkeyPatch.context() as patch:
+        for block in opt.blocks:
+            seen.append([])
+
+            def feed(x: torch.Tensor, entry: torch.Tensor, layer: int = block.index, was: Any = block.feed) -> Any:
+                y = was(x, entry)
+                seen[layer].append((x[:, 0].clone(), y[:, 0].clone()))
+                return y
+
+            patch.setattr(block, "feed", feed, raising=False)
+        decoding.step()
+        decoding.step()
+    cosines, ratios = [], []
+    for pairs in seen:
+        before, after = (torch.stack(part) for part in zip(*pairs, strict=True))  # [steps, B, D]
+        cosines.append(torch.nn.functional.cosine_similarity(before, after, dim=-1).mean(0))
+        ratios.append(after.square().sum((0, 2)).sqrt() / before.square().sum((0, 2)).sqrt())
+    cosine, ratio = torch.stack(cosines, 1), torch.stack(ratios, 1)
+    least = float(cosine[:, :-1].median())
+    method = Kept(count=0, similarity=least + 1e-6, window=2)
+    out = generate(opt, method, ids, mask, max_new_tokens=4, stop_at_eos=False)
+    skipped = cosine > least
+    skipped[:, -1] = False
+    assert bool(out.trace.feed[:, 1:3].all()) and torch.equal(~out.trace.feed[:, 3], skipped)
+    assert 0 < int(skipped.sum()) < skipped.numel()
+    torch.testing.assert_close(kept[-1].scale, torch.where(skipped, ratio, 0.0), atol=1e-4, rtol=0)

@@ -17,6 +17,7 @@ from harness.train import progress, recipes
 from harness.train.batches import Pair, collate
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
+from harness.training import Moment
 from tests.conftest import tiny_recipe
 
 PAIRS = [Pair([5, 6, 7, 8], [[9, 10, 1], [11, 12, 13, 14, 1]]), Pair([15, 16], [[17, 1]])]
@@ -77,10 +78,10 @@ def test_skipdecode_draws_every_target_or_keeps_the_one_given() -> None:
     draw = methods.create("skipdecode").training_plan().draw
     assert draw is not None
     rng = random.Random(0)
-    assert {draw(rng).params["speedup"] for _ in range(100)} == {1.0, 2.0, 3.0, 4.0, 5.0}
+    assert {draw(rng, Moment(0, 1)).params["speedup"] for _ in range(100)} == {1.0, 2.0, 3.0, 4.0, 5.0}
     fixed = methods.create("skipdecode(speedup=3)")
     draw = fixed.training_plan().draw
-    assert draw is not None and draw(rng) == fixed
+    assert draw is not None and draw(rng, Moment(0, 1)) == fixed
 
 
 def test_loss_falls_and_the_checkpoint_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,11 +73,16 @@ def count(trace: Trace, geometry: Geometry, weight_bytes: int, state_bytes: int)
     per_key = 4 * g.heads * g.head_dim
     held = 2 * g.kv_heads * g.head_dim
     prompt = trace.prefill.plan
-    attending, feeding, filling = sum(prompt.attention), sum(prompt.feed), len(prompt.filled)
-    products = attending * g.attention_weights + feeding * g.feed_weights + filling * g.kv_weights + g.embed_weights
-    prefill = rows * (width * 2 * products + attending * width * width * per_key + 2 * g.head_weights)
+    first = trace.prefill
+    prefill = rows * (width * 2 * (len(first.filled) * g.kv_weights + g.embed_weights) + 2 * g.head_weights)
+    prefill += first.test_heads * 2 * g.head_weights + first.test_flops
+    for place, (_, attends, feeds) in enumerate(prompt.operations):
+        attending, feeding = (rows * width,) * 2 if first.rows is None else first.rows[place]
+        prefill += attends * attending * (2 * g.attention_weights + width * per_key)
+        prefill += feeds * feeding * 2 * g.feed_weights
     blocks = head = tests = fill = weights = looked = 0.0
-    keys = [width * stored for stored in prompt.stores]
+    filled = first.filled
+    keys = [width * (stores or layer in filled) for layer, stores in enumerate(prompt.stores)]
     for step in trace.steps:
         for part in step.passes:
             columns = rows * part.columns
@@ -95,11 +100,10 @@ def count(trace: Trace, geometry: Geometry, weight_bytes: int, state_bytes: int)
                 blocks, head = blocks + in_blocks, head + in_heads
             looked += rows * attending * held * part.keys
             weights += products + len(ran) * g.block_vectors + g.head_weights * (part.head_rows > 0)
-        if step.passes:
-            continue
-        blocks += rows * 2 * g.embed_weights
-        weights += g.embed_weights
-        for place, (layer, attends, feeds) in enumerate(step.plan.operations):
+        if not step.passes:
+            blocks += rows * 2 * g.embed_weights
+            weights += g.embed_weights
+        for place, (layer, attends, feeds) in enumerate(() if step.passes else step.plan.operations):
             attend_rows, feed_rows = (rows, rows) if step.rows is None else step.rows[place]
             if attends:
                 keys[layer] += 1

@@ -19,7 +19,7 @@ class LayerCount:
     Attributes:
         by_position: share of rows for which block l ran at decode step k, [N-1][L].
         sublayers_by_position: the same for the `attention` and the `feed` sublayer of each block; None where no block ran in part.
-        per_token: blocks per decode token, mean over rows that had not ended.
+        per_token: blocks per decode token, those run over earlier tokens once more included, mean over rows that had not ended.
         computed_per_token: blocks the batch computed per step (the last row decides), mean over steps.
         rows: (row, step) pairs counted.
         serial_per_token: block runs one after the other per token: a verification of several columns counts once, and what a
@@ -77,6 +77,7 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     ran, attended, fed = (torch.zeros(steps, depth, dtype=torch.float64) for _ in range(3))
     alive = torch.zeros(steps, dtype=torch.float64)
     computed = total_steps = 0
+    again = [0, 0, 0]  # runs of blocks, attention and feed over tokens that are computed once more
     for trace, lengths in traces:
         n = len(trace.steps)
         if not n:
@@ -92,6 +93,10 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
         alive[:n] += live.sum(0)
         computed += int(trace.computed[1:].sum())
         total_steps += n
+        for step, alive_rows in zip(trace.steps, live.sum(0).tolist(), strict=True):
+            columns = step.passes[0].columns - 1 if step.passes else 0
+            kinds = step.plan.budget, sum(step.plan.attention), sum(step.plan.feed)
+            again = [a + alive_rows * columns * one for a, one in zip(again, kinds, strict=True)]
     rows = int(alive.sum())
     kept = int((alive > 0).sum())
     attention, feed = int(attended.sum()), int(fed.sum())
@@ -105,15 +110,15 @@ def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:
     return LayerCount(
         shares(ran),
         {"attention": shares(attended), "feed": shares(fed)} if in_part else None,
-        per_token,
+        (float(ran.sum()) + again[0]) / rows if rows else None,
         computed / total_steps if total_steps else None,
         rows,
         per_token,
         attention / rows if rows else None,
         feed / rows if rows else None,
         1.0 if rows else None,
-        attention / rows if rows else None,
-        feed / rows if rows else None,
+        (attention + again[1]) / rows if rows else None,
+        (feed + again[2]) / rows if rows else None,
     )
 
 

@@ -147,6 +147,10 @@ def _wrong(name: str, answer: Any, arguments: tuple[Any, ...]) -> str:
     if name in ("runs", "should_exit") or (name == "goes_on" and answer is not None):
         right = isinstance(answer, torch.Tensor) and answer.dtype == torch.bool and answer.shape == (rows,)
         return "" if right else f"{_shown(answer)}; it must be bool [{rows}], one for each row"
+    if name == "bypass":
+        given = arguments[2]
+        right = isinstance(answer, torch.Tensor) and (answer.dtype, answer.shape) == (given.dtype, given.shape)
+        return "" if right else f"{_shown(answer)}; it must be like the states it was given, {_shown(given)}"
     if name == "propose" and answer is not None:
         if not isinstance(answer, Sequence) or len(answer) != len(arguments[0]):
             return f"{_shown(answer)}; it must be tokens for each of the {len(arguments[0])} rows, or None"

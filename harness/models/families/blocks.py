@@ -164,6 +164,10 @@ class FusedBlock(FusableBlock):
         y = attention(qk[:, :, : self._heads], k, v, context, self.rule, at)
         return self.close_attention(y, x, normed)
 
+    def normed(self, sublayer: str, x: torch.Tensor) -> torch.Tensor:
+        """See `Block.normed`."""
+        return (self.attention_norm if sublayer == "attention" else self.feed_norm)(x)
+
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Block.keys_values`."""
         kv = self._kv(self.attention_norm(x)).view(*x.shape[:2], 2 * self._kv_heads, -1)

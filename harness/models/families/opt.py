@@ -84,6 +84,13 @@ class OPTBlock(FusableBlock):
         out = self._down(y, x)
         return out if self._norm_first else layer_norm(out, norm)
 
+    def normed(self, sublayer: str, x: torch.Tensor) -> torch.Tensor:
+        """See `Block.normed`."""
+        if not self._norm_first:
+            return x
+        module = self._module.self_attn_layer_norm if sublayer == "attention" else self._module.final_layer_norm
+        return layer_norm(x, module)
+
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Block.keys_values`."""
         kv = self._kv(layer_norm(x, self._module.self_attn_layer_norm) if self._norm_first else x)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from harness.decode.forced import force, proceed
-from harness.decode.prompt_pass import Forced, Started, start
+from harness.decode.prompt_pass import Forced, Started, prompts_alike, start
 from harness.method import Method
 from harness.models.decoder import Decoder
-from harness.plan import LayerPlan
 
 _LOGITS_AT_ONCE, _LOGITS_AT_ONCE_CPU = 32 << 20, 2 << 20
 """Elements of the logits computed at once; on a CPU fewer, since a fresh large tensor costs more in page faults than in sums."""
@@ -178,7 +177,7 @@ class _Run:
             target_lengths=counts,
         )
         self.computed[0] += sum(len(row.context) + len(row.steps) for row in batch)
-        self._answer([0], batch, range(len(batch)), range(len(batch)), forced.prompt_last, forced)
+        self._answer([0], batch, range(len(batch)), range(len(batch)), forced.prompt_last, forced, forced.prompt_ran)
         self.progress(sum(len(row.places) for row in batch))
 
     def shared(self, groups: Sequence[Sequence[_Row]], batch_size: int) -> None:
@@ -186,9 +185,9 @@ class _Run:
 
         Methods share what they run over a prompt, which for nearly all of them is everything.
         """
-        alike: dict[LayerPlan, list[int]] = {}
+        alike: dict[object, list[int]] = {}
         for arm, one in enumerate(self.arms):
-            alike.setdefault(one.method.prompt_plan(self.decoder.depth), []).append(arm)
+            alike.setdefault(prompts_alike(one.method, self.decoder.depth), []).append(arm)
         for arms in alike.values():
             self._continued(arms, groups, batch_size)
         self.progress(sum(len(row.places) for group in groups for row in group))
@@ -196,14 +195,15 @@ class _Run:
     def _continued(self, arms: Sequence[int], groups: Sequence[Sequence[_Row]], batch_size: int) -> None:
         """The groups' rows under methods that run prompts alike."""
         prompts, lengths = self._padded([group[0].context for group in groups])
-        started = start(self.decoder, self.arms[arms[0]].method, prompts, lengths)
+        first = self.arms[arms[0]]
+        started = start(self.decoder, first.method, prompts, lengths, expected_tokens=first.expected_tokens)
         self.computed[arms[0]] += sum(len(group[0].context) for group in groups)
         last = started.last
         rows = [(owner, row) for owner, group in enumerate(groups) for row in group]
         # Rows without a step need the context alone.
         short = [(owner, row) for owner, row in rows if not row.steps]
         if short:
-            self._answer(arms, [row for _, row in short], [owner for owner, _ in short], [], last, None)
+            self._answer(arms, [row for _, row in short], [owner for owner, _ in short], [], last, None, started.ran)
         longer = sorted(((o, r) for o, r in rows if r.steps), key=lambda pair: -len(pair[1].steps))
         for arm in arms:
             for begin in range(0, len(longer), batch_size):
@@ -221,7 +221,7 @@ class _Run:
             expected_tokens=self.arms[arm].expected_tokens,
         )
         self.computed[arm] += sum(len(row.steps) for _, row in rows)
-        self._answer([arm], [row for _, row in rows], owners, range(len(rows)), last, forced)
+        self._answer([arm], [row for _, row in rows], owners, range(len(rows)), last, forced, started.ran)
 
     def _padded(self, rows: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded ids and lengths, on the model's device."""
@@ -238,6 +238,7 @@ class _Run:
         targets: Sequence[int],
         last: torch.Tensor,
         forced: Forced | None,
+        prompt_ran: Sequence[int] | None,
     ) -> None:
         """The head where a continuation's token is predicted, and nowhere else; then what the rows' requests get under `arms`."""
         depth = self.arms[arms[0]].method.prompt_plan(self.decoder.depth).budget
@@ -255,7 +256,8 @@ class _Run:
         for i, row in enumerate(rows):
             places = [i, *range(first, first + len(row.steps))]
             first += len(row.steps)
-            ran = [depth, *(blocks[targets[i]][: len(row.steps)] if row.steps else [])]
+            before = depth if prompt_ran is None else prompt_ran[owners[i]]
+            ran = [before, *(blocks[targets[i]][: len(row.steps)] if row.steps else [])]
             for request in row.places:
                 spans.append((request, len(wanted), ran))
                 wanted += zip(places, self.pairs[request].rest, strict=True)

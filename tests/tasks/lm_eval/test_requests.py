@@ -167,7 +167,7 @@ def test_methods_beside_each_other_share_their_contexts(monkeypatch: pytest.Monk
     lms[0].beside(lms[1:])
     contexts: list[int] = []
     inner = scoring.start
-    monkeypatch.setattr(scoring, "start", lambda *a: (contexts.append(len(a[2])), inner(*a))[1])
+    monkeypatch.setattr(scoring, "start", lambda *a, **k: (contexts.append(len(a[2])), inner(*a, **k))[1])
     for lm, answers in zip(lms, want, strict=True):
         found = lm.loglikelihood(requests, disable_tqdm=True)
         made.close([value for value, _ in found], [value for value, _ in answers])
