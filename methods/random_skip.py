@@ -45,6 +45,10 @@ class RandomSkip(Schedule):
         """See `Method.no_skip`."""
         return replace(self, budget=depth)
 
+    def candidates(self, depth: int) -> list[RandomSkip]:
+        """See `Method.candidates`: every budget below the full depth, drawn with the same seed."""
+        return [replace(self, budget=budget) for budget in range(depth - 1, 0, -1)]
+
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
         """See `Schedule.layers`."""
         return _draw(self.seed, self.budget, depth)

@@ -181,15 +181,28 @@ def compare(
         list[str] | None,
         typer.Option("--ignore", help="Condition that may differ, e.g. torch. May be repeated.", metavar="CONDITION"),
     ] = None,
+    seeds_: Annotated[
+        bool,
+        typer.Option(
+            "--seeds", help="The runs differ in a seed alone: also say which differences from full are larger than it."
+        ),
+    ] = False,
 ) -> None:
     """Compare two runs cell by cell: what changed, by how much with its interval, and what that shows."""
     from harness.records import compare as comparing
+    from harness.records import seeds
 
-    compared = comparing.compare(before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or ())
+    compared = comparing.compare(
+        before, after, threshold=threshold / 100, ignore=ignore or (), fail_if=fail_if or (), seeds=seeds_
+    )
     if compared.processors:
         typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
     typer.echo(compared.headline)
     print_table(comparing.table(compared), left=("label", "where", "what", "verdict"), least=("before", "after"))
+    if compared.seeds:
+        print_table(seeds.table(compared.seeds), left=("label", "what", "verdict"))
+    elif seeds_:
+        typer.echo("no difference from the full model was scored in both runs", err=True)
     for line in compared.refusals:
         typer.echo(f"not compared: {line}", err=True)
     for line in compared.broken:

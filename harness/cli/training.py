@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,7 +27,7 @@ from harness.cli.app import (
     text_file,
     verb,
 )
-from harness.errors import CellFailed
+from harness.errors import BadInput, CellFailed
 
 
 def _recipes() -> Iterable[str]:
@@ -106,12 +106,20 @@ Limit = Annotated[
 ]
 
 
-@verb(MAKE, "tune skipdecode --target-speedup 3 --data data --out sd-3x.json")
+@verb(
+    MAKE,
+    "tune skipdecode --target-speedup 3 --data data --out sd-3x.json",
+    "tune calm --budget 0.5 --data data --out calm-50.json",
+)
 def tune(
     method: Fixed,
     out: Annotated[
         Path,
-        typer.Option("--out", help="JSON file for the artefact; a suite uses it as {tuned: FILE}.", metavar="FILE"),
+        typer.Option(
+            "--out",
+            help="JSON file for the artefact; a suite uses it as {tuned: FILE}, or {tuned: FILE, at: BUDGET}.",
+            metavar="FILE",
+        ),
     ],
     model: Model = "opt-e2e-mini/full",
     task: Annotated[
@@ -147,6 +155,14 @@ def tune(
             metavar="POINTS",
         ),
     ] = None,
+    budget: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--budget",
+            help="Goal: the share of the blocks' bytes that a token runs, such as 0.5. May be repeated; all share the trials.",
+            metavar="SHARE",
+        ),
+    ] = None,
     by: Annotated[
         Literal["time", "layers"],
         typer.Option("--by", help="What fast means: the realised speed-up, or the ratio of layers."),
@@ -176,15 +192,19 @@ def tune(
 ) -> None:
     """Choose a method's parameters on validation data and report them on test data.
 
-    The artefact keeps all that was tried and its cost. Give one goal, --target-speedup or --max-loss. Exit status 1 where no
-    setting reaches it.
+    The artefact keeps all that was tried and its cost. Give one goal: --target-speedup, --max-loss or --budget. Exit status 1
+    where no setting reaches it.
     """
     from harness.suites import artefact
+    from harness.tune import budgets, tries
     from harness.tune import tune as tuning
     from harness.tune.trials import make_setup
 
+    if budget and (target_speedup is not None or max_loss is not None):
+        raise BadInput("tune: --budget stands beside another goal; give one of them")
+    budgets.check(budget or [])
     artefact.check_free(out)
-    goal = tuning.Goal(target_speedup, max_loss, by)
+    goal = None if budget else tuning.Goal(target_speedup, max_loss, by)
     setup = make_setup(
         task,
         model,
@@ -198,12 +218,16 @@ def tune(
         device=device,
         dtype=dtype,
     )
-    record = tuning.tune(method, setup, goal, tried=tried or (), limit=limit, test_limit=limit, say=typer.echo)
+    common: dict[str, Any] = {"tried": tried or (), "limit": limit, "test_limit": limit, "say": typer.echo}
+    if goal is None:
+        record = budgets.at_budgets(method, setup, budget or [], **common)
+    else:
+        record = tuning.tune(method, setup, goal, **common)
     artefact.write(out, record)
-    print_table(tuning.table(record), left=("setting", "out because"))
-    typer.echo(f"{tuning.cost_line(record['total_cost'])}\n{out}")
-    if record["parameters"] is None:
-        raise CellFailed(record["finding"])
+    print_table(tries.table(record), left=("setting", "out because"))
+    typer.echo(f"{tries.cost_line(record['total_cost'])}\n{out}")
+    if missed := [one["finding"] for one in record.get("choices", [record]) if one["parameters"] is None]:
+        raise CellFailed("; ".join(missed))
 
 
 @verb(MAKE, "profile 'static_prune(count=7)' --data data --out sleb-7.json")

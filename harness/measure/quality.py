@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
 from harness.measure.probes import latency, layers, watching
+from harness.measure.probes.layers import executed_share
 from harness.measure.running import say
 from harness.measure.setup import (
     begin,
@@ -145,6 +146,7 @@ def quality(
         "metrics_skipped": skipped,
         "prompts_shortened": shortened,
         "layers_per_token": counted.per_token,
+        "executed_share": executed_share(counted, decoder.geometry),
         "layers_by_position": counted.by_position,
         "sublayers_by_position": counted.sublayers_by_position,
         "depth": decoder.depth,

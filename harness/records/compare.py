@@ -21,13 +21,15 @@ from typing import Any, cast
 import numpy as np
 
 from harness.errors import BadInput, near
-from harness.records import believable, readings, summary
+from harness.records import believable, readings, standing, summary
 from harness.records.cells import Cell, QualityCell, SpeedCell, place
 from harness.records.clock import Clock
 from harness.records.compare_rules import SPEEDUP, TPOT, Change, Refusal, broken, grouped, rule
 from harness.records.differences import differences, said
 from harness.records.fields import Conditions
 from harness.records.run import Run, load
+from harness.records.seeds import MAY_DIFFER, Beside, beside_seed
+from harness.records.standing import UNINFORMATIVE
 from harness.records.usability import UNUSABLE
 from harness.stats import intervals, scores
 from harness.stats.intervals import Interval
@@ -49,6 +51,8 @@ class Comparison:
     changes: tuple[Change, ...]
     refused: tuple[Refusal, ...]
     broken: tuple[str, ...]
+    seeds: tuple[Beside, ...] = ()
+    """Differences from the full model beside what the seed does, where that was asked for."""
     processors: str = ""
     """How the processors differ; empty where they do not. Times on two processors are not compared, only ratios and scores."""
 
@@ -59,7 +63,7 @@ class Comparison:
         shown = [f"{counts[verdict]} {verdict}" for verdict in (SLOWER, WORSE, FASTER, BETTER) if counts[verdict]]
         total = len(self.changes)
         text = f"{', '.join(shown) or 'no change shown'} of {total} quantities compared"
-        rest = [f"{counts[verdict]} {verdict}" for verdict in (SAME, AMBIGUOUS) if counts[verdict]]
+        rest = [f"{counts[verdict]} {verdict}" for verdict in (SAME, AMBIGUOUS, UNINFORMATIVE) if counts[verdict]]
         if self.refused:
             rest.append(f"{len(self.refused)} cells not compared")
         if not total:
@@ -80,6 +84,7 @@ def compare(
     margin: float = summary.QUALITY_MARGIN,
     ignore: Sequence[str] = (),
     fail_if: Sequence[str] = (),
+    seeds: bool = False,
 ) -> Comparison:
     """Compare two run folders.
 
@@ -90,6 +95,7 @@ def compare(
         margin: the same for scores, in their own points.
         ignore: names of conditions that may differ.
         fail_if: rules such as `speedup drop > 5%`.
+        seeds: the runs differ in a seed: what follows from it may differ, and `Comparison.seeds` says which differences are larger.
 
     Raises:
         BadInput: a folder holds no run or one of an unknown schema version; a rule cannot be read, or speaks of nothing that
@@ -100,14 +106,15 @@ def compare(
     rules = [rule(text) for text in fail_if]
     runs = load(before), load(after)
     apart = _processors(*runs)
-    pairs, refused = _pairs(*runs, {*ignore, *(PROCESSOR if apart else ())})
+    pairs, refused = _pairs(*runs, {*ignore}, {*(PROCESSOR if apart else ()), *(MAY_DIFFER if seeds else ())})
     changes: list[Change] = []
     for ours, theirs in pairs:
         if ours["kind"] == "speed" and theirs["kind"] == "speed":
             changes += _speeds(ours, theirs, runs, threshold, times=not apart)
         elif ours["kind"] == "quality" and theirs["kind"] == "quality":
-            changes += _scores(ours, theirs, margin)
-    return Comparison(tuple(changes), tuple(refused), tuple(broken(rules, changes, refused)), apart)
+            changes += _scores(ours, theirs, runs, margin)
+    beside = tuple(beside_seed(*runs)) if seeds else ()
+    return Comparison(tuple(changes), tuple(refused), tuple(broken(rules, changes, refused)), beside, apart)
 
 
 def _processors(before: Run, after: Run) -> str:
@@ -168,10 +175,15 @@ def ratio(after: Interval, before: Interval) -> Interval:
     return Interval(value, math.exp(a - b - down), math.exp(a - b + up), n)
 
 
-def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple[Cell, Cell]], list[Refusal]]:
-    """Cells that both runs measured under the same conditions, and those of the first run that have no partner."""
+def _pairs(
+    before: Run, after: Run, ignore: Collection[str], free: Collection[str]
+) -> tuple[list[tuple[Cell, Cell]], list[Refusal]]:
+    """Cells that both runs measured under the same conditions, and those of the first run that have no partner.
+
+    What is in `ignore` must be a condition; `free` ones may differ whether they were recorded or not.
+    """
     known = {key for run in (before, after) for cell in run.cells for key in cell.get("conditions") or {}}
-    if unknown := sorted(set(ignore) - known - {*PROCESSOR}):
+    if unknown := sorted(set(ignore) - known):
         raise BadInput(f"ignore: no condition {unknown[0]!r}; {near(unknown[0], sorted(known))}")
     others = {_key(cell): cell for cell in after.cells}
     pairs: list[tuple[Cell, Cell]] = []
@@ -185,7 +197,9 @@ def _pairs(before: Run, after: Run, ignore: Collection[str]) -> tuple[list[tuple
             why = "not in the second run"
         elif other["status"] != "ok":
             why = f"failed in the second run ({other.get('error')})"
-        elif apart := differences(_held(cell, before), _held(other, after), ignore={*ignore, *OWN}, recorded=True):
+        elif apart := differences(
+            _held(cell, before), _held(other, after), ignore={*ignore, *free, *OWN}, recorded=True
+        ):
             why = f"measured under other conditions: {said(apart)}"
         elif cell["kind"] == "speed":
             why = _not_quiet(cell, before, "first") or _not_quiet(cell, after, "second")
@@ -252,8 +266,10 @@ def _speeds(before: SpeedCell, after: SpeedCell, runs: Sequence[Run], threshold:
     return found
 
 
-def _scores(before: QualityCell, after: QualityCell, margin: float) -> list[Change]:
+def _scores(before: QualityCell, after: QualityCell, runs: Sequence[Run], margin: float) -> list[Change]:
     label, task = before["arm"]["label"], str(before["task"])
+    # A task that the full model cannot do in one of the runs shows neither loss nor gain.
+    silent = any(standing.of_run(run).get(task) for run in runs)
     ours, theirs = ({e["id"]: e.get("stats") or {} for e in cell["examples"]} for cell in (before, after))
     shared = [key for key in ours if key in theirs]
     found = []
@@ -267,6 +283,6 @@ def _scores(before: QualityCell, after: QualityCell, margin: float) -> list[Chan
         with np.errstate(divide="ignore", invalid="ignore"):
             values = (float(how.combine(a.sum(0))), float(how.combine(b.sum(0))))
         if all(map(math.isfinite, values)):
-            verdict = difference_verdict(effect, margin, how.better)
+            verdict = UNINFORMATIVE if silent else difference_verdict(effect, margin, how.better)
             found.append(Change(label, f"{len(rows)} examples", f"{task}/{metric}", *values, effect, False, verdict))
     return found

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import BadInput
+from harness.records.standing import UNINFORMATIVE
 from harness.stats.intervals import Interval
 
 SPEEDUP, TPOT = "speedup", "tpot"
@@ -26,7 +27,7 @@ class Change:
         after: value in the second one.
         effect: after over before for speeds and times, after minus before for scores; with its interval.
         relative: whether `effect` is a ratio.
-        verdict: faster, slower, better, worse, no difference or ambiguous.
+        verdict: faster, slower, better, worse, no difference, ambiguous, or uninformative (the full model cannot do the task).
     """
 
     label: str
@@ -70,6 +71,8 @@ class Rule:
 
     def holds(self, change: Change) -> bool:
         """Whether the change is larger than the amount and its interval excludes no change."""
+        if change.verdict == UNINFORMATIVE:
+            return False
         value, low, high = change.effect.value, change.effect.low, change.effect.high
         if change.relative:
             value, low, high = value - 1, low - 1, high - 1

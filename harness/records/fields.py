@@ -305,6 +305,7 @@ class QualityFields(TypedDict, total=False):
     metrics_skipped: dict[str, str]
     prompts_shortened: int
     layers_per_token: float | None
+    executed_share: float | None
     layers_by_position: list[list[float]]
     sublayers_by_position: SublayerShares | None  # where a block ran in part
     depth: int

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.records import gates_timing as timing
+from harness.records import standing
 from harness.records.cells import Cell, place
 from harness.records.differences import differences
 from harness.records.folder import SCHEMA_VERSION, RunStore
@@ -44,6 +45,7 @@ ADVICE = {
     "blocks of the full model take alike": "methods that skip the slow block look faster than they are; run again when it is quiet",
     "arms that do the same work take the same time": "read nothing into differences of that size",
     "other work on the processor": f"end the other programs, then {_AGAIN}",
+    "the full model can do the tasks": "leave these tasks out; they decide no verdict, whatever the methods score there",
     "one version of the code": "measure all of it with one version, into another folder",
 }
 """What to do where a gate fails, by its name."""
@@ -221,6 +223,16 @@ def _timed_equal_scored(facts: Facts) -> Gate:
     return Gate(name, status, round(share, 4), facts.limits.differing_rows, unit, True, gate.detail + tied, gate.cells)
 
 
+def _tasks_tell(facts: Facts) -> Gate:
+    known = standing.of_run(facts.run)
+    cells = {
+        c.get("task"): c["id"] for c in facts.scored if facts.run.full and c["arm"]["label"] == facts.run.full["label"]
+    }
+    findings = [Finding(str(cells.get(task, task)), f"{task}: {why}") for task, why in known.items() if why is not None]
+    what = "tasks whose level of chance is known"
+    return counted("the full model can do the tasks", "tasks", len(known), findings, what, counts=False)
+
+
 def _one_version(facts: Facts) -> Gate:
     name, unit = "one version of the code", "versions"
     cells = [*facts.measured, *facts.scored]
@@ -238,5 +250,5 @@ def _one_version(facts: Facts) -> Gate:
 
 _GATES: tuple[Callable[[Facts], Gate], ...] = (
     timing.usable, timing.within_work, _conditions, _prompts, _token_counts, _empty, _finite, _lossless, _timed_equal_scored,
-    timing.foreign_gpu, timing.throttled, timing.even_blocks, timing.same_work, timing.quiet_cpu, _one_version,
+    _tasks_tell, timing.foreign_gpu, timing.throttled, timing.even_blocks, timing.same_work, timing.quiet_cpu, _one_version,
 )  # fmt: skip

@@ -39,6 +39,7 @@ COLUMNS = {
     "speedup": "speedup",
     "tokens_per_s": "tokens_per_s",
     "throughput": "tokens_per_s",
+    "accuracy": "{task}/acc",
 }
 """Published metric -> the column of summary.csv that stands beside it; a metric that is not here has none. `throughput` is a
 paper's own count of tokens per second: its rows say what they count."""
@@ -111,7 +112,7 @@ class Paper(Frozen):
         authors: as printed, in order.
         year: of the version read.
         venue: where it appeared.
-        arxiv: identifier without prefix.
+        arxiv: identifier without prefix; None: there is none.
         url: of the paper.
         code: repository of the authors; None: none is known.
         readings: how the numbers were read, by short name.
@@ -124,7 +125,7 @@ class Paper(Frozen):
     authors: tuple[Text, ...] = Field(min_length=1)
     year: Annotated[int, Field(strict=True, ge=1990)]
     venue: Text
-    arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")]
+    arxiv: Annotated[str, Field(pattern=r"^\d{4}\.\d{4,5}$")] | None = None
     url: Annotated[str, Field(pattern=r"^https://")]
     code: Text | None = None
     readings: dict[str, Reading] = Field(min_length=1)
@@ -339,6 +340,24 @@ def rows(run: RunRecord) -> list[tuple[str, Row]]:
         for found in run.get("published") or ()
         for row in found["rows"]
     ]
+
+
+def alone(run: RunRecord, key: str) -> list[tuple[str, Row]]:
+    """The rows of a paper for arms of this run that nothing here stands beside, each with the arm's label."""
+    beside = {(pair.label, pair.row) for pair in pairs(run) if pair.bibkey == key}
+    found = []
+    for part in run.get("published") or ():
+        if part["paper"]["bibkey"] != key:
+            continue
+        entry = Beside.model_validate(part["beside"])
+        rows_ = [Row.model_validate(values) for values in part["rows"]]
+        found += [
+            (label, row)
+            for label, setting in entry.arms.items()
+            for row in rows_
+            if row.setting == setting and (label, row) not in beside
+        ]
+    return found
 
 
 def pairs(run: RunRecord) -> list[Pair]:

@@ -53,7 +53,7 @@ class PaperHead(TypedDict, total=False):
     authors: list[str]
     year: int
     venue: str
-    arxiv: str
+    arxiv: str | None
     url: str
     code: str | None
     readings: dict[str, dict[str, str]]

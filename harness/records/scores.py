@@ -12,6 +12,7 @@ from harness.records.arms import Arm
 from harness.records.cells import QualityCell, SpeedCell
 from harness.records.fields import Example
 from harness.records.measures import real as _real
+from harness.records.standing import UNINFORMATIVE, at_chance
 from harness.stats import intervals, scores
 
 Row = dict[str, Any]
@@ -19,10 +20,16 @@ Cells = Mapping[tuple[str, int | str | None], QualityCell]
 _C = TypeVar("_C", SpeedCell, QualityCell)
 
 BASELINE = "baseline"
-UNINFORMATIVE = "uninformative"
-"""Of a task whose full model is at the level of chance: it decides no verdict."""
-
-LATE = ("_diff", "_diff_low", "_diff_high", "_mcnemar_p", "/layers_per_token", "/examples", "/request_ms")
+LATE = (
+    "_diff",
+    "_diff_low",
+    "_diff_high",
+    "_mcnemar_p",
+    "/layers_per_token",
+    "/executed_share",
+    "/examples",
+    "/request_ms",
+)
 
 
 def quality(
@@ -74,14 +81,15 @@ def _task_columns(task: str, cell: QualityCell, full: QualityCell | None, margin
         if difference is not None:
             columns |= interval_columns(f"{task}/{name}_diff", difference)
         if name == names[0]:
-            standing = (full.get("informative") or {}).get(name) if full else None
-            if standing is not None and not standing["informative"]:
-                verdict = UNINFORMATIVE  # nobody can lose what the full model does not have
+            if at_chance(full, name) is not None:
+                verdict = UNINFORMATIVE
             else:
                 verdict = (
                     "inconclusive" if difference is None else intervals.quality_verdict(difference, margin, how.better)
                 )
     columns[f"{task}/layers_per_token"] = _real(cell.get("layers_per_token"))
+    if (share := _real(cell.get("executed_share"))) is not None:
+        columns[f"{task}/executed_share"] = share
     columns[f"{task}/examples"] = len(examples)
     columns[f"{task}/request_ms"] = measures.request_ms(cell)
     return columns, verdict or "inconclusive"

@@ -17,7 +17,7 @@ from harness.errors import BadInput
 from harness.files import check_writable, clear_errors, write_atomically
 
 VERSION = 1
-KINDS = ("tuning", "calibration", "profile")
+KINDS = ("tuning", "budgets", "calibration", "profile")
 _KEPT = ("kind", "goal", "data", "cost", "date")
 """Keys of an artefact that stay with an arm of a suite."""
 
@@ -58,7 +58,7 @@ def read(path: str | Path) -> Json:
         record = settings.read(path, "an artefact is a JSON object")
     except BadInput as error:
         raise BadInput(f"tuned: {error}; make it with `depthbench tune` or `profile`") from None
-    if record.get("kind") not in KINDS or "parameters" not in record:
+    if record.get("kind") not in KINDS or not {"parameters", "choices"} & set(record):
         raise BadInput(f"tuned: {path} is not an artefact of `depthbench tune`, `calibrate` or `profile`")
     if record.get("artefact_version") != VERSION:
         raise BadInput(
@@ -67,17 +67,41 @@ def read(path: str | Path) -> Json:
     return record
 
 
-def entry(path: str | Path) -> Json:
-    """The method entry of a suite that an artefact stands for: name, parameters, checkpoint, and where they came from."""
+def entry(path: str | Path, at: float | None = None) -> Json:
+    """The method entry of a suite that an artefact stands for: name, parameters, checkpoint, and where they came from.
+
+    Args:
+        path: the file.
+        at: of an artefact with a choice for each of several budgets, the budget.
+    """
     path = Path(path)
     record = read(path)
-    if record["parameters"] is None:
-        raise BadInput(f"tuned: {path} chose nothing: {record.get('finding', 'no setting reached the goal')}")
+    chosen = _choice(path, record, at)
+    if chosen["parameters"] is None:
+        raise BadInput(f"tuned: {path} chose nothing: {chosen.get('finding', 'no setting reached the goal')}")
     kept = {key: record[key] for key in _KEPT if key in record}
+    if at is not None:
+        kept["goal"] = {"budget": at, **record.get("goal", {})}
     source = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **kept}
     return {
         "name": record["method"],
-        "parameters": record["parameters"],
+        "parameters": chosen["parameters"],
         "checkpoint": record["checkpoint"],
         "tuned": source,
     }
+
+
+def _choice(path: Path, record: Json, at: float | None) -> Json:
+    """What holds the parameters: the artefact itself, or its choice for a budget."""
+    choices = record.get("choices")
+    if choices is None:
+        if at is not None:
+            raise BadInput(f"at: {path} has one choice, not one for each budget; leave at out")
+        return record
+    known = ", ".join(f"{one['budget']:g}" for one in choices)
+    if at is None:
+        raise BadInput(f"tuned: {path} has a choice for each of the budgets {known}; say which with at")
+    found = next((one for one in choices if one["budget"] == at), None)
+    if found is None:
+        raise BadInput(f"at: {path} has no choice for {at:g}; it has {known}")
+    return found  # type: ignore[no-any-return]

@@ -24,7 +24,8 @@ class MethodEntry(Frozen):
         label: how tables name the arm, unique in the suite; None: the method's spec.
         checkpoint: weights, anything `load_model` takes; None: the suite's model.
         parameters: passed to the method.
-        tuned: where the parameters came from, of an entry given as `{tuned: file.json}`; see `harness.suites.artefact`.
+        tuned: where the parameters came from, of an entry given as `{tuned: file.json}` or `{tuned: file.json, at: 0.5}`; see
+            `harness.suites.artefact`.
     """
 
     name: Text
@@ -75,10 +76,13 @@ class MethodEntry(Frozen):
 
 
 def _from_artefact(given: dict[str, Any]) -> dict[str, Any]:
-    """The entry that a file of `depthbench tune` stands for; beside the file only a label may be given."""
-    if extra := sorted(set(given) - {"tuned", "label"}):
-        raise ValueError(f"{extra[0]} stands beside tuned, which gives it already; give only a label with tuned")
-    return {**artefact.entry(given["tuned"]), "label": given.get("label")}
+    """The entry that a file of `depthbench tune` stands for; beside the file only a budget (`at`) and a label may be given."""
+    if extra := sorted(set(given) - {"tuned", "label", "at"}):
+        raise ValueError(f"{extra[0]} stands beside tuned, which gives it already; give only at and a label with tuned")
+    at = given.get("at")
+    if at is not None and (isinstance(at, bool) or not isinstance(at, (int, float))):
+        raise ValueError(f"at: {at!r} is no share; give the budget, such as 0.5")
+    return {**artefact.entry(given["tuned"], at), "label": given.get("label")}
 
 
 _LM_EVAL_KEYS = ("num_fewshot", "apply_chat_template", "system_instruction", "include_path", "gen_kwargs")

@@ -19,14 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from harness import outside
 from harness.errors import BadInput, near
 from harness.machine import environment
-from harness.records.fields import QualityFields
 from harness.stats import intervals as stats
 from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
+from harness.tune.tries import Try, interval_plain, line, score, value_of
 
 Json = dict[str, Any]
 MEASURES = ("time", "layers")
@@ -63,46 +61,6 @@ class Goal:
         return f"loss of at most {self.max_loss:g}, {'fastest' if self.by == 'time' else 'fewest layers'}"
 
 
-@dataclass
-class Try:
-    """One setting and what is known of it on the validation data; None where it was not measured.
-
-    Attributes:
-        name: of the setting.
-        score: its metric.
-        loss: of the metric against the full model, positive is worse.
-        layer_ratio: depth over the layers a token ran.
-        layers_per_token: those layers.
-        speedup: realised.
-        note: why it is out; empty for those that could be chosen.
-    """
-
-    name: str
-    score: stats.Interval | None = None
-    loss: stats.Interval | None = None
-    layer_ratio: float | None = None
-    layers_per_token: float | None = None
-    speedup: stats.Interval | None = None
-    note: str = ""
-
-    def fast(self, by: str) -> float | None:
-        """How fast it is by the measure asked for."""
-        if by == "layers":
-            return self.layer_ratio
-        return None if self.speedup is None else self.speedup.value
-
-    def plain(self) -> Json:
-        """As JSON values."""
-        intervals = {"score": self.score, "loss": self.loss, "speedup": self.speedup}
-        return {
-            "setting": self.name,
-            **{name: None if value is None else _plain(value) for name, value in intervals.items()},
-            "layers_per_token": self.layers_per_token,
-            "layer_ratio": self.layer_ratio,
-            "note": self.note,
-        }
-
-
 def tune(
     spec: str,
     setup: Setup,
@@ -136,8 +94,8 @@ def tune(
         _drop(tries, goal)
     for number, one in enumerate(tries):
         if not one.note:
-            _score(trials, number, one, depth)
-            say(f"  {one.name}: {_line(one, setup.metric)}")
+            score(trials, number, one, depth)
+            say(f"  {one.name}: {line(one, setup.metric)}")
     _drop(tries, goal)
     if goal.by == "time" and goal.max_loss is not None:
         _time(trials, tries, [place for place, one in enumerate(tries) if not one.note])
@@ -152,7 +110,7 @@ def tune(
         "depth": depth,
         "expected_tokens": trials.expected_tokens,
         "conditions": setup.plain(),
-        "full_score": _plain(_metric(setup, trials.quality(None))),
+        "full_score": interval_plain(value_of(setup, trials.quality(None))),
         "trace": [one.plain() for one in tries],
         "held_out": None,
     }
@@ -165,30 +123,18 @@ def tune(
         held = Try(trials.names[best])
         if goal.by == "time":
             _time(test, [held], [0])
-        _score(test, 0, held, depth)
+        score(test, 0, held, depth)
         record["held_out"] = {
             "data": test.data(),
-            "full_score": _plain(_metric(setup, test.quality(None))),
+            "full_score": interval_plain(value_of(setup, test.quality(None))),
             **held.plain(),
         }
         record["held_out"]["verdict"] = _verdict(held, goal)
-        record["finding"] = f"chosen {trials.names[best]}; on the test split {_line(held, setup.metric)}"
+        record["finding"] = f"chosen {trials.names[best]}; on the test split {line(held, setup.metric)}"
         costs.append(test.cost)
     say(f"  {record['finding']}")
     stamp = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "environment": environment.fingerprint()}
     return {**record, "cost": dict(costs[0]), "total_cost": add_costs(costs), **stamp}
-
-
-def _score(trials: Trials, place: int, one: Try, depth: int) -> None:
-    cell, setup = trials.quality(place), trials.setup
-    one.score = _metric(setup, cell)
-    mine, full = (_statistics(setup, c) for c in (cell, trials.quality(None)))
-    difference = stats.paired_difference(mine, full, setup.scored.combine)
-    sign = -1.0 if setup.scored.better == "higher" else 1.0
-    low, high = sorted((sign * difference.low, sign * difference.high))
-    one.loss = stats.Interval(sign * difference.value + 0.0, low, high, difference.n)
-    one.layers_per_token = cell["layers_per_token"]
-    one.layer_ratio = depth / one.layers_per_token if one.layers_per_token else None
 
 
 def _time(trials: Trials, tries: Sequence[Try], places: Sequence[int]) -> None:
@@ -249,72 +195,3 @@ def _verdict(held: Try, goal: Goal) -> str:
     if held.speedup.low >= goal.target_speedup:
         return "goal kept"
     return "goal missed" if held.speedup.high < goal.target_speedup else "inconclusive"
-
-
-def _statistics(setup: Setup, cell: QualityFields) -> np.ndarray:
-    return np.array([row["stats"][setup.metric] for row in cell["examples"]], dtype=np.float64)
-
-
-def _metric(setup: Setup, cell: QualityFields) -> stats.Interval:
-    return stats.bootstrap_metric(_statistics(setup, cell), setup.scored.combine)
-
-
-def _plain(interval: stats.Interval) -> Json:
-    return {
-        "value": interval.value,
-        "low": interval.low if interval.known else None,
-        "high": interval.high if interval.known else None,
-        "n": interval.n,
-    }
-
-
-def _line(one: Try, metric: str) -> str:
-    parts = []
-    if one.score is not None and one.loss is not None:
-        parts.append(f"{metric} {one.score.value:.1f}, loss {_text(one.loss, 2)}")
-    if one.layers_per_token is not None and one.layer_ratio is not None:
-        parts.append(f"{one.layers_per_token:.1f} layers per token ({one.layer_ratio:.2f}x fewer)")
-    if one.speedup is not None:
-        parts.append(f"speed-up {_text(one.speedup, 2)}")
-    return "; ".join(parts)
-
-
-def _text(interval: stats.Interval, digits: int) -> str:
-    value = f"{interval.value:.{digits}f}"
-    return f"{value} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.known else value
-
-
-def table(record: Json) -> list[tuple[str, ...]]:
-    """The trace of an artefact as rows of text, the first one the header."""
-    metric = record["goal"]["metric"]
-    rows: list[tuple[str, ...]] = [
-        ("setting", metric, "loss [95 %]", "layers", "layer ratio", "speed-up [95 %]", "out because")
-    ]
-    for one in record["trace"]:
-        rows.append(
-            (
-                one["setting"],
-                _cell(one["score"], 1, ends=False),
-                _cell(one["loss"], 2),
-                "" if one["layers_per_token"] is None else f"{one['layers_per_token']:.1f}",
-                "" if one["layer_ratio"] is None else f"{one['layer_ratio']:.2f}",
-                _cell(one["speedup"], 2),
-                one["note"],
-            )
-        )
-    return rows
-
-
-def cost_line(cost: Json) -> str:
-    """A cost in words."""
-    return (
-        f"cost: {cost['trials']} settings scored ({cost['scored_examples']} examples, {cost['generated_tokens']} tokens), "
-        f"{cost['timed']} timed, {cost['seconds']:.1f} s ({cost['cpu_seconds']:.1f} s of CPU time)"
-    )
-
-
-def _cell(value: Json | None, digits: int, ends: bool = True) -> str:
-    if value is None:
-        return ""
-    interval = f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]" if ends and value["low"] is not None else ""
-    return f"{value['value']:.{digits}f}{interval}"

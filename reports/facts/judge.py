@@ -8,10 +8,12 @@ Every metric is judged by the interval of its paired difference from the full mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
+from harness.records import standing
+from harness.records.cells import QualityCell
 from harness.records.readings import AGREEMENT
 from harness.stats import intervals
 from reports.facts.arms import Arm
@@ -153,11 +155,9 @@ def _no_better_than_chance(facts: Facts, name: str) -> str:
     scored = facts.quality.get((full.label, name, how.name)) if full else None
     if full is None or scored is None:
         return ""
-    cell: Mapping[str, Any] = facts.scored.get((full.label, name)) or {}
-    if isinstance(
-        said := (cell.get("informative") or {}).get(how.name), Mapping
-    ):  # the run judged it where it was scored
-        return "" if said.get("informative", True) else clean(said.get("reason") or "the full model is at chance there")
+    cell = cast(QualityCell, facts.scored.get((full.label, name)) or {})
+    if how.name in (cell.get("informative") or {}):  # the run judged it where it was scored
+        return clean(standing.at_chance(cell, how.name) or "")
     plain = name.partition(":")[2]
     chance = next((c for start, c in _CHANCE.items() if plain.startswith(start)), 0.0 if plain else None)
     if chance is None or not how.points or how.better == "lower":

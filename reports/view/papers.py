@@ -7,10 +7,11 @@ from harness.records.published import Pair, Row
 from harness.records.run_record import PaperHead
 from reports.facts.facts import Facts
 from reports.facts.metrics import metric_title
-from reports.text import clean, counted, decimals_for, fixed, label, listed, real, signed, span
+from reports.text import MISSING, clean, counted, decimals_for, fixed, label, listed, real, signed, span
 from reports.view import claims
 from reports.view.cells import EMPTY, word_cell
 from reports.view.parts import Block, Cell, Column, Fold, Prose, Table, table
+from reports.view.settings import machine
 
 
 def blocks(facts: Facts) -> tuple[Block, ...]:
@@ -24,22 +25,29 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
         paper = part["paper"]
         key = paper["bibkey"]
         own = [p for p in pairs if p.bibkey == key]
-        found.append(Prose(_about(paper, own, [p for p in own if p.comparable == "yes"])))
-        if own:
-            if said := claims.sentences(facts, own):
-                found.append(Prose(said))
-            found.append(Fold(f"Every number of {label(key)} beside ours", (_table(facts, key, paper, own),)))
+        alone = published.alone(facts.data.record, key)
+        found.append(Prose(_about(paper, own, [p for p in own if p.comparable == "yes"], len(alone))))
+        if own and (said := claims.sentences(facts, own)):
+            found.append(Prose(said))
+        tables = [_table(facts, key, paper, own)] if own else []
+        tables += [_alone(key, alone)] if alone else []
+        if tables:
+            rows = [*(p.row for p in own), *(row for _, row in alone)]
+            found.append(_apart(facts, key, rows))
+            found.append(Fold(f"Every number of {label(key)} beside ours", tuple(tables)))
     return tuple(found)
 
 
-def _about(paper: PaperHead, pairs: list[Pair], comparable: list[Pair]) -> tuple[str, ...]:
+def _about(paper: PaperHead, pairs: list[Pair], comparable: list[Pair], alone: int) -> tuple[str, ...]:
     authors = [str(a) for a in paper.get("authors") or ["authors not named"]]
     who = f"{authors[0]} et al." if len(authors) > 2 else listed(authors)
     head = f"{who} ({paper.get('year')}), “{paper.get('title')}”, {paper.get('venue')}, {paper.get('url')}."
-    if not pairs:
+    if not pairs and not alone:
         return (clean(head), "No number of this paper stands beside an arm of this run.")
-    count = counted(len(pairs), "published number")
+    count = counted(len(pairs), "published number") if pairs else "No published number"
     said = f"{count} beside ours; {len(comparable) or 'none'} of them comparable as measured here."
+    if alone:
+        said += f" {counted(alone, 'more')} printed for these arms, of what this run does not measure."
     notes = " ".join(clean(note) for note in paper.get("notes") or ())
     return tuple(filter(None, (clean(head), said, notes)))
 
@@ -77,6 +85,54 @@ def _table(facts: Facts, key: str, paper: PaperHead, pairs: list[Pair]) -> Table
         + " ".join(f"[{i}] {clean(reason)}." for i, reason in enumerate(reasons, 1) if reason)
     )
     return table(f"paper-{label(key, 40)}", f"{label(key)} and this run", columns, note, wrap=True)
+
+
+def _alone(key: str, found: list[tuple[str, Row]]) -> Table:
+    """What a paper printed for arms of this run that nothing here measures."""
+    rows = [row for _, row in found]
+    places = min(2, max(1, decimals_for([row.value for row in rows])))
+    columns = [
+        (Column("Arm here", numeric=False), [word_cell(label(arm)) for arm, _ in found]),
+        (Column("In the paper", "model, task, setting", numeric=False), [word_cell(_where(row)) for row in rows]),
+        (Column("Metric", numeric=False), [word_cell(metric_title(row.metric), detail=_unit(row)) for row in rows]),
+        (Column("paper", group="Value"), [Cell(fixed(row.value, places), sort=float(row.value)) for row in rows]),
+    ]
+    note = "Published values as printed; this run measures nothing that could stand beside them."
+    return table(f"alone-{label(key, 40)}", f"{label(key)}: printed, not measured here", columns, note, wrap=True)
+
+
+def _apart(facts: Facts, key: str, rows: list[Row]) -> Table:
+    """What differs between a paper and this run: model, data, batch, baseline, hardware and decoding."""
+    suite = facts.data.suite
+    scored = [label(task) for task in facts.tasks]
+    batches = [str(b) for b in facts.batch_sizes]
+    divides = [row.divides_by for row in rows if row.divides_by]
+    models = dict.fromkeys(label(arm.checkpoint) for arm in facts.arms)
+    lines = [
+        ("Model", [row.model for row in rows], list(models)),
+        ("Data", [row.task for row in rows], scored or ["prompts alone"]),
+        ("Batch size", [str(row.batch_size or published.NOT_STATED) for row in rows], batches),
+        ("A ratio divides", divides, [_OURS] if facts.speed else []),
+        (
+            "Hardware, decoding",
+            [row.conditions for row in rows],
+            [f"{machine(facts)}; {suite.get('dtype') or 'dtype not recorded'}, greedy"],
+        ),
+    ]
+    shown = [line for line in lines if line[1]]
+    columns = [
+        (Column("What", numeric=False), [word_cell(what) for what, _, _ in shown]),
+        (Column("There", numeric=False), [word_cell(_each(there)) for _, there, _ in shown]),
+        (Column("Here", numeric=False), [word_cell(_each(here)) for _, _, here in shown]),
+    ]
+    return table(f"apart-{label(key, 40)}", f"What differs between {label(key)} and this run", columns, wrap=True)
+
+
+_OURS = "decode time per token, full model over method, in one engine, paired"
+
+
+def _each(items: list[str]) -> str:
+    return listed([clean(item) for item in dict.fromkeys(items)], 8) or MISSING
 
 
 def _verdict(pair: Pair, reasons: list[str]) -> str:

@@ -17,6 +17,7 @@ from reports.facts.judge import informative
 from reports.text import clean, label
 from reports.view import choice, conditions, gates, tables, tasks, told, verdicts
 from reports.view.answer import sentences, small, timed
+from reports.view.oracle import oracle_table
 from reports.view.parts import Block, Cell, Code, Column, Figure, Fold, Hero, Prose, Section, Table, Warnings, table
 from reports.view.samples import choose
 
@@ -76,6 +77,8 @@ def _quality(facts: Facts, drawn: Drawn) -> tuple[Block, ...]:
     if more := drawn.pop(TradeOff):
         blocks.append(Fold("Quality against speed for the other tasks", more))
     blocks += [Fold(f"Every metric on {label(task)}", (verdicts.metrics_table(facts, task),)) for task in facts.tasks]
+    if found := oracle_table(facts):
+        blocks.append(Fold("If one knew beforehand which budget an example needs", (found,)))
     for task in facts.tasks:
         if samples := choose(facts, task):
             blocks.append(Fold(f"Texts side by side on {label(task)}", (Prose((_SAMPLES,)), *samples)))

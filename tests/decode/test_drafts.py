@@ -14,7 +14,8 @@ from harness.decode.engine import Decoding, generate
 from harness.decode.sampling import Sampling
 from harness.errors import BadInput
 from harness.measure.probes import flops, layers
-from harness.method import Draft
+from harness.measure.probes.watching import BrokenContract, Watch
+from harness.method import Draft, Start
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
 from tests.conftest import ragged_prompts, tiny_opt
@@ -131,6 +132,30 @@ class Bringing(Holed):
 
     def propose(self, new: Sequence[Sequence[int]], memory: Any) -> Sequence[Sequence[int]]:
         return self.what
+
+
+@dataclass(frozen=True)
+class Remembering(Holed):
+    """Its memory is a list that it writes on, as it may; with `greedy` also the tokens it is lent, which it may not."""
+
+    greedy: bool = False
+
+    def begin(self, start: Start) -> list[list[int]]:
+        return [[] for _ in start.lengths]
+
+    def propose(self, new: Sequence[Sequence[int]], memory: Any) -> Sequence[Sequence[int]]:
+        for row, tokens in zip(memory, new, strict=True):
+            row.extend(tokens)
+        if self.greedy:
+            new[0].clear()  # type: ignore[attr-defined]
+        return [[] for _ in memory]
+
+
+def test_a_watched_draft_may_write_on_its_memory_and_not_on_the_tokens(opt: Decoder) -> None:
+    ids = ragged_prompts(rows=2)[0]
+    generate(opt, Watch(Remembering()).method, ids, max_new_tokens=4, stop_at_eos=False)
+    with pytest.raises(BrokenContract, match="writes on the tokens"):
+        generate(opt, Watch(Remembering(greedy=True)).method, ids, max_new_tokens=4, stop_at_eos=False)
 
 
 @pytest.mark.parametrize(

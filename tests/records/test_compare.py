@@ -19,6 +19,8 @@ from harness.errors import BadInput, CellFailed
 from harness.records import compare
 from harness.records.compare import AMBIGUOUS, FASTER, SAME, SLOWER, WORSE, difference_verdict, ratio, ratio_verdict
 from harness.records.folder import RunStore
+from harness.records.run import load
+from harness.records.seeds import LARGER, STILL, WITHIN
 from harness.stats.intervals import Interval
 
 ARMS = [
@@ -63,6 +65,55 @@ def test_equal_runs_show_no_difference(tmp_path: Path) -> None:
     assert {change.verdict for change in changes.values()} == {SAME}
     assert set(changes) == {("Full", "tpot"), ("Skip", "tpot"), ("Skip", "speedup"), ("Full", "restaurants/agreement"),
                             ("Skip", "restaurants/agreement")}  # fmt: skip
+
+
+def trained(folder: Path, scores: dict[str, float], seed: int) -> Path:
+    """A run of several arms, each on weights of its own, with 0/1 answers to 200 questions."""
+    store = RunStore(folder)
+    arms = [
+        {"label": name, "method": "full" if name == "Full" else "m", "spec": name, "checkpoint": name, "params": {}}
+        for name in scores
+    ]
+    store.write_run({"name": "r", "suite": {"tasks": [{"name": "t"}]}, "arms": arms})
+    for arm in arms:
+        held = {"torch": "2", "seed": seed, "prompts_hash": f"p{seed}"}
+        examples = [{"id": f"e{i}", "stats": {"acc": [float(i < scores[arm["label"]]), 1.0]}} for i in range(200)]
+        informative = {"acc": {"value": 80.0, "chance": 50.0, "informative": True, "reason": ""}}
+        store.write_cell(
+            {"id": f"q-{arm['label']}", "kind": "quality", "status": "ok", "error": None, "arm": arm, "task": "t",
+             "conditions": held, "conditions_hash": "h", "examples": examples, "informative": informative}
+        )  # fmt: skip
+    return folder
+
+
+def test_differences_are_set_beside_what_the_seed_does(tmp_path: Path) -> None:
+    """Scores move by two points between the seeds: 30 points are larger than that, one is not."""
+    one = trained(tmp_path / "a", {"Full": 160, "A": 100, "B": 158, "C": 162}, 0)
+    two = trained(tmp_path / "b", {"Full": 164, "A": 96, "B": 162, "C": 158}, 1)
+    refused = compare.compare(one, two)
+    assert not refused.changes and not refused.seeds and "seed 0 and 1" in refused.refusals[0]
+    found_ = {row.label: row for row in compare.compare(one, two, seeds=True).seeds}
+    assert set(found_) == {"A", "B", "C"}
+    assert (found_["A"].verdict, found_["B"].verdict, found_["C"].verdict) == (LARGER, WITHIN, WITHIN)
+    # Every score moved by 2 points; the variance of one is 2^2 / 2, and Student's t has four checkpoints.
+    assert found_["A"].half == pytest.approx(2.7764 * math.sqrt(2), rel=1e-3)
+    assert (found_["A"].before, found_["A"].after) == (pytest.approx(-30), pytest.approx(-34))
+    assert {row.verdict for row in compare.compare(one, one, seeds=True).seeds} == {STILL}
+
+
+def test_a_task_the_full_model_cannot_do_decides_nothing(tmp_path: Path) -> None:
+    folders = trained(tmp_path / "a", {"Full": 100, "A": 100}, 0), trained(tmp_path / "b", {"Full": 100, "A": 20}, 0)
+    assert found(*folders)["A", "t/acc"].verdict == WORSE
+    for path in folders[1].glob("cells/q-Full.json"):
+        cell = json.loads(path.read_text())
+        cell["informative"]["acc"] |= {"informative": False, "reason": "50 of 100, as a guess"}
+        path.write_text(json.dumps(cell))
+    compared = compare.compare(*folders, fail_if=["acc drop > 1"], seeds=True)
+    assert {change.verdict for change in compared.changes} == {"uninformative"}
+    assert not compared.broken and not compared.seeds and "2 uninformative" in compared.headline
+    gate = next(g for g in load(folders[1]).gates if g.name == "the full model can do the tasks")
+    assert gate.status == "failed" and not gate.counts and "as a guess" in gate.detail
+    assert "passed" in {g.status for g in load(folders[0]).gates if g.name == gate.name}
 
 
 def test_a_slower_method_is_found_with_its_size(tmp_path: Path) -> None:

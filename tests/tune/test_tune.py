@@ -17,7 +17,7 @@ from harness.run import costs
 from harness.stats import intervals
 from harness.suites import artefact
 from harness.suites import suite as config
-from harness.tune import calibrate, tune
+from harness.tune import budgets, calibrate, tries, tune
 from harness.tune.trials import Setup, Trials, make_setup, names_of, settings_of
 
 
@@ -66,7 +66,7 @@ def test_tuning_reports_on_data_it_did_not_choose_on(tuned: dict) -> None:
     assert tuned["cost"]["scored_examples"] == 5 * 24 and tuned["cost"]["generated_tokens"] > 5 * 24
     assert tuned["cost"]["seconds"] > 0 and tuned["cost"]["cpu_seconds"] > 0
     assert len(tuned["said"]) == 6 and "chosen fixed_exit" in tuned["said"][-1]
-    table = tune.table(tuned)
+    table = tries.table(tuned)
     assert len(table) == 5 and table[1][-1] == "below 1.5x"
 
 
@@ -103,6 +103,66 @@ def test_too_slow_settings_are_not_scored(steady: None) -> None:
     record = tune.tune("fixed_exit", setup(), goal, tried=["budget=22,23"], limit=4, say=lambda _: None)
     assert record["parameters"] is None and "no setting reaches 50x" in record["finding"]
     assert all(one["score"] is None and one["note"] == "below 50x" for one in record["trace"])
+
+
+@pytest.fixture(scope="module")
+def budgeted() -> dict:
+    tried = ["budget=18,17,12,2"]
+    return budgets.at_budgets(
+        "fixed_exit", setup(), [0.75, 0.5, 0.3], tried=tried, limit=8, test_limit=6, say=lambda _: None
+    )
+
+
+def test_settings_at_budgets_are_chosen_on_validation_data(budgeted: dict) -> None:
+    """Shares are counted, and what comes nowhere near chooses nothing; the trials are shared."""
+    wide, half, none = budgeted["choices"]
+    shares = [one["executed_share"] for one in budgeted["trace"]]
+    assert shares == pytest.approx([18 / 24, 17 / 24, 12 / 24, 2 / 24])
+    assert wide["parameters"]["budget"] == 18 and half["parameters"]["budget"] == 12
+    assert half["held_out"]["executed_share"] == pytest.approx(0.5) and half["held_out"]["data"]["split"] == "test"
+    assert none["parameters"] is None and none["held_out"] is None
+    assert "no setting is near 30 %; the nearest is fixed_exit(budget=12) with 50 %" in none["finding"]
+    assert budgeted["cost"]["trials"] == 5 and budgeted["total_cost"]["trials"] == 8
+    assert tries.table(budgeted)[3][5] == "50 %"
+
+
+def test_a_suite_names_the_budget_it_takes(budgeted: dict, tmp_path: Path) -> None:
+    path = artefact.write(tmp_path / "exits.json", budgeted)
+    found = artefact.entry(path, 0.5)
+    assert found["parameters"] == {"budget": 12} and found["tuned"]["goal"] == {"budget": 0.5, "metric": "rougeL"}
+    suite = """
+model: opt-e2e-mini/calm
+methods: [full, {tuned: exits.json, at: 0.75, label: Exit 75 %}]
+batch_sizes: [1]
+tasks: [restaurants]
+"""
+    (tmp_path / "mine.yaml").write_text(suite)
+    arm = config.load_suite(tmp_path / "mine.yaml").methods[1]
+    assert (arm.title, arm.parameters, arm.checkpoint) == ("Exit 75 %", {"budget": 18}, "opt-e2e-mini/calm")
+    for old, new, said in (
+        ("at: 0.75, ", "", "has a choice for each of the budgets 0.75, 0.5, 0.3; say which with at"),
+        ("at: 0.75", "at: 0.7", "has no choice for 0.7; it has 0.75, 0.5, 0.3"),
+        ("at: 0.75", "at: half", "'half' is no share"),
+        ("at: 0.75", "at: 0.3", "chose nothing: no setting is near 30 %"),
+    ):
+        (tmp_path / "mine.yaml").write_text(suite.replace(old, new))
+        with pytest.raises(BadInput, match=said):
+            config.load_suite(tmp_path / "mine.yaml")
+
+
+def test_within_half_a_block_the_score_decides() -> None:
+    def one(share: float | None, value: float) -> tries.Try:
+        return tries.Try(str(share), score=intervals.Interval(value, value, value, 30), executed_share=share)
+
+    asked = [one(0.5, 60.0), one(0.52, 65.0), one(0.49, 62.0), one(0.3, 99.0), one(None, 99.0)]
+    assert budgets.choose(asked, 0.5, 24, "higher") == 1
+    assert budgets.choose(asked, 0.5, 24, "lower") == 0
+    assert budgets.choose(asked, 0.34, 24, "higher") == 3, "nearest, within the tolerance"
+    assert budgets.choose(asked, 0.4, 24, "higher") is None
+    with pytest.raises(BadInput, match="budget: 50 is out of range"):
+        budgets.check([50])
+    with pytest.raises(BadInput, match="given twice"):
+        budgets.check([0.5, 0.5])
 
 
 def test_losses_are_those_of_the_texts() -> None:

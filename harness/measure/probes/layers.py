@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.models.decoder import Geometry
 from harness.plan import Trace
 from harness.records.fields import SublayerShares
 from harness.records.quantities import Measured
@@ -55,6 +56,18 @@ def fields(counted: LayerCount) -> Measured:
         "serial_feed_per_token": counted.serial_feed_per_token,
         "heads_per_token": counted.heads_per_token,
     }
+
+
+def executed_share(counted: LayerCount, geometry: Geometry) -> float | None:
+    """Weight bytes of the blocks' matrices that a token's own sublayers read, over those of all blocks: the executed budget.
+
+    Of a draft, rejected work included, it may be above 1. The embedding and the head are in neither.
+    """
+    if counted.attention_per_token is None or counted.feed_per_token is None:
+        return None
+    attention, feed = geometry.attention_weights, geometry.feed_weights
+    ran = counted.attention_per_token * attention + counted.feed_per_token * feed
+    return ran / (geometry.depth * (attention + feed))
 
 
 def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:

@@ -61,7 +61,9 @@ class Watch:
                 return function(*arguments)
             where = _where(arguments)
             held = [(what, tensor, tensor.clone()) for what, tensor in _tensors(arguments)]
-            lent = [one if isinstance(one, list) else None for one in arguments]
+            lent = (
+                arguments[0] if name == "propose" else None
+            )  # its memory, which may be a list too, is the method's own
             lists = copy.deepcopy(lent)
             self._inside = True
             began = self._clock()

@@ -173,11 +173,33 @@ def test_published_numbers_stand_beside_ours(quick_run: Path) -> None:
     data = load.load([quick_run])[0]
     facts = gather(replace(data, record={**data.record, "published": [carried]}))
     (fold,) = (b for b in papers.blocks(facts) if isinstance(b, Fold))
-    (table,) = (b for b in fold.blocks if isinstance(b, Table))
+    table, *_ = (b for b in fold.blocks if isinstance(b, Table))
     assert column(table, "paper") == [f"{rows[1].value:.1f}"]
     ours = facts.quality["SkipDecode 2x", "restaurants", "rougeL"].value
     assert column(table, "ours") == [f"{ours.value:.1f}"]
     assert table.rows[0][-1].text == f"{rows[1].comparable} [1]" and f"[1] {rows[1].reason}" in table.note
+
+
+def test_what_differs_and_what_nothing_here_measures_is_told(quick_run: Path) -> None:
+    """A speed-up stands beside ours; the tokens of each step, which no column has, stand apart; a table says what differs."""
+    paper = published.load("xia2024specbench")
+    rows = [r for r in paper.rows if r.setting == "PLD" and r.task == "Spec-Bench"]
+    carried = {
+        "paper": paper.head(),
+        "beside": {"key": paper.bibkey, "arms": {"SkipDecode 2x": "PLD"}},
+        "rows": [r.model_dump(mode="json") for r in rows],
+    }
+    data = load.load([quick_run])[0]
+    facts = gather(replace(data, record={**data.record, "published": [carried]}))
+    apart = next(b for b in papers.blocks(facts) if isinstance(b, Table))
+    said = {row[0].text: (row[1].text, row[2].text) for row in apart.rows}
+    assert said["Batch size"] == ("1", ", ".join(map(str, facts.batch_sizes[:-1])) + f" and {facts.batch_sizes[-1]}")
+    assert "Vicuna-7B-v1.3" in said["Model"][0] and "opt-e2e-mini/full" in said["Model"][1]
+    assert "A100" in said["Hardware, decoding"][0] and "full model over method" in said["A ratio divides"][1]
+    (fold,) = (b for b in papers.blocks(facts) if isinstance(b, Fold))
+    beside, alone = (b for b in fold.blocks if isinstance(b, Table))
+    assert column(beside, "paper") == [f"{r.value:.2f}" for r in rows if r.metric == "speedup"]
+    assert column(alone, "paper") == [f"{r.value:.2f}" for r in rows if r.metric == "accepted_per_step"]
 
 
 def test_claims_are_told_in_words(quick_run: Path) -> None:

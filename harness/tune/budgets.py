@@ -1,0 +1,134 @@
+"""Settings of a method at given executed budgets, chosen on validation data: what puts methods at equal budgets into one table.
+
+A budget is the share of the blocks' weight bytes that a generated token runs, counted by the engine on the validation outputs
+(`harness.measure.probes.layers.executed_share`). Of the settings within half a block of it the one that scores best is chosen;
+where there is none, the one nearest to it, at most `TOLERANCE` away. All budgets share the trials and stand in one artefact.
+
+    depthbench tune calm --budget 0.75 --budget 0.5 --model opt-e2e-mini/calm --task e2e --data DIR --out calm.json
+
+A suite takes one of them by `{tuned: calm.json, at: 0.5}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from harness import outside
+from harness.errors import BadInput
+from harness.machine import environment
+from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
+from harness.tune.tries import Try, interval_plain, line, score, value_of
+
+Json = dict[str, Any]
+
+TOLERANCE = 0.05
+"""Farther from the budget a setting does not stand for it."""
+
+
+def check(budgets: Sequence[float]) -> None:
+    """BadInput for a budget that no setting can have, or one given twice."""
+    for budget in budgets:
+        if not 0 < budget <= 1:
+            raise BadInput(f"budget: {budget:g} is out of range; a share above 0 and up to 1, such as 0.5")
+    if len(set(budgets)) < len(budgets):
+        raise BadInput("budget: one is given twice; give each once")
+
+
+def at_budgets(
+    spec: str,
+    setup: Setup,
+    budgets: Sequence[float],
+    *,
+    tried: Sequence[str] = (),
+    limit: int | None = None,
+    test_limit: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Json:
+    """Choose a method's parameters for each budget.
+
+    Args:
+        spec: method with the parameters that stay fixed.
+        setup: model, task, metric, conditions; nothing is timed.
+        budgets: shares, above 0 and up to 1.
+        tried: see `settings_of`.
+        limit: first so many validation examples.
+        test_limit: first so many test examples.
+        say: told what happens, a line each.
+
+    Returns:
+        The artefact. Of its `choices`, one for each budget, `parameters` are None where no setting comes near, and `finding` says
+        how near one came.
+    """
+    check(budgets)
+    settings, _, depth = settings_of(spec, setup.model, tried, setup.device, setup.dtype)
+    trials = Trials(setup, settings, "validation", limit)
+    tries = [Try(name) for name in trials.names]
+    shares = ", ".join(f"{100 * budget:g} %" for budget in budgets)
+    say(
+        f"{spec} on {setup.task} validation ({len(trials.examples)} examples), {len(tries)} settings: {shares} of the blocks"
+    )
+    for number, one in enumerate(tries):
+        score(trials, number, one, depth)
+        say(f"  {one.name}: {line(one, setup.metric)}")
+    found = [choose(tries, budget, depth, setup.scored.better) for budget in budgets]
+    test = Trials(replace(setup, expected_tokens=trials.expected_tokens), settings, "test", test_limit)
+    choices: list[Json] = []
+    for budget, place in zip(budgets, found, strict=True):
+        choice: Json = {"budget": budget, "parameters": None, "held_out": None, "finding": _missed(tries, budget)}
+        if place is not None:
+            held = Try(trials.names[place])
+            score(test, place, held, depth)
+            choice["parameters"] = shown_parameters(settings)[place]
+            choice["held_out"] = {"data": test.data(), **held.plain()}
+            choice["finding"] = (
+                f"chosen {held.name} for {100 * budget:g} %; on the test split {line(held, setup.metric)}"
+            )
+        say(f"  {choice['finding']}")
+        choices.append(choice)
+    return {
+        "kind": "budgets",
+        "method": outside.absolute(settings[0].called),
+        "choices": choices,
+        "checkpoint": setup.model,
+        "goal": {"metric": setup.metric},
+        "data": trials.data(),
+        "depth": depth,
+        "expected_tokens": trials.expected_tokens,
+        "conditions": setup.plain(),
+        "full_score": interval_plain(value_of(setup, trials.quality(None))),
+        "trace": [one.plain() for one in tries],
+        "cost": dict(trials.cost),
+        "total_cost": add_costs([trials.cost, test.cost]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment.fingerprint(),
+    }
+
+
+def choose(tries: Sequence[Try], budget: float, depth: int, better: str) -> int | None:
+    """Place of the setting that stands for a budget, see the module's docstring; None where none comes near."""
+    away = {
+        place: abs(one.executed_share - budget) for place, one in enumerate(tries) if one.executed_share is not None
+    }
+    sign = 1.0 if better == "higher" else -1.0
+    close = [place for place, distance in away.items() if distance <= 0.5 / depth + 1e-9]
+    if close:
+        return max(close, key=lambda place: (sign * _value(tries[place]), -away[place], -place))
+    nearest = min(away, key=lambda place: (away[place], place), default=None)
+    return nearest if nearest is not None and away[nearest] <= TOLERANCE else None
+
+
+def _value(one: Try) -> float:
+    return one.score.value if one.score is not None else float("-inf")
+
+
+def _missed(tries: Sequence[Try], budget: float) -> str:
+    known = [(abs(one.executed_share - budget), one) for one in tries if one.executed_share is not None]
+    if not known:
+        return f"no setting is near {100 * budget:g} %: none could be counted"
+    _, one = min(known, key=lambda pair: pair[0])
+    return (
+        f"no setting is near {100 * budget:g} %; the nearest is {one.name} with {100 * (one.executed_share or 0):.0f} %"
+    )
