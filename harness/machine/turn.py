@@ -19,6 +19,8 @@ from harness.errors import NOT_TRIED, CellFailed
 
 LIMIT_S = 3600.0
 _POLL_S = 0.2
+_AGAIN_S = 60.0
+"""Between two lines about it."""
 
 
 def place(device: str) -> Path:
@@ -50,20 +52,22 @@ def taken(device: str, *, timed: bool, limit_s: float = LIMIT_S) -> Iterator[Non
         yield
         return
     try:
-        mode, until, said = (fcntl.LOCK_EX if timed else fcntl.LOCK_SH), time.monotonic() + limit_s, False
+        mode, began, said = (fcntl.LOCK_EX if timed else fcntl.LOCK_SH), time.monotonic(), -_AGAIN_S
         while True:
             try:
                 fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
                 break
             except OSError:
                 pass
-            if not said:
-                said = True
+            waited = time.monotonic() - began
+            if waited - said >= _AGAIN_S:
+                said = waited
+                so_far = f" ({waited / 60:.0f} so far)" if waited >= _AGAIN_S else ""
                 print(
-                    f"another run uses {device} of this machine; waiting, {limit_s / 60:.3g} minutes at most",
+                    f"another run uses {device} of this machine; waiting, {limit_s / 60:.3g} minutes at most{so_far}",
                     file=sys.stderr,
                 )
-            if time.monotonic() >= until:
+            if waited >= limit_s:
                 if timed:
                     why = f"another run used {device} of this machine for {limit_s / 60:.3g} minutes"
                     raise CellFailed(f"{why}; nothing is timed beside it", NOT_TRIED)

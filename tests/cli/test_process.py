@@ -103,8 +103,9 @@ def test_a_pool_that_a_library_ends_says_nothing() -> None:
         "import multiprocessing, time\n"
         "from harness.signals import Stopping\n"
         "with Stopping().watching():\n"
-        "    child = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))\n"
-        "    child.start(); child.terminate(); child.join(); print(child.exitcode)\n"
+        "    fork = multiprocessing.get_context('fork'); near, far = fork.Pipe()\n"
+        "    child = fork.Process(target=lambda: (far.send(1), time.sleep(60)))\n"
+        "    child.start(); near.recv(); child.terminate(); child.join(); print(child.exitcode)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=PLAIN, capture_output=True, text=True)
     assert done.stdout == f"{-signal.SIGTERM}\n" and not done.stderr
