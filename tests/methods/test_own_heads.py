@@ -45,7 +45,7 @@ def test_a_row_that_leaves_speaks_through_its_exits_head(decoder: Decoder) -> No
     swapped = dataclasses.replace(decoder, extras={name: decoder.output_matrix.detach() for name in decoder.extras})
     same = generate(swapped, methods.create(OWN), ids, max_new_tokens=4, stop_at_eos=False)
     assert same.tokens.tolist() == shared.tokens.tolist(), "a copy of the model's head is the model's head"
-    charged, plain = (flops.count(o.trace, decoder.geometry, 1).decode for o in (out, shared))
+    charged, plain = (flops.count(o.trace, decoder.geometry, 1, 1).decode for o in (out, shared))
     assert charged == plain, "an own head costs what the model's does"
 
 
