@@ -91,6 +91,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "tune --task": NO_NAME,
     "tune --metric": NO_NAME,
     "tune --try": (*NO_NAME, "speedup", "speedup=", "speedup=x", "speedup=nan", "nope=1", "=1", "speedup=,", "speedup=0"),
+    "tune --budget": ("", "nan", "inf", "-1", "0", "1.5", "x", FOREIGN, "1e999"),
     "tune --baseline": IN_A_WORKER,
     "profile method": NO_SPEC,
     "profile --out": NO_FILE_TO_WRITE,

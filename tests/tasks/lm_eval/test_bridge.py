@@ -134,7 +134,7 @@ def test_a_shared_context_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> N
     method = methods.create(HARD).resolve(decoder.depth, {})
     runs: list[int] = []
     inner = scoring.start
-    monkeypatch.setattr(scoring, "start", lambda *a: (runs.append(len(a[2])), inner(*a))[1])
+    monkeypatch.setattr(scoring, "start", lambda *a, **k: (runs.append(len(a[2])), inner(*a, **k))[1])
     found = scoring.score_pairs(decoder, [scoring.Arm(method, 3)], pairs, batch_size=2)[0]
     assert runs == [1]
     assert found.computed_positions == len(context) + 5 * 2
