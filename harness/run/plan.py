@@ -25,7 +25,7 @@ from harness.models.load import DTYPES, local_folder
 from harness.models.precision import state_dtype
 from harness.models.shapes import is_random
 from harness.models.skeleton import cached, config_of, copied_bytes, on_meta, tokenizer_of
-from harness.records import published
+from harness.records import beside
 from harness.records.cells import cell_id
 from harness.records.limits import BASELINE
 from harness.run.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
@@ -90,7 +90,7 @@ def plan(suite: Suite, data: Path | None) -> Plan:
     Raises:
         BadInput: a method, model, task or published table that cannot work.
     """
-    published.select(suite.published)
+    beside.select(suite.published)
     return _Planner(suite, data).plan()
 
 

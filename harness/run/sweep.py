@@ -15,7 +15,7 @@ import methods
 from harness.machine import environment
 from harness.measure.prepare import prepare
 from harness.outside import Source
-from harness.records import gates, published, samples, summary
+from harness.records import beside, gates, samples, summary
 from harness.records.arms import Planned
 from harness.records.folder import CODE, RunStore
 from harness.records.run import Run, load
@@ -60,7 +60,7 @@ def run_suite(
         KeyboardInterrupt: what was measured is kept.
     """
     check_methods(suite, f"suite {suite.name}")
-    published.select(suite.published)  # refused, as wrong methods are, before anything is measured
+    beside.select(suite.published)  # refused, as wrong methods are, before anything is measured
     store = RunStore(out, resume=resume)
     with resuming.lock(store.path):
         workers = workers or local.LocalExecutor()
@@ -99,7 +99,7 @@ def _run(
         "energy_counters": prepared.get("energy_counters", []),
         "energy_idle": prepared.get("energy_idle"),
         "ignored_settings": prepared.get("ignored_settings", []),
-        "published": published.select(suite.published),
+        "published": beside.select(suite.published),
         "environment": environment.fingerprint(),
         "started": _now(),
         "finished": None,

@@ -23,9 +23,9 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from harness import outside, settings
 from harness.errors import BadInput, near
+from harness.records.beside import Beside
 from harness.records.limits import BASELINE as BASELINE
 from harness.records.limits import Limits as Limits
-from harness.records.published import Beside
 from harness.records.run_record import SuiteRecord
 from harness.spec import parse_spec
 from harness.suites.entries import MethodEntry, TaskEntry
@@ -75,7 +75,7 @@ class Suite(Frozen):
             computes all rows along until the last has left. The same for all arms, so both ways are two runs.
         time_limit_s: seconds one worker process may take before it is taken to hang and is killed.
         limits: where the gates stand.
-        published: tables of papers that stand beside the results, see `harness.records.published.Beside`.
+        published: tables of papers that stand beside the results, see `harness.records.beside.Beside`.
     """
 
     name: Line

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from harness.records import published
-from harness.records.published import Pair, Row
+from harness.records import beside, published
+from harness.records.beside import Pair
+from harness.records.published import Row
 from harness.records.run_record import PaperHead
 from reports.facts.facts import Facts
 from reports.facts.metrics import metric_title
@@ -19,13 +20,13 @@ def blocks(facts: Facts) -> tuple[Block, ...]:
     carried = facts.data.record.get("published") or []
     if not carried:
         return ()
-    pairs = published.pairs(facts.data.record)
+    pairs = beside.pairs(facts.data.record)
     found: list[Block] = []
     for part in carried:
         paper = part["paper"]
         key = paper["bibkey"]
         own = [p for p in pairs if p.bibkey == key]
-        alone = published.alone(facts.data.record, key)
+        alone = beside.alone(facts.data.record, key)
         found.append(Prose(_about(paper, own, [p for p in own if p.comparable == "yes"], len(alone))))
         if own and (said := claims.sentences(facts, own)):
             found.append(Prose(said))

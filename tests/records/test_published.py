@@ -10,7 +10,7 @@ import pytest
 
 from harness import settings
 from harness.errors import BadInput
-from harness.records import published
+from harness.records import beside, published
 from harness.suites.suite import load_suite, suite_names
 from methods.skipdecode import _REPORTED
 
@@ -112,18 +112,18 @@ def test_a_file_that_is_not_complete_is_refused_with_the_place(tmp_path: Path, o
 @pytest.mark.parametrize("name", suite_names())
 def test_what_suites_put_beside_their_results_is_there(name: str) -> None:
     suite = load_suite(name)
-    chosen = published.select(suite.published)
+    chosen = beside.select(suite.published)
     run = {"published": chosen}
-    assert len(published.rows(run)) == sum(len(part["rows"]) for part in chosen)
+    assert len(beside.rows(run)) == sum(len(part["rows"]) for part in chosen)
     labels = {entry.title for entry in suite.methods}
-    for pair in published.pairs(run):
+    for pair in beside.pairs(run):
         assert pair.label in labels and pair.comparable in ("yes", "no") and pair.reason
         assert "{" not in pair.column
 
 
 def test_pairs_of_the_mini_suite() -> None:
     """The comparison the suite is for: 66.3 against 46.7 and 22.8 at 5x, each beside our own arm and column."""
-    pairs = published.pairs({"published": published.select(load_suite("skipdecode-mini").published)})
+    pairs = beside.pairs({"published": beside.select(load_suite("skipdecode-mini").published)})
     table = {(pair.label, pair.column, pair.row.table): pair.row.value for pair in pairs}
     assert table["SkipDecode 5x", "e2e/rougeL", "against-others"] == 66.3
     assert table["Fixed exit 5", "e2e/rougeL", "against-others"] == 46.7
@@ -133,10 +133,10 @@ def test_pairs_of_the_mini_suite() -> None:
 
 
 def test_a_suite_that_sets_nothing_apart_keeps_the_rows_own_word() -> None:
-    beside = published.Beside(
+    entry = beside.Beside(
         key="delcorro2023skipdecode", tables=("hyper-parameters", "layers"), arms={"mine": "SkipDecode 2x"}
     )
-    pairs = published.pairs({"published": published.select([beside])})
+    pairs = beside.pairs({"published": beside.select([entry])})
     assert [(pair.column, pair.row.model, pair.comparable) for pair in pairs] == [
         ("layers_per_token", "OPT-1.3B", "no"),
         ("layers_per_token", "OPT-6.7B", "no"),
@@ -158,7 +158,7 @@ def test_a_suite_that_sets_nothing_apart_keeps_the_rows_own_word() -> None:
 )
 def test_a_suite_that_names_what_is_not_there_is_refused(entry: str, said: str) -> None:
     with pytest.raises(BadInput) as caught:
-        published.select(load_suite("smoke", [f"published=[{{{entry}}}]"]).published)
+        beside.select(load_suite("smoke", [f"published=[{{{entry}}}]"]).published)
     assert said in str(caught.value) and "published" in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.setup import timed_examples
 from harness.models.load import load_model
-from harness.records import published
+from harness.records import beside
 from harness.records.run import load
 from harness.records.summary import summarise
 from harness.run import plan, sweep
@@ -66,7 +66,7 @@ def test_cells_are_those_planned_and_published_rows_stand_apart(
     assert sweep.run_suite(suite, tmp_path / "run", data=data, workers=InProcess()).failed == 0
     run = load(tmp_path / "run")
     assert {cell.id for cell in planned.cells} == {cell["id"] for cell in run.cells}
-    pairs = published.pairs(run.record)
+    pairs = beside.pairs(run.record)
     assert [(p.label, p.column, p.row.model, p.row.value) for p in pairs] == [
         ("Full model", "cnn_dm/rougeL", "OPT-1.3B", 29.5),
         ("Full model", "cnn_dm/rougeL", "OPT-6.7B", 30.2),
