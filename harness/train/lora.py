@@ -8,6 +8,7 @@ had this way. After training the adapters are merged: the checkpoint is one of p
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ def attach(source: Any, settings: LoraSettings) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        model = get_peft_model(source, config)
+        with warnings.catch_warnings():  # peft asks transformers by a name that transformers is giving up
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_peft_model(source, config)
     except ValueError as error:
         raise BadInput(f"lora: {' '.join(str(error).split())[:300]}") from None
     for module in list(source.modules()):
