@@ -31,7 +31,13 @@ def add_predicted(
         part: pace * statistics.median(seconds for each in full["breakdown"] for seconds in each["parts_s"][part])
         for part in ("embed", "attention", "feed", "head", "sampling")
     }
-    points = [(n, min(statistics.median(found), step)) for n, found in fewer.items() if found]
+    # Fewer blocks are held against the full step of the same repeat, timed seconds before: a machine's pace wanders.
+    beside = {run["repeat"]: statistics.median(run["step_s"]) for run in full["runs"] if not run.get("again")}
+    points = [
+        (n, step * min(statistics.median(s / beside.get(repeat, step) for repeat, s in enumerate(found)), 1.0))
+        for n, found in fewer.items()
+        if found
+    ]
     points = (
         [*points, (depth, step)] if points else [(0, parts["embed"] + parts["head"] + parts["sampling"]), (depth, step)]
     )

@@ -307,7 +307,7 @@ def test_predicted_is_in_proportion_to_sublayers(pace: float) -> None:
     seconds = {"embed": 1.0, "attention": 20.0, "feed": 60.0, "head": 8.0, "sampling": 1.0, "host": 10.0}
     parts = {part: [pace * value] for part, value in seconds.items()}
     taken = [{"parts_s": parts, "step_s": [pace * 100.0]}]
-    full: SpeedFields = {"breakdown": taken, "runs": [{"step_s": [100.0]}], "depth": 10}
+    full: SpeedFields = {"breakdown": taken, "runs": [{"step_s": [100.0], "repeat": 0}], "depth": 10}
     found: SpeedFields = {"heads_per_token": 1.0, "serial_attention_per_token": 10.0, "serial_feed_per_token": 0.0}
     predicted.add_predicted(full, found, {}, drafts=False)
     assert found["predicted_full_step_s"] == pytest.approx(100.0)
@@ -323,10 +323,11 @@ def test_predicted_is_read_off_the_full_models_own_step_with_fewer_blocks() -> N
     parts = {"embed": [1.0], "attention": [40.0], "feed": [40.0], "head": [8.0], "sampling": [1.0], "host": [10.0]}
     full: SpeedFields = {
         "breakdown": [{"parts_s": parts, "step_s": [100.0]}],
-        "runs": [{"step_s": [100.0]}],
+        "runs": [{"step_s": [pace], "repeat": i} for i, pace in enumerate((50.0, 100.0, 200.0))],
         "depth": 10,
     }
-    fewer = {2: [16.0, 15.0, 30.0], 5: [40.0, 40.0, 41.0]}
+    # Each beside the full step of its own repeat: the machine's pace doubles from repeat to repeat.
+    fewer = {2: [8.0, 15.0, 60.0], 5: [20.0, 40.0, 82.0]}
     state: SpeedFields = {"heads_per_token": 1.0, "serial_attention_per_token": 5.0, "serial_feed_per_token": 5.0}
     predicted.add_predicted(full, state, fewer, drafts=False)
     assert state["predicted_step_s"] == pytest.approx(40.0)
