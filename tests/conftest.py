@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +37,10 @@ from harness.train.train import train
 from tests.method_cases import SPECS
 
 _LOCKS = tempfile.TemporaryDirectory(prefix="depthbench-locks-")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    # A shell starts what runs in its background with this signal ignored, and processes that tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 os.environ["DEPTHBENCH_LOCKS"] = _LOCKS.name  # tests wait for no run, and keep none waiting
 
 __all__ = [
