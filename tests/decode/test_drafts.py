@@ -158,6 +158,11 @@ def test_a_watched_draft_may_write_on_its_memory_and_not_on_the_tokens(opt: Deco
         generate(opt, Watch(Remembering(greedy=True)).method, ids, max_new_tokens=4, stop_at_eos=False)
 
 
+@pytest.mark.parametrize("spec", ["prompt_lookup", "swift", "clasp(skips=1, every=2)", "knapspec", "del_exit(every=2)"])
+def test_drafts_that_learn_write_on_their_memory_under_a_watch(opt: Decoder, spec: str) -> None:
+    generate(opt, Watch(methods.create(spec)).method, ragged_prompts(rows=2)[0], max_new_tokens=8, stop_at_eos=False)
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [(((3,),), "gives 1 rows of tokens for 2 rows"), (((3,), (-1,)), "a token outside the vocabulary")],

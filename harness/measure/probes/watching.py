@@ -41,6 +41,7 @@ class Watch:
     def __init__(self, method: Method, clock: Clock = time.perf_counter) -> None:
         self.seconds = 0.0
         self._clock, self._inside = clock, False
+        self._own: list[Any] = []  # what `begin` returned: a method's memory is its own to write on
         self.method = self._wrapped(method)
 
     def _wrapped(self, method: Method) -> Method:
@@ -60,10 +61,9 @@ class Watch:
             if self._inside:
                 return function(*arguments)
             where = _where(arguments)
-            held = [(what, tensor, tensor.clone()) for what, tensor in _tensors(arguments)]
-            lent = (
-                arguments[0] if name == "propose" else None
-            )  # its memory, which may be a list too, is the method's own
+            given = [one for one in arguments if not any(one is mine for mine in self._own)]
+            held = [(what, tensor, tensor.clone()) for what, tensor in _tensors(given)]
+            lent = [one for one in given if isinstance(one, list)]
             lists = copy.deepcopy(lent)
             self._inside = True
             began = self._clock()
@@ -84,6 +84,8 @@ class Watch:
                     )
             if lent != lists:
                 raise BrokenContract(f"{name}() writes on the tokens it was given to read{where}; work on a copy")
+            if name == "begin" and answer is not None:
+                self._own.append(answer)
             if wrong := _wrong(name, answer, arguments):
                 raise BrokenContract(f"{name}(){where} gives {wrong}")
             return answer
@@ -107,7 +109,7 @@ def _where(arguments: tuple[Any, ...]) -> str:
     return at
 
 
-def _tensors(arguments: tuple[Any, ...]) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(arguments: Sequence[Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors a method was lent, each with how an author knows it."""
     for place, one in enumerate(arguments):
         if isinstance(one, torch.Tensor):
