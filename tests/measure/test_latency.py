@@ -327,7 +327,7 @@ def test_predicted_is_read_off_the_full_models_own_step_with_fewer_blocks() -> N
         "depth": 10,
     }
     # Each beside the full step of its own repeat: the machine's pace doubles from repeat to repeat.
-    fewer = {2: [8.0, 15.0, 60.0], 5: [20.0, 40.0, 82.0]}
+    fewer = {2: [8.0, 15.0, 60.0], 5: [20.0, 41.0, 80.0]}
     state: SpeedFields = {"heads_per_token": 1.0, "serial_attention_per_token": 5.0, "serial_feed_per_token": 5.0}
     predicted.add_predicted(full, state, fewer, drafts=False)
     assert state["predicted_step_s"] == pytest.approx(40.0)
