@@ -69,7 +69,7 @@ class Verbs(TyperGroup):
         """The verbs by their groups."""
         groups: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
         for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
+            command: Any = self.get_command(ctx, name)
             if command is not None and not command.hidden:
                 text = " ".join((command.help or "").split("\n\n")[0].split())
                 groups[command.rich_help_panel].append((name, text))
