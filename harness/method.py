@@ -27,7 +27,7 @@ from harness.base import Method as Method
 from harness.base import Start as Start
 from harness.errors import BadInput
 from harness.plan import LayerPlan, Step
-from harness.state import GateState
+from harness.state import GateState, largest_probability
 from harness.verification import Verification as Verification
 
 
@@ -187,6 +187,11 @@ class Draft(Method):
     def draft_tokens(self) -> int:
         """Tokens drafted per step at most, 1 or more."""
 
+    @property
+    def threshold(self) -> float:
+        """Probability below which a draft ends, 0 to 1; 0: it does not end before `draft_tokens`."""
+        return 0.0
+
     def propose(self, new: Sequence[Sequence[int]], memory: Any) -> Sequence[Sequence[int]] | None:
         """Drafts that the model does not make: for every row up to `draft_tokens` tokens, or none.
 
@@ -204,7 +209,7 @@ class Draft(Method):
 
     def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
         """Given the logits [B, V] of the token just drafted, which rows draft another one, bool [B]; None: all do."""
-        return None
+        return largest_probability(logits) >= self.threshold if self.threshold else None
 
     def keeps_states(self, memory: Any) -> bool:
         """Whether `verified` wants the states after every sublayer of this step's verification."""

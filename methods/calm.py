@@ -36,17 +36,18 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn import functional as F
 
-from harness.errors import BadInput, near
+from harness.errors import BadInput
 from harness.method import Exit
 from harness.state import GateState
-from harness.training import Sizes, TrainingPass, TrainingPlan, TrainingStage
+from harness.training import Sizes, TrainingPass, TrainingPlan, TrainingStage, configured
 
 _PROBE = "calm_probe"
 
@@ -131,29 +132,34 @@ class CALM(Exit):
 
     def training_plan(self) -> TrainingPlan:
         """See `Method.training_plan`."""
-        return _plan(_exits_loss)
+        return _plan({})
 
 
-def _plan(loss: Callable[[TrainingPass], torch.Tensor]) -> TrainingPlan:
+@dataclass(frozen=True)
+class _Options:
+    """The recipe's options: exits whose loss a step takes, drawn with the paper's weights; None: all of them."""
+
+    exits_per_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.exits_per_step is not None and self.exits_per_step < 1:
+            raise BadInput(
+                f"calm: options.exits_per_step={self.exits_per_step} is out of range; give a number of exits, 1 or more"
+            )
+
+
+def _plan(options: Mapping[str, Any]) -> TrainingPlan:
+    count = configured(_Options, "calm", options).exits_per_step
     return TrainingPlan(
         (
-            TrainingStage("weights", loss, keep_blocks=True),
+            TrainingStage("weights", _exits_loss if count is None else partial(_drawn_loss, count), keep_blocks=True),
             TrainingStage("probe", _probe_loss, extras=_probe_shapes, keep_blocks=True),
         ),
-        configure=_configured,
+        configure=_plan,
     )
 
 
-def _configured(options: Mapping[str, Any]) -> TrainingPlan:
-    for name in set(options) - {"exits_per_step"}:
-        raise BadInput(f"calm: options.{name} is not known; {near(name, ['exits_per_step'])}")
-    count = options["exits_per_step"]
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise BadInput(f"calm: options.exits_per_step={count!r} is out of range; give a number of exits, 1 or more")
-    return _plan(lambda forced: _drawn_loss(forced, count))
-
-
-def _drawn_loss(forced: TrainingPass, count: int) -> torch.Tensor:
+def _drawn_loss(count: int, forced: TrainingPass) -> torch.Tensor:
     """What `_exits_loss` is on average: the mean over exits drawn with its weights, the same when a step is repeated."""
     depth = forced.decoder.depth
     drawn = random.Random(forced.moment.step).choices(range(depth), range(1, depth + 1), k=count)

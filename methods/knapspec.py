@@ -28,7 +28,6 @@ import torch
 
 from harness.method import Draft, Start, Verification
 from harness.plan import LayerPlan
-from harness.state import largest_probability
 from harness.sublayers import blocks, without
 
 
@@ -88,10 +87,6 @@ class KnapSpec(Draft):
         """See `Draft.draft_plan`."""
         plan: LayerPlan = memory.plan
         return plan
-
-    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
-        return largest_probability(logits) >= self.threshold
 
     def keeps_states(self, memory: Any) -> bool:
         """See `Draft.keeps_states`."""

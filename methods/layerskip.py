@@ -26,7 +26,6 @@ Cost: the drafted tokens that are rejected, and a vocabulary projection for each
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,10 +33,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from harness.errors import BadInput, near
+from harness.errors import BadInput
 from harness.method import Draft
 from harness.plan import LayerPlan
-from harness.training import Moment, TrainingPass, TrainingPlan, TrainingStage
+from harness.training import Moment, TrainingPass, TrainingPlan, TrainingStage, configured
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,11 @@ class LayerSkip(Draft):
 
     def training_plan(self) -> TrainingPlan:
         """See `Method.training_plan`."""
-        return _Training().plan()
+        return _planned({})
+
+
+def _planned(options: Mapping[str, Any]) -> TrainingPlan:
+    return configured(_Training, "layerskip", options).plan()
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class _Training:
     def plan(self) -> TrainingPlan:
         """The training plan with these options."""
         stage = TrainingStage("weights", self.loss, keep_blocks=True, dropout=self.rates)
-        return TrainingPlan((stage,), configure=_configured)
+        return TrainingPlan((stage,), configure=_planned)
 
     def rates(self, moment: Moment, depth: int) -> list[float]:
         """Probability that each block is left out (Equations 2 to 4)."""
@@ -143,16 +146,3 @@ class _Training:
 def _rising(place: int, count: int) -> float:
     """From 0 at the first of `count` places to 1 at the last, exponentially."""
     return math.exp(place * math.log(2) / max(count - 1, 1)) - 1
-
-
-def _configured(options: Mapping[str, Any]) -> TrainingPlan:
-    kinds: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(_Training)}
-    given: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in kinds:
-            raise BadInput(f"layerskip: options.{name} is not known; {near(name, kinds)}")
-        fits = (int, float) if kinds[name] is float else (kinds[name],)
-        if isinstance(value, bool) != (kinds[name] is bool) or not isinstance(value, fits):
-            raise BadInput(f"layerskip: options.{name}={value!r} is of the wrong type; give {kinds[name].__name__}")
-        given[name] = kinds[name](value)
-    return _Training(**given).plan()

@@ -24,14 +24,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from harness.errors import BadInput, near
+from harness.errors import BadInput
 from harness.method import Draft
 from harness.plan import LayerPlan
-from harness.state import largest_probability
-from harness.training import TrainingPass, TrainingPlan, TrainingStage
-
-WINDOW = 10
-"""Tokens that a draft is trained to run ahead."""
+from harness.training import TrainingPass, TrainingPlan, TrainingStage, configured
 
 
 @dataclass(frozen=True)
@@ -71,29 +67,26 @@ class Seed(Draft):
         """See `Draft.draft_plan`."""
         return LayerPlan.of(range(depth - self.blocks, depth), depth)
 
-    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
-        if not self.threshold:
-            return None
-        return largest_probability(logits) >= self.threshold
-
     def training_plan(self) -> TrainingPlan:
         """See `Method.training_plan`."""
-        return self._plan(WINDOW)
+        return self._plan({})
 
-    def _plan(self, window: int) -> TrainingPlan:
+    def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
+        window = configured(_Options, self.name, options).window
+
         def loss(forced: TrainingPass) -> torch.Tensor:
             self.resolve(forced.decoder.depth, {})
             return (forced.final_loss() + forced.draft_loss(self.blocks, window)) / 2
 
-        return TrainingPlan((TrainingStage("weights", loss, keep_blocks=True),), configure=self._configured)
+        return TrainingPlan((TrainingStage("weights", loss, keep_blocks=True),), configure=self._plan)
 
-    def _configured(self, options: Mapping[str, Any]) -> TrainingPlan:
-        for name in set(options) - {"window"}:
-            raise BadInput(f"{self.name}: options.{name} is not known; {near(name, ['window'])}")
-        window = options["window"]
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise BadInput(
-                f"{self.name}: options.window={window!r} is out of range; give a number of tokens, 1 or more"
-            )
-        return self._plan(window)
+
+@dataclass(frozen=True)
+class _Options:
+    """The recipe's options: tokens that a draft is trained to run ahead."""
+
+    window: int = 10
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise BadInput(f"seed: options.window={self.window} is out of range; give a number of tokens, 1 or more")

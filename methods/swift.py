@@ -31,7 +31,6 @@ import torch
 
 from harness.method import Draft, Start, Verification
 from harness.plan import LayerPlan
-from harness.state import largest_probability
 from harness.sublayers import blocks, read, without
 
 
@@ -110,12 +109,6 @@ class Swift(Draft):
         """See `Draft.draft_plan`."""
         plan: LayerPlan = memory.plan
         return plan
-
-    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
-        if not self.threshold:
-            return None
-        return largest_probability(logits) >= self.threshold
 
     def verified(self, seen: Verification, memory: Any) -> None:
         """See `Draft.verified`."""
