@@ -156,12 +156,12 @@ class Exit(Gate):
             bool [R].
         """
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `tests`."""
         return sublayer == "attention" and layer > 0 and self.tests(layer - 1, depth)
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `should_exit`."""
         return ~self.should_exit(layer - 1, x, state)
 
 

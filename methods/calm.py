@@ -43,6 +43,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Exit
@@ -84,8 +85,8 @@ class CALM(Exit):
         self._require("decay", self.decay in ("paper", "t5x", "none"), "one of paper, t5x, none")
         self._require("first_exit", self.first_exit >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Self:
-        """See `Method.resolve`."""
         self._require("first_exit", self.first_exit <= depth, f"at most the model's {depth} blocks")
         if self.confidence == "classifier" and f"{_PROBE}.weight" not in extras:
             raise BadInput(
@@ -94,21 +95,22 @@ class CALM(Exit):
             )
         return self
 
+    @override
     def no_skip(self, depth: int) -> CALM:
-        """See `Method.no_skip`."""
         return replace(self, threshold=1.0)
 
+    @override
     def candidates(self, depth: int) -> list[CALM]:
-        """See `Method.candidates`: the paper's grid of thresholds, 0.95 down to 0 by 0.05 (1 is the full model)."""
+        """The paper's grid of thresholds, 0.95 down to 0 by 0.05 (1 is the full model)."""
         return [replace(self, threshold=step / 20) for step in range(19, -1, -1)]
 
+    @override
     def tests(self, layer: int, depth: int) -> bool:
-        """See `Exit.tests`."""
         first = max(self.first_exit, 2) if self.confidence == "state" else self.first_exit
         return self.threshold < 1.0 and first <= layer + 1 < depth
 
+    @override
     def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Exit.should_exit`."""
         if self.confidence == "softmax":
             logits = state.logits(hidden).float()
             top = logits.topk(2, dim=-1).values
@@ -130,8 +132,8 @@ class CALM(Exit):
             return min(1.0, 0.9 * self.threshold + 0.1 * weight * math.exp(rate * state.step))
         return (0.9 * self.threshold + 0.1 * weight * torch.exp(rate * state.step)).clamp_max(1.0)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return _plan({})
 
 

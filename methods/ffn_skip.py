@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Gate
 from harness.state import GateState
@@ -65,25 +66,27 @@ class FFNSkip(Gate):
         self._require("warmup", 0 <= self.warmup <= 1, "0 to 1")
         self._require("every", self.every >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> FFNSkip:
-        """See `Method.resolve`."""
         self._require("low", self.low + self.high < depth, f"below the model's {depth} blocks together with high")
         return self
 
+    @override
     def no_skip(self, depth: int) -> FFNSkip:
-        """See `Method.no_skip`."""
         return replace(self, skips=0)
 
+    @override
     def candidates(self, depth: int) -> list[FFNSkip]:
-        """See `Method.candidates`: from one sublayer to all of the middle."""
+        """From one sublayer to all of the middle."""
         return [replace(self, skips=count) for count in range(1, depth - self.low - self.high + 1)]
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`: the block before the middle is asked about for what its state was, and runs."""
+        """The block before the middle is asked about for what its state was, and runs."""
         return sublayer == "feed" and self.skips > 0 and self.low - 1 <= layer < depth - self.high
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         if layer == self.low - 1:
             state.scratch = {_BEFORE: x, _LEFT: x.new_full(x.shape[:1], -1, dtype=torch.long)}
             return x.new_ones(x.shape[:1], dtype=torch.bool)

@@ -32,6 +32,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Draft
@@ -64,28 +65,29 @@ class LayerSkip(Draft):
         """Blocks that draft in a model of `depth` blocks."""
         return max(1, depth // 3) if self.exit_layer is None else self.exit_layer
 
+    @override
     def resolve(self, depth: int, extras: Any) -> LayerSkip:
-        """See `Method.resolve`."""
         self._require(
             "exit_layer", self.blocks(depth) < depth, f"at most {depth - 1}: the last of {depth} blocks must verify"
         )
         return self
 
+    @override
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
-        """See `Method.settings`."""
         return {**self.params, "exit_layer": self.blocks(depth)}
 
+    @override
     def candidates(self, depth: int) -> list[LayerSkip]:
-        """See `Method.candidates`: drafts from an eighth to half of the blocks, 2 to 8 tokens long."""
+        """Drafts from an eighth to half of the blocks, 2 to 8 tokens long."""
         exits = sorted({max(1, round(depth / share)) for share in (2, 3, 4, 6, 8)} & set(range(1, depth)), reverse=True)
         return [replace(self, exit_layer=e, draft_tokens=d) for e in exits for d in (2, 4, 6, 8)]
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         return LayerPlan.of(range(self.blocks(depth)), depth)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return _planned({})
 
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Draft
@@ -54,21 +55,22 @@ class Seed(Draft):
         self._require("draft_tokens", self.draft_tokens >= 1, "1 or more")
         self._require("threshold", 0 <= self.threshold <= 1, "0 to 1")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Seed:
-        """See `Method.resolve`."""
         self._require("blocks", self.blocks < depth, f"below the model's {depth} blocks")
         return self
 
+    @override
     def candidates(self, depth: int) -> list[Seed]:
-        """See `Method.candidates`: one to four blocks, drafts of two to ten tokens."""
+        """One to four blocks, drafts of two to ten tokens."""
         return [Seed(blocks, d, self.threshold) for blocks in range(1, min(5, depth)) for d in (2, 4, 6, 10)]
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         return LayerPlan.of(range(depth - self.blocks, depth), depth)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return self._plan({})
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
