@@ -112,10 +112,10 @@ class DEL(Draft):
                 if bool(where.any()):
                     average[place] = weight * average[place] + (1 - weight) * float(sure[where].mean())
         memory.known = True
-        memory.exit_layer, memory.length = _best(memory.agreement.tolist(), depth, self.draft_tokens)
+        memory.exit_layer, memory.length = best_round(memory.agreement.tolist(), depth, self.draft_tokens)
 
 
-def _best(agreement: list[float], depth: int, most: int) -> tuple[int, int]:
+def best_round(agreement: list[float], depth: int, most: int) -> tuple[int, int]:
     """The exit and the length of the draft with the most tokens per block run."""
     found = (1, 1)
     best = 0.0

@@ -147,7 +147,7 @@ class _TopShare(MoD):
         if not (state.training and torch.is_grad_enabled()):
             return super()._chosen(openness, found, state)
         state.aside = found
-        return _largest(openness, state.rows, self.share)
+        return largest(openness, state.rows, self.share)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _block(layer: int) -> str:
     return f"mod.{layer}"
 
 
-def _largest(values: torch.Tensor, rows: torch.Tensor, share: float) -> torch.Tensor:
+def largest(values: torch.Tensor, rows: torch.Tensor, share: float) -> torch.Tensor:
     """Bool [R]: the value is among the largest `share` of its row, one at least."""
     order = values.argsort(descending=True, stable=True)
     order = order[rows[order].argsort(stable=True)]
