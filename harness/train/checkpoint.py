@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from harness.errors import BadInput
-from harness.files import write_atomically
+from harness.files import check_writable, write_atomically
 from harness.machine.environment import bfloat16, cpu_model
 from harness.models import delta
 from harness.models.bundled import DELTA, WHOLE, is_checkpoint
@@ -137,6 +137,7 @@ def as_delta(whole: str | Path, out: str | Path, start: str | None = None) -> Pa
     """
     whole, out = Path(whole), Path(out)
     check_free(out)
+    check_writable(out, "out", folder=True)
     decoder = load_model(whole)
     begun = decoder.card.get("started_from") or {}
     start = start or begun.get("name")
@@ -150,11 +151,14 @@ def as_delta(whole: str | Path, out: str | Path, start: str | None = None) -> Pa
             )
     made = out.with_name(f".{out.name}.part")
     shutil.rmtree(made, ignore_errors=True)
-    save(decoder, made, decoder.extras, decoder.card, start, out)
-    for name in (TABLE, PICTURE):
-        if (whole / name).is_file():
-            shutil.copy(whole / name, made / name)
-    publish(made, out)
+    try:
+        save(decoder, made, decoder.extras, decoder.card, start, out)
+        for name in (TABLE, PICTURE):
+            if (whole / name).is_file():
+                shutil.copy(whole / name, made / name)
+        publish(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return out
 
 
