@@ -31,15 +31,17 @@ class Columns(NamedTuple):
     """Columns of some blocks' caches that a kernel writes itself, N blocks.
 
     Attributes:
-        fields: [N, 6]: addresses of the block's keys and values [B, capacity, Hkv, d], of the cache rows that the rows at hand
-            belong to (0: all, in order), of each row's first column (0: the same for all), the capacity, the first column.
-        column: the first column of each block [N], where it is the same for all rows.
-        kept: what the addresses point to.
+        fields: [L, 6]: addresses of every block's keys and values [B, capacity, Hkv, d], two zeros, the capacity, a zero; the same
+            array for as long as the cache lives.
+        column: the first column of each of the N blocks, where it is the same for all rows.
+        places: the cache rows that the rows at hand belong to; None: all, in order.
+        columns: each row's first column; None: the same for all.
     """
 
     fields: np.ndarray[Any, np.dtype[np.int64]]
     column: list[int]
-    kept: tuple[torch.Tensor | None, torch.Tensor | None]
+    places: torch.Tensor | None
+    columns: torch.Tensor | None
 
 
 class KVCache:
@@ -147,18 +149,13 @@ class KVCache:
             if first + count > self.capacities[layer]:
                 room = self.capacities[layer]
                 raise IndexError(f"block {layer} has room for {room} positions, {first + count} are needed")
-        fields = self._fields[layers]
-        fields[:, 5] = column
-        for at, tensor in ((2, places), (3, columns)):
-            if tensor is not None:
-                fields[:, at] = tensor.data_ptr()
-        return Columns(fields, column, (places, columns))
+        return Columns(self._fields, column, places, columns)
 
     def wrote(self, layers: list[int], at: Columns, count: int) -> None:
         """A kernel put keys and values into these columns."""
         for layer, column in zip(layers, at.column, strict=True):
             end = column + count
-            self.lengths[layer] = end if at.kept[1] is None else max(self.lengths[layer], end)
+            self.lengths[layer] = end if at.columns is None else max(self.lengths[layer], end)
 
     def put(
         self, layer: int, at: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor

@@ -74,10 +74,17 @@ class FusableBlock(Block):
             super().fill(x, memory, context)
 
     def run_plan(
-        self, blocks: Sequence[Block], operations: Operations, x: torch.Tensor, memory: Memory, context: Context
+        self,
+        blocks: Sequence[Block],
+        operations: Operations,
+        x: torch.Tensor,
+        memory: Memory,
+        context: Context,
+        entry: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """See `Block.run_plan`: one call of the kernels."""
-        return _run(blocks, _codes(tuple(operations)), x, memory, context)
+        return _run(blocks, _codes(tuple(operations)), x, memory, context, entry, kept)
 
     def fill_blocks(
         self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
@@ -104,7 +111,13 @@ def _unknown() -> None:
 
 
 def _run(
-    blocks: Sequence[Block], codes: Codes, x: torch.Tensor, memory: Memory, context: Context
+    blocks: Sequence[Block],
+    codes: Codes,
+    x: torch.Tensor,
+    memory: Memory,
+    context: Context,
+    entry: torch.Tensor | None = None,
+    kept: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     watched = False
     for layer, _, _ in codes:
@@ -120,7 +133,7 @@ def _run(
     if stack is None:
         return None
     spent = np.zeros((len(codes), 3)) if watched else None
-    out = stack.run(codes, x, memory, context, None, spent)
+    out = stack.run(codes, x, memory, context, entry, spent, kept)
     if out is not None and spent is not None:
         for (layer, does, _), seconds in zip(codes, spent.tolist(), strict=True):
             watch = blocks[layer].watch  # type: ignore[attr-defined]

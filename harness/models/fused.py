@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.models.block import Context
-from harness.models.cache import KVCache, Memory, RowsOfCache
+from harness.models.cache import Columns, KVCache, Memory, RowsOfCache
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native, threads
 from harness.models.precision import widened
@@ -139,9 +139,11 @@ class Stack:
         context: Context | None,
         entry: torch.Tensor | None = None,
         spent: np.ndarray[Any, Any] | None = None,
+        kept: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Blocks in turn over x [B, T, D], each doing what its code says; None where that is for torch's calls.
 
+        `entry` is the input of the first block, where that feeds alone. What the last one reads is put into `kept` [B, T, D].
         Seconds of each block's attention, feeding and filling are added to `spent` [N, 3].
         """
         rows, count, _ = x.shape
@@ -154,9 +156,8 @@ class Stack:
         ready = self._prepared[codes]
         if ready is None:
             return None
-        operations = ready.operations  # used by one call at a time, under the interpreter's lock
-        if ready.count != count:
-            operations[:, _COUNT] = ready.count = count
+        if ready.count != count:  # used by one call at a time, under the decoder's lock
+            ready.operations[:, _COUNT] = ready.count = count
         mask: tuple[int | None, int, int] = (None, 0, 0)
         at = None
         if ready.writes:
@@ -168,18 +169,16 @@ class Stack:
             ):
                 return None
             at = memory.columns(ready.writes, count)
-            operations[ready.writing, _KEYS : _COLUMN + 1] = at.fields
+            ready.put(at)
             for rotary, mine in ready.rotaries:
-                operations[mine, _COSINES : _COSINES + 2] = [
-                    t.data_ptr() for t in rotary.tables(context, torch.float32)
-                ]
+                ready.turn(mine, *rotary.tables(context, torch.float32))
             mask = _mask(context)
         x = x.contiguous()
         out = torch.empty_like(x)
         entry = None if entry is None or entry is x else entry.contiguous()
         assert self._library is not None
         status = self._library.calls.run(
-            *(ready.address, len(codes), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), *mask),
+            *(ready.address, len(codes), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), native.pointer(kept), *mask),
             *threads.team(),
             None if spent is None else spent.ctypes.data,
         )
@@ -193,7 +192,9 @@ class Stack:
 
 Codes = tuple[tuple[int, int, float], ...]
 """Blocks in turn, what each does (ATTEND, FEED and FILL of `kernels.native` added up), and the factor of the state before it."""
-_KEYS, _COLUMN, _COUNT, _COSINES = (native.OPERATION.index(name) for name in ("keys", "column", "count", "cosines"))
+_KEYS, _PLACES, _COLUMNS, _COLUMN, _COUNT, _COSINES = (
+    native.OPERATION.index(name) for name in ("keys", "places", "columns", "column", "count", "cosines")
+)
 
 
 class _Prepared:
@@ -204,8 +205,7 @@ class _Prepared:
         address: where that lies.
         count: columns of a row that it is filled in for.
         writes: the blocks that write keys and values.
-        writing: their rows of `operations`.
-        rotaries: what turns keys and queries, and the rows it does so for.
+        rotaries: what turns keys and queries, and where the rows begin it does so for, among the numbers of `operations`.
     """
 
     def __init__(self, codes: Codes, what: Sequence[Sublayers | None], addresses: Sequence[int]) -> None:
@@ -216,14 +216,37 @@ class _Prepared:
         self.address: int = self.operations.ctypes.data
         self.count = 0
         self.writes = [codes[i][0] for i in rows]
-        self.writing: slice | list[int] = slice(None) if len(rows) == len(codes) else rows
+        self._rows, self._pointers = rows, (0, 0)
+        self._cache: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        # Between two reads of all weights no code of numpy's is in a cache any more: what changes every step goes without.
+        self._numbers = memoryview(self.operations.reshape(-1))
+        size = len(native.OPERATION)
+        self._begins = [i * size for i in rows]
         turned: dict[int, tuple[Rotary, list[int]]] = {}
         for i, each in enumerate(what):
             if each is not None and each.rotary is not None:
-                turned.setdefault(id(each.rotary), (each.rotary, []))[1].append(i)
-        self.rotaries: list[tuple[Rotary, slice | list[int]]] = [
-            (rotary, slice(None) if len(mine) == len(codes) else mine) for rotary, mine in turned.values()
-        ]
+                turned.setdefault(id(each.rotary), (each.rotary, []))[1].append(i * size)
+        self.rotaries = list(turned.values())
+
+    def put(self, at: Columns) -> None:
+        """Keys and values go to these columns."""
+        numbers = self._numbers
+        if self._cache is not at.fields:
+            self.operations[self._rows, _KEYS : _COLUMN + 1] = at.fields[self.writes]
+            self._cache, self._pointers = at.fields, (0, 0)
+        pointers = native.pointer(at.places) or 0, native.pointer(at.columns) or 0
+        if pointers != self._pointers:
+            self._pointers = pointers
+            for i in self._begins:
+                numbers[i + _PLACES], numbers[i + _COLUMNS] = pointers
+        for i, column in zip(self._begins, at.column, strict=True):
+            numbers[i + _COLUMN] = column
+
+    def turn(self, begins: Sequence[int], cosines: torch.Tensor, sines: torch.Tensor) -> None:
+        """Keys and queries of the blocks whose numbers begin there are turned by these tables."""
+        numbers, pointers = self._numbers, (cosines.data_ptr(), sines.data_ptr())
+        for i in begins:
+            numbers[i + _COSINES], numbers[i + _COSINES + 1] = pointers
 
 
 def _described(what: Sublayers) -> native.Sublayers:
