@@ -6,6 +6,7 @@ trained on (`gated_pass.py`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence, Set
 
 import torch
@@ -131,7 +132,7 @@ class GatedWalk:
     def at(self, x: torch.Tensor) -> torch.Tensor:
         """The states [R, D] of the positions that are asked, of x [B, T, D]."""
         if self.single:
-            return x[:, 0]
+            return x.squeeze(1)
         flat = x.flatten(0, 1)
         return flat if self.places is None else flat[self.places]
 
@@ -181,7 +182,7 @@ class GatedWalk:
             state.picked = asked
         state.advance(entry)
         runs = gate.runs(layer, sublayer, x, state)
-        if runs.shape != x.shape[:1] or runs.dtype != torch.bool:
+        if runs.dtype is not torch.bool or runs.dim() != 1 or runs.numel() != x.shape[0]:
             raise TypeError(f"runs() gives {runs.dtype} of shape {tuple(runs.shape)}; it must be bool [{x.shape[0]}]")
         self.openness = state.openness if gate.weighs or state.training else None
         if state.training:
@@ -308,6 +309,8 @@ class GatedWalk:
 
     def flags(self) -> list[Flags]:
         """What ran in each of the L blocks."""
+        if len(self.ran) == self.depth:
+            return self.ran
         none = torch.zeros(self.asked, dtype=torch.bool, device=self.x.device)
         return [*self.ran, *((none, none) for _ in range(len(self.ran), self.depth))]
 
@@ -324,7 +327,12 @@ class GatedWalk:
 
 def planned(counts: Sequence[tuple[int, int]]) -> LayerPlan:
     """The sublayers that some position ran."""
-    return LayerPlan(tuple(a > 0 for a, _ in counts), tuple(f > 0 for _, f in counts))
+    return _plan(tuple(a > 0 for a, _ in counts), tuple(f > 0 for _, f in counts))
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(attention: tuple[bool, ...], feed: tuple[bool, ...]) -> LayerPlan:
+    return LayerPlan(attention, feed)
 
 
 def _count(flags: torch.Tensor | None, every: int) -> int:

@@ -96,8 +96,8 @@ def split(runs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def every(flags: torch.Tensor) -> bool:
-    """Whether all flags [R] are set. Of a step's few, read by Python, which takes a fraction of what a reduction of torch's does."""
-    return all(flags.tolist()) if len(flags) <= _FEW else bool(flags.all())
+    """Whether all flags [R] are set. Few are read by Python, which takes a fraction of what a reduction of torch's does."""
+    return False not in flags.tolist() if flags.numel() <= _FEW else bool(flags.all())
 
 
 _FEW = 64

@@ -226,7 +226,7 @@ class Decoder(ABC):
         """Sublayers in turn that stand between two questions of a gate.
 
         Args:
-            operations: as in `run_plan`, without `Skip`; the first may be the feed-forward sublayer of a block that attended before.
+            operations: as in `run_plan`, without `Skip`; the first may be the feed of a block that attended before.
             x: the state before them [B, T, D].
             entry: the input of the block that x lies in, or that x comes from.
             memory: gets the keys and values.

@@ -84,13 +84,16 @@ class FusableBlock(Block):
         kept: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """See `Block.run_plan`: one call of the kernels."""
-        return _run(blocks, _codes(tuple(operations)), x, memory, context, entry, kept)
+        return _run(self._stack, blocks, _codes(tuple(operations)), x, memory, context, entry, kept)
 
     def fill_blocks(
         self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
     ) -> bool:
         """See `Block.fill_blocks`: one call of the kernels."""
-        return _run(blocks, tuple((layer, native.FILL, 1.0) for layer in layers), x, memory, context) is not None
+        return (
+            _run(self._stack, blocks, tuple((layer, native.FILL, 1.0) for layer in layers), x, memory, context)
+            is not None
+        )
 
     def _alone(
         self,
@@ -111,6 +114,7 @@ def _unknown() -> None:
 
 
 def _run(
+    stack: Stack | None,
     blocks: Sequence[Block],
     codes: Codes,
     x: torch.Tensor,
@@ -122,14 +126,11 @@ def _run(
     watched = False
     for layer, _, _ in codes:
         block = blocks[layer]
-        if not isinstance(block, FusableBlock):
-            return None
-        if block.watch is not None:
+        if getattr(block, "watch", None) is not None:
             watched = True
         # Whoever replaced a sublayer's function wants to be asked; who only wants to know the seconds is told them.
         elif not _SUBLAYERS.isdisjoint(block.__dict__):
             return None
-    stack = blocks[codes[0][0]]._stack  # type: ignore[attr-defined]
     if stack is None:
         return None
     spent = np.zeros((len(codes), 3)) if watched else None

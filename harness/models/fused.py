@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.models.block import Context
-from harness.models.cache import Columns, KVCache, Memory, RowsOfCache
+from harness.models.cache import KVCache, Memory, RowsOfCache
 from harness.models.kernels import linear as kernels
 from harness.models.kernels import native, threads
 from harness.models.precision import widened
@@ -151,15 +151,15 @@ class Stack:
             return None
         if not self.serves(codes[0][0], rows * count):
             return None
-        if codes not in self._prepared:
-            self._prepared[codes] = self._ready(codes)
-        ready = self._prepared[codes]
+        ready = self._prepared.get(codes)
         if ready is None:
-            return None
+            if codes not in self._prepared:
+                ready = self._prepared[codes] = self._ready(codes)
+            if ready is None:
+                return None
         if ready.count != count:  # used by one call at a time, under the decoder's lock
             ready.operations[:, _COUNT] = ready.count = count
         mask: tuple[int | None, int, int] = (None, 0, 0)
-        at = None
         if ready.writes:
             # Several columns need the mask that says which of them see which: drafts have one, prompts are for torch's calls.
             if (
@@ -168,8 +168,7 @@ class Stack:
                 or (count > 1 and context.mask is None)
             ):
                 return None
-            at = memory.columns(ready.writes, count)
-            ready.put(at)
+            ready.aim(memory, count)
             for rotary, mine in ready.rotaries:
                 ready.turn(mine, *rotary.tables(context, torch.float32))
             mask = _mask(context)
@@ -178,22 +177,28 @@ class Stack:
         entry = None if entry is None or entry is x else entry.contiguous()
         assert self._library is not None
         status = self._library.calls.run(
-            *(ready.address, len(codes), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), native.pointer(kept), *mask),
+            *(
+                ready.address,
+                len(codes),
+                rows,
+                x.data_ptr(),
+                out.data_ptr(),
+                native.pointer(entry),
+                native.pointer(kept),
+                *mask,
+            ),
             *threads.team(),
             None if spent is None else spent.ctypes.data,
         )
         if status:
             raise MemoryError("no memory to work in for a decode step")
-        if at is not None:
-            assert isinstance(memory, (KVCache, RowsOfCache))
-            memory.wrote(ready.writes, at, count)
         return out
 
 
 Codes = tuple[tuple[int, int, float], ...]
 """Blocks in turn, what each does (ATTEND, FEED and FILL of `kernels.native` added up), and the factor of the state before it."""
-_KEYS, _PLACES, _COLUMNS, _COLUMN, _COUNT, _COSINES = (
-    native.OPERATION.index(name) for name in ("keys", "places", "columns", "column", "count", "cosines")
+_KEYS, _PLACES, _COLUMN, _COUNT, _COSINES = (
+    native.OPERATION.index(name) for name in ("keys", "places", "column", "count", "cosines")
 )
 
 
@@ -216,31 +221,28 @@ class _Prepared:
         self.address: int = self.operations.ctypes.data
         self.count = 0
         self.writes = [codes[i][0] for i in rows]
-        self._rows, self._pointers = rows, (0, 0)
-        self._cache: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        self._rows, self._elsewhere = rows, False
+        self._table: np.ndarray[Any, np.dtype[np.int64]] | None = None
         # Between two reads of all weights no code of numpy's is in a cache any more: what changes every step goes without.
         self._numbers = memoryview(self.operations.reshape(-1))
         size = len(native.OPERATION)
-        self._begins = [i * size for i in rows]
+        self._columns = [i * size + _COLUMN for i in rows]
         turned: dict[int, tuple[Rotary, list[int]]] = {}
         for i, each in enumerate(what):
             if each is not None and each.rotary is not None:
                 turned.setdefault(id(each.rotary), (each.rotary, []))[1].append(i * size)
         self.rotaries = list(turned.values())
 
-    def put(self, at: Columns) -> None:
-        """Keys and values go to these columns."""
-        numbers = self._numbers
-        if self._cache is not at.fields:
-            self.operations[self._rows, _KEYS : _COLUMN + 1] = at.fields[self.writes]
-            self._cache, self._pointers = at.fields, (0, 0)
-        pointers = native.pointer(at.places) or 0, native.pointer(at.columns) or 0
-        if pointers != self._pointers:
-            self._pointers = pointers
-            for i in self._begins:
-                numbers[i + _PLACES], numbers[i + _COLUMNS] = pointers
-        for i, column in zip(self._begins, at.column, strict=True):
-            numbers[i + _COLUMN] = column
+    def aim(self, memory: KVCache | RowsOfCache, count: int) -> None:
+        """Keys and values go to the next `count` columns of this memory, which counts them."""
+        table = memory.table
+        if self._table is not table:
+            self.operations[self._rows, _KEYS:_COLUMN] = table[self.writes]
+            self._table = table
+        rooms = memory.claim(self.writes, count, self._numbers, self._columns)
+        if self._elsewhere or rooms != (None, None):
+            self.operations[self._rows, _PLACES : _PLACES + 2] = [native.pointer(each) or 0 for each in rooms]
+            self._elsewhere = rooms != (None, None)
 
     def turn(self, begins: Sequence[int], cosines: torch.Tensor, sines: torch.Tensor) -> None:
         """Keys and queries of the blocks whose numbers begin there are turned by these tables."""
