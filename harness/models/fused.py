@@ -224,7 +224,7 @@ class _Prepared:
         self._rows, self._elsewhere = rows, False
         self._table: np.ndarray[Any, np.dtype[np.int64]] | None = None
         # Between two reads of all weights no code of numpy's is in a cache any more: what changes every step goes without.
-        self._numbers = memoryview(self.operations.reshape(-1))
+        self._numbers = self.operations.data.cast("B").cast("q")
         size = len(native.OPERATION)
         self._columns = [i * size + _COLUMN for i in rows]
         turned: dict[int, tuple[Rotary, list[int]]] = {}
