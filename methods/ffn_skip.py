@@ -14,7 +14,7 @@ Deviations. Warm-up is a share of the expected tokens; the code has max_seq_len 
 differ by one from token to token at two of its three settings (12, 12, 11, 12, 12); here they are the same. Batches: every
 row decides for itself (the code reads one number). The code's skip ratio leaves the warm-up tokens out; here they count.
 
-Cost: a cosine of width D per tested block and row, and a call for each of the two sublayers of every tested block.
+Cost: a cosine of width D per tested block and row (none at tokens without a budget), and a call for what lies between two tests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing_extensions import override
 from harness.method import Gate
 from harness.state import GateState
 
-_BEFORE, _LEFT = "before feed of the last whole block", "skips left"
+_BEFORE, _SKIPPED = "before feed of the last whole block", "skipped so far"
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,17 @@ class FFNSkip(Gate):
     @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
         if layer == self.low - 1:
-            state.scratch = {_BEFORE: x, _LEFT: x.new_full(x.shape[:1], -1, dtype=torch.long)}
+            state.scratch = {_BEFORE: x, _SKIPPED: x.new_zeros(x.shape[:1], dtype=torch.long)}
             return x.new_ones(x.shape[:1], dtype=torch.bool)
-        left = state.scratch[_LEFT]
+        budget = self._budget(state)
+        if budget is False:
+            return x.new_ones(x.shape[:1], dtype=torch.bool)
+        skipped = state.scratch[_SKIPPED]
         # The newest whole block is the one below for every row whose run has not begun.
-        begins = (left < 0) & (state.cosine(state.scratch[_BEFORE]) > self.similarity) & self._budget(state)
-        left = torch.where(begins, self.skips, left)
-        skips = left > 0
-        state.scratch = {_BEFORE: x, _LEFT: torch.where(skips, left - 1, left)}
+        begins = state.cosine(state.scratch[_BEFORE]) > self.similarity
+        begins = begins if budget is True else begins & budget
+        skips = (begins | (skipped > 0)) & (skipped < self.skips)
+        state.scratch = {_BEFORE: x, _SKIPPED: skipped + skips}
         return ~skips
 
     def _budget(self, state: GateState) -> torch.Tensor | bool:
