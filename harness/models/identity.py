@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _NO_NUMBER = re.compile(
@@ -12,6 +13,17 @@ _NO_NUMBER = re.compile(
     r"^output_|token_id$|^(tie_word_embeddings|layerdrop|id2label|label2id|problem_type|chunk_size_feed_forward|is_encoder_decoder|name_or_path)$"
 )
 """Keys of a configuration that change nothing of what a model in use computes, or stand elsewhere."""
+
+
+_DEPTH = ("num_hidden_layers", "n_layer")
+"""Keys of a configuration that say how many blocks there are."""
+
+
+def as_deep(beside: Mapping[str, Any], blocks: int | None) -> dict[str, Any]:
+    """What `beside_weights` found, as it would be of a model that has so many blocks and is like this one; None: as found."""
+    numbers = beside["configuration"]
+    deep = {} if blocks is None else {key: blocks for key in _DEPTH if key in numbers}
+    return {**beside, "configuration": {**numbers, **deep}}
 
 
 def beside_weights(decoder: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from harness.records import beside
 from harness.records.cells import cell_id
 from harness.records.limits import BASELINE
 from harness.run.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
-from harness.suites.entries import TaskEntry
+from harness.suites.entries import MethodEntry, TaskEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Task
 from harness.tasks.bertscore import HUB_MODEL, MODEL, MODEL_BYTES, BertScore
@@ -109,6 +109,7 @@ class _Planner:
         self._missing_weights()
         arms = [(entry.title, methods.create(entry.spec).resolve(self.decoder.depth, AnyTensor(self.decoder.geometry.width)))
                 for entry in self.suite.methods]  # fmt: skip
+        self.shallower = {entry.title: found for entry in self.suite.methods if (found := self._shallower(entry))}
         arms.sort(key=lambda arm: arm[1].name != BASELINE)
         facts = [self._facts(entry) for entry in self.suite.tasks]
         cells = [self._quality(label, method, entry, fact)
@@ -135,8 +136,9 @@ class _Planner:
         if entry.is_lm_eval:
             return Cell(cell_id("quality", label, task), "quality", label, task, None, None, "")
         rows = min(self.suite.quality_batch_size, fact.examples)
-        one = generation(method, self.decoder, rows, fact.prompt, max(fact.expected, 2), fact.expected)
-        limit = generation(method, self.decoder, rows, fact.longest, fact.most, fact.expected)
+        decoder = self.shallower.get(label, self.decoder)
+        one = generation(method, decoder, rows, fact.prompt, max(fact.expected, 2), fact.expected)
+        limit = generation(method, decoder, rows, fact.longest, fact.most, fact.expected)
         total = None if one.flops is None else one.flops * fact.examples / rows
         bound = one.bound or ABOUT
         memory = self._memory(1, rows, fact.longest, limit.kv_elements)
@@ -144,7 +146,7 @@ class _Planner:
 
     def _timed(self, kind: str, label: str, method: Method, batch: int, width: int, expected: int) -> Cell:
         suite = self.suite
-        one = generation(method, self.decoder, batch, width, suite.new_tokens, expected)
+        one = generation(method, self.shallower.get(label, self.decoder), batch, width, suite.new_tokens, expected)
         runs = suite.processes * (suite.warmup * suite.prompt_sets + suite.repeats) if kind == "speed" else 1
         loaded = len(self.checkpoints) if kind == "speed" else 1
         bound = one.bound or (EXACT if suite.prompt_tokens else ABOUT)
@@ -170,6 +172,14 @@ class _Planner:
             self.assumed[f"{name}: not here; taken to have the sizes of {taken}"] = None
         return on_meta(name, config, DTYPES[self.suite.dtype])
 
+    def _shallower(self, entry: MethodEntry) -> Decoder | None:
+        """The model of an arm that has fewer blocks, where it is here and allowed; memory is estimated for the run's model."""
+        name = _named(self.suite, self.suite.checkpoint(entry))[0]
+        if entry.name != BASELINE or local_folder(name) is None:
+            return None
+        found = on_meta(name, config_of(name)[0], DTYPES[self.suite.dtype])
+        return found if found.depth < self.decoder.depth else None
+
     def _missing_weights(self) -> None:
         count = sum(p.numel() for p in self.decoder.source.parameters())
         size = f"{count / 1e9:.3g} billion parameters, about {2 * count / 1e9:.3g} GB at 2 bytes each"
@@ -186,6 +196,10 @@ class _Planner:
                 ] = None
             elif name in recipe_names():
                 self.needs[f"weights {name}: depthbench train {name} --out {name} ({size})"] = None
+            elif (recipe := name.replace("/", "-")) in recipe_names():
+                self.needs[
+                    f"weights {name}: not bundled; depthbench train {recipe} --out DIR, then name DIR in its place ({size})"
+                ] = None
             elif not cached(name, "config.json"):
                 self.needs[f"weights {name}: from the hub ({size})"] = None
 

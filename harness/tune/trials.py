@@ -180,6 +180,42 @@ class Trials:
             self.cost["generated_tokens"] += cell["tokens"]
         return self._cells[index]
 
+    def add(self, setting: Method) -> int:
+        """Take one more setting of the method, to be scored like the others and not timed; returns its place."""
+        self.settings.append(setting)
+        self.names = names_of(self.settings)
+        arms, name = self._prepared["arms"], self.names[-1]
+        arms.append({**arms[1], "label": name, "spec": str(setting), "params": setting.params})
+        return len(self.settings) - 1
+
+    def predicted(self, place: int) -> float:
+        """The predicted speed-up of a setting that drafts: the passes counted on the scored outputs, at the full model's pace.
+
+        A pass costs what the full model's own step spends around its blocks and in as many of them, whatever its columns
+        (`harness.measure.predicted`). The full model is timed once.
+        """
+        cell, parts = self.quality(place), self.step_parts_s
+        counts = [cell.get(name) for name in ("heads_per_token", "serial_attention_per_token", "serial_feed_per_token")]
+        heads, attention, feed = (0.0 if count is None else count for count in counts)
+        around = parts["step"] - cell["depth"] * (parts["attention"] + parts["feed"])
+        seconds = heads * around + attention * parts["attention"] + feed * parts["feed"]
+        if not seconds:
+            raise BadInput(f"{self.names[place]}: no token was generated after the first, so no pass can be counted")
+        return parts["step"] / seconds
+
+    @cached_property
+    def step_parts_s(self) -> dict[str, float]:
+        """Seconds of the full model's step at the timed batch size, and of one block's `attention` and `feed` in it."""
+        from harness.measure.speed import speed
+
+        with self._working(timed=True):
+            arm = self._prepared["arms"][0]
+            cell = speed(self._suite, [arm], self.setup.batch_size, 0, self._prepared, self.setup.data)[BASELINE]
+        parts, step = cell.get("step_parts_s"), cell.get("predicted_full_step_s")
+        if cell["status"] != "ok" or parts is None or step is None:
+            raise BadInput(f"{BASELINE}: cannot be timed: {cell.get('error') or 'the parts of its step are not known'}")
+        return {"step": step, "attention": parts["attention"], "feed": parts["feed"]}
+
     def time(self, places: Sequence[int]) -> None:
         """Time settings against the full model, all interleaved on the same prompts; `timed` holds the speed-ups after."""
         from harness.measure.speed import speed
