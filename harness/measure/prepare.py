@@ -99,11 +99,10 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
         _check_alike(arm["label"], decoder, first, shallower=arm["method"] == BASELINE)
         say_arm(arm["label"])
         method, settings = _resolved(method_of(cast(Arm, arm)), decoder, timed_expected(suite, expected))
-        fewer: Any = {"of_blocks": first.depth} if decoder.depth < first.depth else {}
-        described.append(
+        found = cast(
+            Arm,
             {
                 **arm,
-                **fewer,
                 "params": settings,
                 "family": method.family,
                 "exact": method.exact,
@@ -114,8 +113,11 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
                 "training": _training(decoder.card),
                 "weights": digests[arm["checkpoint"]],
                 "beside_weights": beside_weights(decoder),
-            }
+            },
         )
+        if decoder.depth < first.depth:
+            found["of_blocks"] = first.depth
+        described.append(found)
     contests = _contests(suite, first)
     meters = energy.counters(first.device)
     quiet: Idle | None = None

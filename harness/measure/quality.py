@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
@@ -60,7 +61,7 @@ def quality(
     if entry.is_lm_eval:
         conditions = {**evidence.conditions(suite, decoder, blocks), "task": entry.name, "kernels": choices}
         conditions["batch_size"] = suite.quality_batch_size
-        cell = lm_eval_cells().cell(
+        answered = lm_eval_cells().cell(
             entry.name,
             lm_eval_options(entry),
             decoder,
@@ -72,7 +73,7 @@ def quality(
             lossless,
             conditions,
         )
-        return {**cell, "depth": blocks or decoder.depth}  # type: ignore[no-any-return]
+        return cast(QualityFields, {**answered, "depth": blocks or decoder.depth})
     assert isinstance(planned, int)
     task, examples, shortened = task_examples(suite, task_index, decoder, data)
     limit = suite.max_new_tokens or task.max_new_tokens

@@ -83,11 +83,7 @@ def _named(name: str, dtype: str | torch.dtype, device: str) -> Decoder:
     if folder is not None:
         _check_folder(folder)
         where = str(folder)
-    elif (
-        name.startswith((".", "/", "~"))
-        or name.count("/") != 1
-        or name.split("/")[0] in {full.split("/")[0] for full in bundled()}
-    ):
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         names = dict.fromkeys([*(part for full in bundled() for part in (full, full.split("/")[0])), *NAMED])
         raise BadInput(f"model: {name!r} is neither bundled, a folder nor a hub id; {near(name, names)}")
     else:

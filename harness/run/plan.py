@@ -20,6 +20,7 @@ from harness.errors import BadInput
 from harness.measure.probes import energy
 from harness.method import Method
 from harness.models import named
+from harness.models.bundled import bundled
 from harness.models.decoder import Decoder
 from harness.models.load import DTYPES, local_folder
 from harness.models.precision import state_dtype
@@ -100,6 +101,7 @@ class _Planner:
         self.needs: dict[str, None] = {}
         self.assumed: dict[str, None] = {}
         self.checkpoints = list(dict.fromkeys(suite.checkpoint(entry) for entry in suite.methods))
+        self._unbundled()
         self.decoder = self._skeleton()
         self.element = state_dtype(DTYPES[suite.dtype], suite.device).itemsize
         self._weights = self.decoder.weight_bytes
@@ -164,6 +166,18 @@ class _Planner:
         process = _PROCESS_BYTES if self.suite.device == "cpu" else 0
         return process + checkpoints * (self._weights + self._extra) + kv_elements * self.element + activations
 
+    def _unbundled(self) -> None:
+        """BadInput that names every variant of a bundled model that is not there, and the recipe that trains it."""
+        here, recipes = bundled(), recipe_names()
+        models = {name.split("/")[0] for name in here}
+        wanted = dict.fromkeys(name for checkpoint in self.checkpoints for name in _named(self.suite, checkpoint))
+        lacking = [name for name in wanted if name.split("/")[0] in models and "/" in name and name not in here]
+        if made := [recipe for name in lacking if (recipe := name.replace("/", "-")) in recipes]:
+            raise BadInput(
+                f"model: not bundled: {', '.join(lacking)}; `depthbench train {made[0]} --out DIR` trains one, then name DIR "
+                "in its place"
+            )
+
     def _skeleton(self) -> Decoder:
         """The suite's model on the meta device; the first checkpoint whose sizes are known gives them."""
         name = _named(self.suite, self.checkpoints[0])[0]
@@ -196,10 +210,6 @@ class _Planner:
                 ] = None
             elif name in recipe_names():
                 self.needs[f"weights {name}: depthbench train {name} --out {name} ({size})"] = None
-            elif (recipe := name.replace("/", "-")) in recipe_names():
-                self.needs[
-                    f"weights {name}: not bundled; depthbench train {recipe} --out DIR, then name DIR in its place ({size})"
-                ] = None
             elif not cached(name, "config.json"):
                 self.needs[f"weights {name}: from the hub ({size})"] = None
 

@@ -195,8 +195,11 @@ class Trials:
         (`harness.measure.predicted`). The full model is timed once.
         """
         cell, parts = self.quality(place), self.step_parts_s
-        counts = [cell.get(name) for name in ("heads_per_token", "serial_attention_per_token", "serial_feed_per_token")]
-        heads, attention, feed = (0.0 if count is None else count for count in counts)
+        heads, attention, feed = (
+            cell.get("heads_per_token") or 0.0,
+            cell.get("serial_attention_per_token") or 0.0,
+            cell.get("serial_feed_per_token") or 0.0,
+        )
         around = parts["step"] - cell["depth"] * (parts["attention"] + parts["feed"])
         seconds = heads * around + attention * parts["attention"] + feed * parts["feed"]
         if not seconds:
