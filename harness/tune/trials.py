@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +36,7 @@ from harness.suites.entries import MethodEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Example, Task, data_hash
 from harness.tasks.metrics import Metric
+from harness.tune.cost import Clock
 
 Json = dict[str, Any]
 
@@ -253,27 +253,8 @@ class Trials:
     @contextlib.contextmanager
     def _working(self, *, timed: bool) -> Iterator[None]:
         """Within it the device is held, what goes on is said, and the time counts as cost."""
-        with turn.taken(self.setup.device, timed=timed), running.aloud(), _Clock(self.cost):
+        with turn.taken(self.setup.device, timed=timed), running.aloud(), Clock(self.cost):
             yield
-
-
-class _Clock:
-    """Adds the seconds spent inside to a cost: wall clock, and of this process's threads on the CPU."""
-
-    def __init__(self, cost: Json) -> None:
-        self._cost = cost
-
-    def __enter__(self) -> None:
-        self._began, self._began_cpu = time.perf_counter(), time.process_time()
-
-    def __exit__(self, *failure: object) -> None:
-        self._cost["seconds"] += time.perf_counter() - self._began
-        self._cost["cpu_seconds"] += time.process_time() - self._began_cpu
-
-
-def add_costs(costs: Sequence[Mapping[str, Any]]) -> Json:
-    """The sum of several costs."""
-    return {key: sum(cost[key] for cost in costs) for key in costs[0]}
 
 
 def shown_parameters(settings: Sequence[Method]) -> list[Json]:

@@ -26,7 +26,8 @@ from harness import outside
 from harness.errors import BadInput, near
 from harness.machine import environment
 from harness.stats import intervals as stats
-from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
+from harness.tune.cost import add_costs
+from harness.tune.trials import Setup, Trials, settings_of, shown_parameters
 from harness.tune.tries import Try, interval_plain, line, score, value_of
 
 Json = dict[str, Any]
