@@ -50,6 +50,7 @@ Limit = Annotated[
     MAKE,
     "tune skipdecode --target-speedup 3 --data data --out sd-3x.json",
     "tune calm --budget 0.5 --data data --out calm-50.json",
+    "tune layerskip --by predicted --model opt-e2e-mini/calm --data data --out drafts.json",
 )
 def tune(
     method: Fixed,
@@ -104,8 +105,11 @@ def tune(
         ),
     ] = None,
     by: Annotated[
-        Literal["time", "layers"],
-        typer.Option("--by", help="What fast means: the realised speed-up, or the ratio of layers."),
+        Literal["time", "layers", "predicted"],
+        typer.Option(
+            "--by",
+            help="What fast means: the realised speed-up, the ratio of layers, or the predicted one (of drafts; no other goal).",
+        ),
     ] = "time",
     tried: Tried = None,
     baseline_: Annotated[

@@ -34,7 +34,7 @@ def peak_memory(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared, dat
     decoder = load(suite, arm["checkpoint"])
     batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data, prepared), batch_size, 0)
     # Before an arm runs: one that leaves rows out adds choices of kernels for its numbers of rows.
-    conditions = _conditions(suite, decoder, batch, batch_size, expected)
+    conditions = _conditions(suite, arm, decoder, batch, batch_size, expected)
     method = method_of(arm)
     loaded = memory.resident_bytes()
     _fixed_length(suite, decoder, method, batch, expected)
@@ -58,7 +58,7 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     expected = begin(suite, prepared)
     decoder = load(suite, arm["checkpoint"])
     batch = speed_batch(suite, decoder, timed_examples(suite, decoder, data, prepared), batch_size, 0)
-    conditions = _conditions(suite, decoder, batch, batch_size, expected)
+    conditions = _conditions(suite, arm, decoder, batch, batch_size, expected)
     method = method_of(arm)
     out = _fixed_length(suite, decoder, method, batch, expected)
     gpu = nvml.gpu(decoder.device)
@@ -83,10 +83,12 @@ def energy_per_token(suite: Suite, arm: Arm, batch_size: int, prepared: Prepared
     return found
 
 
-def _conditions(suite: Suite, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected) -> Conditions:
+def _conditions(
+    suite: Suite, arm: Arm, decoder: Decoder, batch: Batch, batch_size: int, expected: Expected
+) -> Conditions:
     """What an arm that is measured alone may not change."""
     return {
-        **evidence.conditions(suite, decoder),
+        **evidence.conditions(suite, decoder, arm.get("of_blocks")),
         "batch_size": batch_size,
         "new_tokens": suite.new_tokens,
         "prompts_hash": batch.hash,

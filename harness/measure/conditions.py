@@ -18,7 +18,7 @@ from harness.decode.forced import score
 from harness.machine.environment import THREAD_VARIABLES, cpu_model, gpu_driver
 from harness.method import Method
 from harness.models.decoder import Decoder
-from harness.models.identity import beside_weights, digest
+from harness.models.identity import as_deep, beside_weights, digest
 from harness.models.kernels import native
 from harness.records.fields import Conditions, Divergence, Divergences, Seen
 from harness.suites.suite import BASELINE, Suite
@@ -27,10 +27,16 @@ from harness.tasks.metrics import LISTED, first_difference
 from harness.tasks.prompts import drawn
 
 
-def conditions(suite: Suite, decoder: Decoder) -> Conditions:
-    """What no method may change and every cell of a run shares: hashed, and named where two cells differ."""
+def conditions(suite: Suite, decoder: Decoder, blocks: int | None = None) -> Conditions:
+    """What no method may change and every cell of a run shares: hashed, and named where two cells differ.
+
+    Args:
+        suite: the run's settings.
+        decoder: the arm's model.
+        blocks: of the run's model, for an arm whose model has fewer (`Arm.of_blocks`): their number is what it is tried for.
+    """
     cuda = decoder.device.type == "cuda"
-    beside = beside_weights(decoder)
+    beside = as_deep(beside_weights(decoder), blocks)
     return {
         "model": suite.model,
         "dtype": types(decoder),

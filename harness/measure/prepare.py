@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from harness.method import Method
 from harness.models import contest
 from harness.models.checks import said
 from harness.models.decoder import Decoder
-from harness.models.identity import beside_weights, sampled_weights
+from harness.models.identity import as_deep, beside_weights, sampled_weights
 from harness.models.kernels import linear
 from harness.records.arms import Arm, Contest, Expected, Planned, Prepared, Training
 from harness.records.differences import differences
@@ -96,10 +96,11 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     described: list[Arm] = []
     for arm in arms:
         decoder = decoders[arm["checkpoint"]]
-        _check_alike(arm["label"], decoder, first)
+        _check_alike(arm["label"], decoder, first, shallower=arm["method"] == BASELINE)
         say_arm(arm["label"])
         method, settings = _resolved(method_of(cast(Arm, arm)), decoder, timed_expected(suite, expected))
-        described.append(
+        found = cast(
+            Arm,
             {
                 **arm,
                 "params": settings,
@@ -112,8 +113,11 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
                 "training": _training(decoder.card),
                 "weights": digests[arm["checkpoint"]],
                 "beside_weights": beside_weights(decoder),
-            }
+            },
         )
+        if decoder.depth < first.depth:
+            found["of_blocks"] = first.depth
+        described.append(found)
     contests = _contests(suite, first)
     meters = energy.counters(first.device)
     quiet: Idle | None = None
@@ -143,16 +147,26 @@ def _resolved(method: Method, decoder: Decoder, expected: int) -> tuple[Method, 
         return method, method.params
 
 
-def _check_alike(what: str, decoder: Decoder, first: Decoder) -> None:
-    """BadInput unless both have the same sizes, the same tokenizer, end tokens and numbers of the configuration."""
+def _check_alike(what: str, decoder: Decoder, first: Decoder, shallower: bool = False) -> None:
+    """BadInput unless both have the same sizes, the same tokenizer, end tokens and numbers of the configuration.
+
+    With `shallower` the number of blocks alone may be smaller: a control, the full model of so many blocks.
+    """
     if decoder is first:
         return
-    if decoder.geometry != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
+    fewer = decoder.depth < first.depth
+    blocks = first.depth if fewer and shallower else None
+    sizes = decoder.geometry if blocks is None else replace(decoder.geometry, depth=blocks)
+    if sizes != first.geometry or evidence.vocabulary(decoder) != evidence.vocabulary(first):
+        only = replace(decoder.geometry, depth=first.depth) == first.geometry
+        hint = (
+            "; one of fewer blocks may stand beside them under full alone" if fewer and only and not shallower else ""
+        )
         raise BadInput(
             f"methods: {what}: checkpoint {decoder.name} has other sizes or another tokenizer than {first.name}; "
-            "one suite compares weights of one shape"
+            f"one suite compares weights of one shape{hint}"
         )
-    for found in differences(beside_weights(decoder), beside_weights(first))[:1]:
+    for found in differences(as_deep(beside_weights(decoder), blocks), beside_weights(first))[:1]:
         raise BadInput(
             f"methods: {what}: checkpoint {decoder.name} has {found.name} {found.ours!r}, {first.name} has {found.theirs!r}; "
             "one suite compares weights that generate alike"

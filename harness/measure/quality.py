@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from harness.decode.engine import Output, generate
 from harness.measure import conditions as evidence
@@ -53,13 +54,14 @@ def quality(
     """
     expected = begin(suite, prepared)
     decoder = decoder or load(suite, arm["checkpoint"], task_index)
+    blocks = arm.get("of_blocks")
     choices = linear.digest()  # before the arm runs, as in peak_memory
     entry = suite.tasks[task_index]
     planned = expected[entry.name]
     if entry.is_lm_eval:
-        conditions = {**evidence.conditions(suite, decoder), "task": entry.name, "kernels": choices}
+        conditions = {**evidence.conditions(suite, decoder, blocks), "task": entry.name, "kernels": choices}
         conditions["batch_size"] = suite.quality_batch_size
-        return lm_eval_cells().cell(  # type: ignore[no-any-return]
+        answered = lm_eval_cells().cell(
             entry.name,
             lm_eval_options(entry),
             decoder,
@@ -71,6 +73,7 @@ def quality(
             lossless,
             conditions,
         )
+        return cast(QualityFields, {**answered, "depth": blocks or decoder.depth})
     assert isinstance(planned, int)
     task, examples, shortened = task_examples(suite, task_index, decoder, data)
     limit = suite.max_new_tokens or task.max_new_tokens
@@ -146,17 +149,20 @@ def quality(
         "metrics_skipped": skipped,
         "prompts_shortened": shortened,
         "layers_per_token": counted.per_token,
-        "executed_share": executed_share(counted, decoder.geometry),
+        "executed_share": executed_share(counted, decoder.geometry, blocks),
+        "heads_per_token": counted.heads_per_token,
+        "serial_attention_per_token": counted.serial_attention_per_token,
+        "serial_feed_per_token": counted.serial_feed_per_token,
         "layers_by_position": counted.by_position,
         "sublayers_by_position": counted.sublayers_by_position,
-        "depth": decoder.depth,
+        "depth": blocks or decoder.depth,
         "steps": evidence.steps(outputs),
         "tokens": sum(row["tokens"] for row in rows.values()),
         "unfinished": sum(not row["ended"] for row in rows.values()),
         "batches": batches,
         "seconds": sum(each["seconds"] for each in batches),
         "conditions": {
-            **evidence.conditions(suite, decoder),
+            **evidence.conditions(suite, decoder, blocks),
             "task": entry.name,
             "split": entry.split,
             "examples": len(examples),

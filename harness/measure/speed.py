@@ -206,7 +206,7 @@ class _Bench:
         found = {
             "status": "ok",
             "error": None,
-            "depth": decoder.depth,
+            "depth": arm.get("of_blocks") or decoder.depth,
             "runs": [],
             "breakdown": [],
             "layers_by_position": counted.by_position,

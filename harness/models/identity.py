@@ -15,6 +15,17 @@ _NO_NUMBER = re.compile(
 """Keys of a configuration that change nothing of what a model in use computes, or stand elsewhere."""
 
 
+_DEPTH = ("num_hidden_layers", "n_layer")
+"""Keys of a configuration that say how many blocks there are."""
+
+
+def as_deep(beside: Mapping[str, Any], blocks: int | None) -> dict[str, Any]:
+    """What `beside_weights` found, as it would be of a model that has so many blocks and is like this one; None: as found."""
+    numbers = beside["configuration"]
+    deep = {} if blocks is None else {key: blocks for key in _DEPTH if key in numbers}
+    return {**beside, "configuration": {**numbers, **deep}}
+
+
 def beside_weights(decoder: Any) -> dict[str, Any]:
     """What changes a generation and is no weight, as JSON values that can be compared and named.
 

@@ -11,6 +11,7 @@ from typing import (
 from typing_extensions import TypedDict
 
 from harness.records.fields import Idle
+from harness.records.limits import BASELINE
 from harness.records.measures import real
 from harness.tasks.base import Example
 
@@ -58,7 +59,13 @@ class Planned(TypedDict, total=False):
 
 
 class Arm(TypedDict, total=False):
-    """An arm with what only the loaded checkpoint tells. `weights` is the sampled digest of its weights."""
+    """An arm with what only the loaded checkpoint tells.
+
+    Attributes:
+        weights: the sampled digest of its weights.
+        of_blocks: blocks of the run's model, for an arm whose own model has fewer: its shares and ratios are of these. Not there
+            for others.
+    """
 
     label: Required[str]
     method: str
@@ -76,6 +83,12 @@ class Arm(TypedDict, total=False):
     training: Training | None
     weights: str
     beside_weights: dict[str, Any]
+    of_blocks: int
+
+
+def is_whole(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm runs all blocks of the run's model: the full model, and not a shallower one of its kind."""
+    return arm.get("method") == BASELINE and not arm.get("of_blocks")
 
 
 def rests_on(arm: Mapping[str, Any]) -> tuple[str, float | None]:

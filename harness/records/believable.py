@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.records import measures
+from harness.records.arms import is_whole
 from harness.records.beyond import CACHE, HOST, OWN_STEP, UNEXPLAINED
 from harness.records.clock import Clock, speedup
-from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _explained(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> str:
 
 def explanation(full: SpeedCell, cell: SpeedCell, speedup: Interval) -> str:
     """Why a speed-up lies above its byte limit or above the predicted one, interval and all; empty where it does neither."""
-    if cell["arm"].get("method") == BASELINE:  # other weights, the same work: the control of `same_work`
+    if is_whole(cell["arm"]):  # other weights, the same work: the control of `same_work`
         return ""
     said = []
     limit, expected = byte_limit(full, cell), measures.predicted_speedup(cell)
@@ -146,7 +146,7 @@ def _in_cache(full: SpeedCell, cell: SpeedCell) -> str:
 def same_work(run: Run, batch: int) -> list[tuple[str, Interval]]:
     """The full model on other weights, its time against the baseline's at a batch size: label and speed-up of each."""
     cells = [c for c in run.speed if c.get("batch_size") == batch]
-    alike = [c for c in cells if c["arm"].get("method") == BASELINE and measures.fixed_length(c)]
+    alike = [c for c in cells if is_whole(c["arm"]) and measures.fixed_length(c)]
     first = run.full["label"] if run.full else None
     base = next((c for c in alike if c["arm"]["label"] == first), alike[0] if alike else None)
     found = []

@@ -306,6 +306,11 @@ class QualityFields(TypedDict, total=False):
     prompts_shortened: int
     layers_per_token: float | None
     executed_share: float | None
+    heads_per_token: (
+        float | None
+    )  # this and the next two: what ran one after the other, as in a speed cell, on the scored outputs
+    serial_attention_per_token: float | None
+    serial_feed_per_token: float | None
     layers_by_position: list[list[float]]
     sublayers_by_position: SublayerShares | None  # where a block ran in part
     depth: int

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from harness.machine.record import Gpu
 from harness.records import believable
+from harness.records.arms import is_whole
 from harness.records.cells import EnergyCell, MemoryCell, SpeedCell
 from harness.records.gate import FAILED, NOT_APPLICABLE, NOT_MEASURED, PASSED, Facts, Finding, Gate, cells_of, counted
-from harness.records.limits import BASELINE
 from harness.records.usability import UNUSABLE, WIDE, foreign_share
 
 
@@ -83,7 +83,7 @@ def usable(facts: Facts) -> Gate:
 def within_work(facts: Facts) -> Gate:
     """Whether a speed-up lies beyond what the method saves and nothing explains it."""
     name, unit, limit = "no speed-up outruns its work", "speed-up over what the work allows", believable.MARGIN
-    methods = [cell for cell in facts.timed if cell["arm"].get("method") != BASELINE]
+    methods = [cell for cell in facts.timed if not is_whole(cell["arm"])]
     judged = [(cell["id"], facts.run.judged[cell["arm"]["label"], cell["batch_size"]]) for cell in methods]
     found = [(cell, one.prediction) for cell, one in judged if one.prediction is not None]
     if not found:
@@ -103,7 +103,7 @@ def within_work(facts: Facts) -> Gate:
 def even_blocks(facts: Facts) -> Gate:
     """Whether one block of the full model takes longer than its like."""
     name, unit, limit = "blocks of the full model take alike", "slowest over median block", believable.EVEN
-    fulls = [c for c in facts.timed if c["arm"].get("method") == BASELINE]
+    fulls = [c for c in facts.timed if is_whole(c["arm"])]
     found = [(cell["id"], *slowest) for cell in fulls if (slowest := believable.slowest_block(cell)) is not None]
     if not found:
         return Gate(name, NOT_MEASURED, None, limit, unit, True, "the blocks were not timed one by one")

@@ -20,6 +20,7 @@ from harness.errors import BadInput
 from harness.measure.probes import energy
 from harness.method import Method
 from harness.models import named
+from harness.models.bundled import bundled
 from harness.models.decoder import Decoder
 from harness.models.load import DTYPES, base, local_folder
 from harness.models.precision import state_dtype
@@ -29,7 +30,7 @@ from harness.records import beside
 from harness.records.cells import cell_id
 from harness.records.limits import BASELINE
 from harness.run.costs import ABOUT, AT_MOST, EXACT, AnyTensor, generation
-from harness.suites.entries import TaskEntry
+from harness.suites.entries import MethodEntry, TaskEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Task
 from harness.tasks.bertscore import HUB_MODEL, MODEL, MODEL_BYTES, BertScore
@@ -100,6 +101,7 @@ class _Planner:
         self.needs: dict[str, None] = {}
         self.assumed: dict[str, None] = {}
         self.checkpoints = list(dict.fromkeys(suite.checkpoint(entry) for entry in suite.methods))
+        self._unbundled()
         self.decoder = self._skeleton()
         self.element = state_dtype(DTYPES[suite.dtype], suite.device).itemsize
         self._weights = self.decoder.weight_bytes
@@ -109,6 +111,7 @@ class _Planner:
         self._missing_weights()
         arms = [(entry.title, methods.create(entry.spec).resolve(self.decoder.depth, AnyTensor(self.decoder.geometry.width)))
                 for entry in self.suite.methods]  # fmt: skip
+        self.shallower = {entry.title: found for entry in self.suite.methods if (found := self._shallower(entry))}
         arms.sort(key=lambda arm: arm[1].name != BASELINE)
         facts = [self._facts(entry) for entry in self.suite.tasks]
         cells = [self._quality(label, method, entry, fact)
@@ -135,8 +138,9 @@ class _Planner:
         if entry.is_lm_eval:
             return Cell(cell_id("quality", label, task), "quality", label, task, None, None, "")
         rows = min(self.suite.quality_batch_size, fact.examples)
-        one = generation(method, self.decoder, rows, fact.prompt, max(fact.expected, 2), fact.expected)
-        limit = generation(method, self.decoder, rows, fact.longest, fact.most, fact.expected)
+        decoder = self.shallower.get(label, self.decoder)
+        one = generation(method, decoder, rows, fact.prompt, max(fact.expected, 2), fact.expected)
+        limit = generation(method, decoder, rows, fact.longest, fact.most, fact.expected)
         total = None if one.flops is None else one.flops * fact.examples / rows
         bound = one.bound or ABOUT
         memory = self._memory(1, rows, fact.longest, limit.kv_elements)
@@ -144,7 +148,7 @@ class _Planner:
 
     def _timed(self, kind: str, label: str, method: Method, batch: int, width: int, expected: int) -> Cell:
         suite = self.suite
-        one = generation(method, self.decoder, batch, width, suite.new_tokens, expected)
+        one = generation(method, self.shallower.get(label, self.decoder), batch, width, suite.new_tokens, expected)
         runs = suite.processes * (suite.warmup * suite.prompt_sets + suite.repeats) if kind == "speed" else 1
         loaded = len(self.checkpoints) if kind == "speed" else 1
         bound = one.bound or (EXACT if suite.prompt_tokens else ABOUT)
@@ -162,6 +166,18 @@ class _Planner:
         process = _PROCESS_BYTES if self.suite.device == "cpu" else 0
         return process + checkpoints * (self._weights + self._extra) + kv_elements * self.element + activations
 
+    def _unbundled(self) -> None:
+        """BadInput that names every variant of a bundled model that is not there, and the recipe that trains it."""
+        here, recipes = bundled(), recipe_names()
+        models = {name.split("/")[0] for name in here}
+        wanted = dict.fromkeys(name for checkpoint in self.checkpoints for name in _named(self.suite, checkpoint))
+        lacking = [name for name in wanted if name.split("/")[0] in models and "/" in name and name not in here]
+        if made := [recipe for name in lacking if (recipe := name.replace("/", "-")) in recipes]:
+            raise BadInput(
+                f"model: not bundled: {', '.join(lacking)}; `depthbench train {made[0]} --out DIR` trains one, then name DIR "
+                "in its place"
+            )
+
     def _skeleton(self) -> Decoder:
         """The suite's model on the meta device; the first checkpoint whose sizes are known gives them."""
         name = _named(self.suite, self.checkpoints[0])[0]
@@ -169,6 +185,14 @@ class _Planner:
         if taken:
             self.assumed[f"{name}: not here; taken to have the sizes of {taken}"] = None
         return on_meta(name, config, DTYPES[self.suite.dtype])
+
+    def _shallower(self, entry: MethodEntry) -> Decoder | None:
+        """The model of an arm that has fewer blocks, where it is here and allowed; memory is estimated for the run's model."""
+        name = _named(self.suite, self.suite.checkpoint(entry))[0]
+        if entry.name != BASELINE or local_folder(name) is None:
+            return None
+        found = on_meta(name, config_of(name)[0], DTYPES[self.suite.dtype])
+        return found if found.depth < self.decoder.depth else None
 
     def _missing_weights(self) -> None:
         count = sum(p.numel() for p in self.decoder.source.parameters())

@@ -26,7 +26,8 @@ from harness.machine import environment
 from harness.stats import ltt
 from harness.stats.intervals import bootstrap_metric
 from harness.tasks.base import Example
-from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
+from harness.tune.cost import add_costs
+from harness.tune.trials import Setup, Trials, settings_of, shown_parameters
 
 Json = dict[str, Any]
 CONSISTENCIES = ("textual", "risk")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +36,7 @@ from harness.suites.entries import MethodEntry
 from harness.suites.suite import Suite
 from harness.tasks.base import Example, Task, data_hash
 from harness.tasks.metrics import Metric
+from harness.tune.cost import Clock
 
 Json = dict[str, Any]
 
@@ -180,6 +180,45 @@ class Trials:
             self.cost["generated_tokens"] += cell["tokens"]
         return self._cells[index]
 
+    def add(self, setting: Method) -> int:
+        """Take one more setting of the method, to be scored like the others and not timed; returns its place."""
+        self.settings.append(setting)
+        self.names = names_of(self.settings)
+        arms, name = self._prepared["arms"], self.names[-1]
+        arms.append({**arms[1], "label": name, "spec": str(setting), "params": setting.params})
+        return len(self.settings) - 1
+
+    def predicted(self, place: int) -> float:
+        """The predicted speed-up of a setting that drafts: the passes counted on the scored outputs, at the full model's pace.
+
+        A pass costs what the full model's own step spends around its blocks and in as many of them, whatever its columns
+        (`harness.measure.predicted`). The full model is timed once.
+        """
+        cell, parts = self.quality(place), self.step_parts_s
+        heads, attention, feed = (
+            cell.get("heads_per_token") or 0.0,
+            cell.get("serial_attention_per_token") or 0.0,
+            cell.get("serial_feed_per_token") or 0.0,
+        )
+        around = parts["step"] - cell["depth"] * (parts["attention"] + parts["feed"])
+        seconds = heads * around + attention * parts["attention"] + feed * parts["feed"]
+        if not seconds:
+            raise BadInput(f"{self.names[place]}: no token was generated after the first, so no pass can be counted")
+        return parts["step"] / seconds
+
+    @cached_property
+    def step_parts_s(self) -> dict[str, float]:
+        """Seconds of the full model's step at the timed batch size, and of one block's `attention` and `feed` in it."""
+        from harness.measure.speed import speed
+
+        with self._working(timed=True):
+            arm = self._prepared["arms"][0]
+            cell = speed(self._suite, [arm], self.setup.batch_size, 0, self._prepared, self.setup.data)[BASELINE]
+        parts, step = cell.get("step_parts_s"), cell.get("predicted_full_step_s")
+        if cell["status"] != "ok" or parts is None or step is None:
+            raise BadInput(f"{BASELINE}: cannot be timed: {cell.get('error') or 'the parts of its step are not known'}")
+        return {"step": step, "attention": parts["attention"], "feed": parts["feed"]}
+
     def time(self, places: Sequence[int]) -> None:
         """Time settings against the full model, all interleaved on the same prompts; `timed` holds the speed-ups after."""
         from harness.measure.speed import speed
@@ -214,27 +253,8 @@ class Trials:
     @contextlib.contextmanager
     def _working(self, *, timed: bool) -> Iterator[None]:
         """Within it the device is held, what goes on is said, and the time counts as cost."""
-        with turn.taken(self.setup.device, timed=timed), running.aloud(), _Clock(self.cost):
+        with turn.taken(self.setup.device, timed=timed), running.aloud(), Clock(self.cost):
             yield
-
-
-class _Clock:
-    """Adds the seconds spent inside to a cost: wall clock, and of this process's threads on the CPU."""
-
-    def __init__(self, cost: Json) -> None:
-        self._cost = cost
-
-    def __enter__(self) -> None:
-        self._began, self._began_cpu = time.perf_counter(), time.process_time()
-
-    def __exit__(self, *failure: object) -> None:
-        self._cost["seconds"] += time.perf_counter() - self._began
-        self._cost["cpu_seconds"] += time.process_time() - self._began_cpu
-
-
-def add_costs(costs: Sequence[Mapping[str, Any]]) -> Json:
-    """The sum of several costs."""
-    return {key: sum(cost[key] for cost in costs) for key in costs[0]}
 
 
 def shown_parameters(settings: Sequence[Method]) -> list[Json]:

@@ -26,6 +26,7 @@ class Try:
         layers_per_token: those layers.
         executed_share: weight bytes of the blocks that a token ran, over those of all blocks.
         speedup: realised.
+        predicted: predicted speed-up of a draft, of its passes on the scored outputs (`Trials.predicted`).
         note: why it is out; empty for those that could be chosen.
     """
 
@@ -36,12 +37,13 @@ class Try:
     layers_per_token: float | None = None
     executed_share: float | None = None
     speedup: stats.Interval | None = None
+    predicted: float | None = None
     note: str = ""
 
     def fast(self, by: str) -> float | None:
         """How fast it is by the measure asked for."""
-        if by == "layers":
-            return self.layer_ratio
+        if by != "time":
+            return self.layer_ratio if by == "layers" else self.predicted
         return None if self.speedup is None else self.speedup.value
 
     def plain(self) -> Json:
@@ -53,6 +55,7 @@ class Try:
             "layers_per_token": self.layers_per_token,
             "layer_ratio": self.layer_ratio,
             "executed_share": self.executed_share,
+            "predicted": self.predicted,
             "note": self.note,
         }
 
@@ -99,6 +102,8 @@ def line(one: Try, metric: str) -> str:
         parts.append(f"{one.layers_per_token:.1f} layers per token ({one.layer_ratio:.2f}x fewer)")
     if one.executed_share is not None:
         parts.append(f"{100 * one.executed_share:.0f} % of the blocks' bytes")
+    if one.predicted is not None:
+        parts.append(f"predicted speed-up {one.predicted:.2f}")
     if one.speedup is not None:
         parts.append(f"speed-up {_text(one.speedup, 2)}")
     return "; ".join(parts)
@@ -113,7 +118,17 @@ def table(record: Json) -> list[tuple[str, ...]]:
     """The trace of an artefact as rows of text, the first one the header."""
     metric = record["goal"]["metric"]
     rows: list[tuple[str, ...]] = [
-        ("setting", metric, "loss [95 %]", "layers", "layer ratio", "block bytes", "speed-up [95 %]", "out because")
+        (
+            "setting",
+            metric,
+            "loss [95 %]",
+            "layers",
+            "layer ratio",
+            "block bytes",
+            "predicted",
+            "speed-up [95 %]",
+            "out because",
+        )
     ]
     for one in record["trace"]:
         rows.append(
@@ -124,6 +139,7 @@ def table(record: Json) -> list[tuple[str, ...]]:
                 "" if one["layers_per_token"] is None else f"{one['layers_per_token']:.1f}",
                 "" if one["layer_ratio"] is None else f"{one['layer_ratio']:.2f}",
                 "" if one["executed_share"] is None else f"{100 * one['executed_share']:.0f} %",
+                "" if one["predicted"] is None else f"{one['predicted']:.2f}",
                 _cell(one["speedup"], 2),
                 one["note"],
             )

@@ -1,10 +1,13 @@
 """Choose a method's parameters on validation data, report what they give on test data.
 
 One goal of two: `target_speedup` (among the settings at least so fast, the one that scores best) or `max_loss` (among those
-that lose at most so much of the metric against the full model, the fastest). Fast means, as asked for:
+that lose at most so much of the metric against the full model, the fastest); of drafts, whose tokens are the full model's,
+the fastest by `predicted` without either. Fast means, as asked for:
 
 * `time`: realised speed-up, decode time of the full model over the setting's, interleaved and paired, at one batch size;
 * `layers`: layer ratio, the model's depth over the blocks a generated token ran. Not a speed: nothing is timed.
+* `predicted`: of drafts, the passes their scored outputs took, at the full model's pace (`Trials.predicted`); its step is timed
+  once. Outputs are then scored at the batch size that is timed, since rows of a batch wait for each other.
 
 The choice is by the measured values themselves, so on the validation data the chosen setting looks better than it is; the test
 data, on which nothing was chosen, say what it is worth. Settings that cannot be chosen any more are not scored, or not timed.
@@ -23,21 +26,22 @@ from harness import outside
 from harness.errors import BadInput, near
 from harness.machine import environment
 from harness.stats import intervals as stats
-from harness.tune.trials import Setup, Trials, add_costs, settings_of, shown_parameters
+from harness.tune.cost import add_costs
+from harness.tune.trials import Setup, Trials, settings_of, shown_parameters
 from harness.tune.tries import Try, interval_plain, line, score, value_of
 
 Json = dict[str, Any]
-MEASURES = ("time", "layers")
+MEASURES = ("time", "layers", "predicted")
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is looked for; one of the first two.
+    """What is looked for; one of the first two, and neither with `predicted`.
 
     Attributes:
         target_speedup: at least so fast.
         max_loss: at most so much worse than the full model, in the metric's own points.
-        by: `time` or `layers`.
+        by: `time`, `layers` or `predicted`.
     """
 
     target_speedup: float | None = None
@@ -45,8 +49,13 @@ class Goal:
     by: str = "time"
 
     def __post_init__(self) -> None:
-        if (self.target_speedup is None) == (self.max_loss is None):
-            raise BadInput("tune: give --target-speedup or --max-loss, one of them")
+        given = (self.target_speedup is not None) + (self.max_loss is not None)
+        if self.by == "predicted" and given:
+            raise BadInput(
+                "tune: --by predicted looks for the fastest draft; leave --target-speedup and --max-loss out"
+            )
+        if self.by != "predicted" and given != 1:
+            raise BadInput("tune: give --target-speedup or --max-loss, one of them (or --by predicted, of a draft)")
         if self.target_speedup is not None and not self.target_speedup >= 1:
             raise BadInput(f"target_speedup: {self.target_speedup:g} is out of range; give 1 or more")
         if self.max_loss is not None and not self.max_loss >= 0:
@@ -55,6 +64,8 @@ class Goal:
             raise BadInput(f"by: {self.by!r} is not known; {near(self.by, MEASURES)}")
 
     def __str__(self) -> str:
+        if self.by == "predicted":
+            return "the fastest draft, as predicted"
         unit = "faster in time" if self.by == "time" else "fewer layers"
         if self.target_speedup is not None:
             return f"at least {self.target_speedup:g}x {unit}, best score"
@@ -86,6 +97,11 @@ def tune(
         The artefact. Its `parameters` are None where no setting reaches the goal; `finding` says how near one came.
     """
     settings, _, depth = settings_of(spec, setup.model, tried, setup.device, setup.dtype)
+    predicted = goal.by == "predicted"
+    if predicted and settings[0].family != "draft":
+        raise BadInput(f"by: {settings[0].name} drafts nothing, so no pass can be counted; give --by time or layers")
+    if predicted:
+        setup = replace(setup, quality_batch_size=setup.batch_size)
     trials = Trials(setup, settings, "validation", limit)
     tries = [Try(name) for name in trials.names]
     say(f"{spec} on {setup.task} validation ({len(trials.examples)} examples), {len(tries)} settings: {goal}")
@@ -95,6 +111,7 @@ def tune(
     for number, one in enumerate(tries):
         if not one.note:
             score(trials, number, one, depth)
+            one.predicted = trials.predicted(number) if predicted else None
             say(f"  {one.name}: {line(one, setup.metric)}")
     _drop(tries, goal)
     if goal.by == "time" and goal.max_loss is not None:
@@ -113,6 +130,7 @@ def tune(
         "full_score": interval_plain(value_of(setup, trials.quality(None))),
         "trace": [one.plain() for one in tries],
         "held_out": None,
+        **({"step_parts_s": trials.step_parts_s} if predicted else {}),
     }
     costs = [trials.cost]
     if best is None:
@@ -124,6 +142,9 @@ def tune(
         if goal.by == "time":
             _time(test, [held], [0])
         score(test, 0, held, depth)
+        if predicted:
+            test.step_parts_s = trials.step_parts_s  # one pace for both splits
+            held.predicted = test.predicted(0)
         record["held_out"] = {
             "data": test.data(),
             "full_score": interval_plain(value_of(setup, test.quality(None))),
@@ -180,6 +201,8 @@ def _nearest(tries: Sequence[Try], goal: Goal) -> str:
 
 def _verdict(held: Try, goal: Goal) -> str:
     """Whether the goal holds on the test split: the interval decides where there is one."""
+    if goal.by == "predicted":
+        return "nothing was promised"
     if goal.max_loss is not None:
         assert held.loss is not None
         if held.loss.n < stats.MIN_EXAMPLES or not held.loss.known:

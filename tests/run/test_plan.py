@@ -184,6 +184,9 @@ def test_what_is_missing_is_named() -> None:
     assert not plan.plan(load_suite("smoke"), None).needs
     hub = load_suite("smoke", ["model=facebook/opt-125m", "methods=[full]"])
     assert "weights facebook/opt-125m: from the hub" in "\n".join(plan.plan(hub, None).needs)
+    ours = load_suite("smoke", ["model=opt-e2e-mini/base"])
+    with pytest.raises(BadInput, match=r"not bundled: opt-e2e-mini/base; `depthbench train opt-e2e-mini-base --out"):
+        plan.plan(ours, None)
 
 
 def test_data_that_are_not_all_here_are_named_and_the_rest_is_planned(tmp_path: Path) -> None:

@@ -157,8 +157,9 @@ def test_within_half_a_block_the_score_decides() -> None:
     asked = [one(0.5, 60.0), one(0.52, 65.0), one(0.49, 62.0), one(0.3, 99.0), one(None, 99.0)]
     assert budgets.choose(asked, 0.5, 24, "higher") == 1
     assert budgets.choose(asked, 0.5, 24, "lower") == 0
-    assert budgets.choose(asked, 0.34, 24, "higher") == 3, "nearest, within the tolerance"
-    assert budgets.choose(asked, 0.4, 24, "higher") is None
+    assert budgets.choose(asked, 0.32, 24, "higher") == 3
+    assert budgets.choose(asked, 0.34, 24, "higher") is None, "two points away at most"
+    assert budgets.choose(asked, 0.34, 8, "higher") == 3, "sets of whole blocks come no nearer than half of one"
     with pytest.raises(BadInput, match="budget: 50 is out of range"):
         budgets.check([50])
     with pytest.raises(BadInput, match="given twice"):
@@ -297,3 +298,46 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="given twice"):
         artefact.places(tmp_path, ["risk:0.1", "risk:0.1"])
     assert intervals.MIN_EXAMPLES > 6  # what the tests above call inconclusive
+
+
+def test_numbers_between_two_settings_reach_a_budget() -> None:
+    """Two thresholds far from the budget on either side of it: what lies between is tried until one is near."""
+    said: list[str] = []
+    tried = ["threshold=0.95,0.3"]
+    record = budgets.at_budgets("calm", setup(), [0.4, 0.02], tried=tried, limit=6, test_limit=2, say=said.append)
+    first, second, *more = [one["setting"] for one in record["trace"]]
+    assert (first, second) == ("calm(threshold=0.95)", "calm(threshold=0.3)")
+    wide, narrow = (one["executed_share"] for one in record["trace"][:2])
+    assert wide > 0.4 + 0.03 and narrow < 0.4 - 0.03, "or there is nothing to halve"
+    assert 1 <= len(more) <= budgets.MOST_HALVED and len(set(more)) == len(more)
+    assert record["cost"]["trials"] == 3 + len(more)
+    met, missed = record["choices"]
+    chosen = next(one for one in record["trace"] if one["setting"] == met["held_out"]["setting"])
+    assert 0.3 < met["parameters"]["threshold"] < 0.95 and abs(chosen["executed_share"] - 0.4) < 0.022
+    assert missed["parameters"] is None and "no setting is near 2 %" in missed["finding"]
+
+
+def test_the_fastest_draft_by_the_passes_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pass costs is the full model's step; how many there were is counted on validation outputs, one row at a time."""
+    inner = speed.speed
+
+    def timed(suite: Any, arms: Any, *more: Any) -> Any:
+        assert [arm["method"] for arm in arms] == ["full"], "nothing else is timed"
+        cells = inner(suite, arms, *more)
+        cells["full"] |= {"predicted_full_step_s": 30.0, "step_parts_s": {"attention": 0.4, "feed": 0.6}}
+        return cells
+
+    monkeypatch.setattr(speed, "speed", timed)
+    goal, tried = tune.Goal(by="predicted"), ["exit_layer=4,20", "draft_tokens=2"]
+    record = tune.tune("layerskip", setup(), goal, tried=tried, limit=4, test_limit=2, say=lambda _: None)
+    cheap, dear = (one["predicted"] for one in record["trace"])
+    assert cheap > dear > 0 and record["parameters"]["exit_layer"] == 4
+    assert record["conditions"]["quality_batch_size"] == 1 and record["held_out"]["predicted"] > 0
+    assert record["step_parts_s"] == {"step": 30.0, "attention": 0.4, "feed": 0.6}
+    assert all(abs(one["loss"]["value"]) < 1e-9 for one in record["trace"])
+    # Two drafts and a verification that yields three tokens at most: 3 heads, 2 * 4 + 20 blocks.
+    assert cheap <= 30 / ((3 * 6 + 4 * 3 + 20) / 3) + 1e-6
+    with pytest.raises(BadInput, match="fixed_exit drafts nothing"):
+        tune.tune("fixed_exit", setup(), goal, limit=2, say=lambda _: None)
+    with pytest.raises(BadInput, match="leave --target-speedup and --max-loss out"):
+        tune.Goal(max_loss=0.0, by="predicted")

@@ -58,16 +58,17 @@ def fields(counted: LayerCount) -> Measured:
     }
 
 
-def executed_share(counted: LayerCount, geometry: Geometry) -> float | None:
+def executed_share(counted: LayerCount, geometry: Geometry, blocks: int | None = None) -> float | None:
     """Weight bytes of the blocks' matrices that a token's own sublayers read, over those of all blocks: the executed budget.
 
-    Of a draft, rejected work included, it may be above 1. The embedding and the head are in neither.
+    Of a draft, rejected work included, it may be above 1. The embedding and the head are in neither. `blocks` are those of the
+    run's model where this one has fewer.
     """
     if counted.attention_per_token is None or counted.feed_per_token is None:
         return None
     attention, feed = geometry.attention_weights, geometry.feed_weights
     ran = counted.attention_per_token * attention + counted.feed_per_token * feed
-    return ran / (geometry.depth * (attention + feed))
+    return ran / ((blocks or geometry.depth) * (attention + feed))
 
 
 def count(traces: list[tuple[Trace, torch.Tensor]]) -> LayerCount:

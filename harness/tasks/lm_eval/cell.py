@@ -132,7 +132,6 @@ def cell(
         "layers_per_token": ran / sum(steps) if stepped else None,
         "layers_by_position": [],
         "informative": _informative(results["depthbench"]["informative"]),
-        "depth": decoder.depth,
         "tokens": sum(e["tokens"] for e in examples),
         "seconds": seconds,
         "lm_eval": record,
