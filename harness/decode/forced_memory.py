@@ -85,7 +85,7 @@ class ContinuedMemory:
 
 
 class _Copies(torch.autograd.Function):
-    """Rows of x [M, ...] for their continuations [N]; their gradients are summed as one piece of memory, else torch is slow at it."""
+    """Rows of x [M, ...] for their continuations [N]; gradients are summed from one piece of memory, else torch is slow."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:

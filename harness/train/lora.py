@@ -1,8 +1,8 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) by peft, on a model whose blocks read weights and never call modules.
 
 An adapted module of peft computes W x + s B A x when it is called. Blocks here fuse and apply `module.weight` instead, so the
-adapted modules answer with the weight W + s B A, through which gradients reach A and B (kernels/low_rank.py). Dropout between x and A cannot be
-had this way. After training the adapters are merged: the checkpoint is one of plain weights.
+adapted modules answer with the weight W + s B A, through which gradients reach A and B (kernels/low_rank.py). Dropout between x and
+A cannot be had this way. After training the adapters are merged: the checkpoint is one of plain weights.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def merged(parts: Sequence[torch.Tensor | Adapted]) -> torch.Tensor:
 
 
 def apply(x: torch.Tensor, weight: torch.Tensor, parts: Sequence[torch.Tensor | Adapted], first: int) -> torch.Tensor:
-    """x [..., K] through rows `first` and up of a weight that `merged` made of these parts, to [..., N]."""
+    """States [..., K] through rows `first` and up of a weight that `merged` made of these parts, to [..., N]."""
     factors: list[torch.Tensor] = []
     pieces: list[tuple[int, int, int, float]] = []
     at = -first
@@ -97,11 +97,15 @@ def apply(x: torch.Tensor, weight: torch.Tensor, parts: Sequence[torch.Tensor | 
 
 
 class _Map(torch.autograd.Function):
-    """x W^T, whose gradients go to x and to the factors of the pieces of W: rows from, to, rows of B left out, scale."""
+    """A frozen map, whose gradients go to x and to the factors of the pieces of W: rows from, to, rows of B left out, scale."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, pieces: list[tuple[int, int, int, float]], *factors: torch.Tensor
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        pieces: list[tuple[int, int, int, float]],
+        *factors: torch.Tensor,
     ) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1]).to(weight.dtype)
         ctx.pieces, ctx.kind = pieces, x.dtype
