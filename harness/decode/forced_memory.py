@@ -58,7 +58,7 @@ class ContinuedMemory:
         if part.shape[0] == 1:
             return part.expand(len(self._owners), *part.shape[1:])
         if part.requires_grad:
-            return _Copies.apply(part, self._owners)  # type: ignore[no-any-return]
+            return _Copies.apply(part, self._owners)  # type: ignore[no-any-return, no-untyped-call]
         return part.index_select(0, self._owners)
 
     def extend(

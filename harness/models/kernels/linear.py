@@ -136,14 +136,14 @@ class Joined:
             if torch.is_grad_enabled():
                 self.adapted = tuple(parts)
             return
-        parts = [p.whole() if isinstance(p, Adapted) else p for p in parts]
-        self.parts = tuple(parts)
-        parameters = all(isinstance(p, nn.Parameter) for p in parts)
+        self.parts = tuple(p.whole() if isinstance(p, Adapted) else p for p in parts)
+        parameters = all(isinstance(p, nn.Parameter) for p in self.parts)
         now = torch.is_grad_enabled() and not torch.is_autocast_enabled(parts[0].device.type)
         if now or not parameters or parts[0].device.type != "cpu":
             self._kept = self.once()
             if not parameters:
-                self.parts, self._join = (self._kept,), torch.cat
+                self.parts = (self._kept,)
+                self._join = torch.cat  # type: ignore[assignment]
 
     def once(self) -> torch.Tensor:
         """The weight, for a caller who needs it once."""

@@ -93,7 +93,7 @@ def apply(x: torch.Tensor, weight: torch.Tensor, parts: Sequence[torch.Tensor | 
             pieces.append((max(at, 0), end, max(-at, 0), part.scale))
             factors += part.down, part.up
         at = end
-    return _Map.apply(x, weight[first:], pieces, *factors)  # type: ignore[no-any-return]
+    return _Map.apply(x, weight[first:], pieces, *factors)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Map(torch.autograd.Function):
