@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Exit
@@ -60,8 +61,8 @@ class AdaInfer(Exit):
         self._require("confidence", 0 <= self.confidence <= 1, "0 to 1 (1 never leaves)")
         self._require("first", self.first >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> AdaInfer:
-        """See `Method.resolve`."""
         self._require("first", self.first <= depth, f"at most the model's {depth} blocks")
         if self.confidence < 1 and not (self.top or self.gap or self.bias):
             raise BadInput(
@@ -69,18 +70,20 @@ class AdaInfer(Exit):
             )
         return self
 
+    @override
     def no_skip(self, depth: int) -> AdaInfer:
-        """See `Method.no_skip`."""
         return replace(self, confidence=1.0)
 
+    @override
     def candidates(self, depth: int) -> list[AdaInfer]:
-        """See `Method.candidates`: confidences from 0.95 down; none before the rule is fitted."""
+        """Confidences from 0.95 down; none before the rule is fitted."""
         if not (self.top or self.gap or self.bias):
             return []
         return [replace(self, confidence=step / 20) for step in range(19, -1, -1)]
 
+    @override
     def profile(self, profile: Profile) -> AdaInfer:
-        """See `Method.profile`: logistic regression by Newton's method, with a small penalty so that it always ends."""
+        """Logistic regression by Newton's method, with a small penalty so that it always ends."""
         features, same = [], []
         for logits, last in profile.predictions(range(self.first - 1, profile.depth - 1)):
             features.append(_features(logits))
@@ -99,12 +102,12 @@ class AdaInfer(Exit):
         top, gap, bias = (round(v, 4) for v in w.tolist())
         return replace(self, top=top, gap=gap, bias=bias)
 
+    @override
     def tests(self, layer: int, depth: int) -> bool:
-        """See `Exit.tests`."""
         return self.confidence < 1 and self.first - 1 <= layer < depth - 1
 
+    @override
     def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Exit.should_exit`."""
         found = _features(state.logits(hidden))
         least = -math.inf if self.confidence == 0 else math.log(self.confidence / (1 - self.confidence))
         return self.top * found[:, 0] + self.gap * found[:, 1] + self.bias >= least

@@ -25,6 +25,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Schedule
@@ -57,8 +58,8 @@ class AdaSkip(Schedule):
         self._require("phase", self.phase in ("prefill", "decode", "e2e"), "one of prefill, decode, e2e")
         read(self.skip)
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> AdaSkip:
-        """See `Method.resolve`."""
         if self.count and not self.skip:
             raise BadInput(
                 f"adaskip: nothing was profiled; run `depthbench profile 'adaskip(count={self.count})'` or give skip"
@@ -66,23 +67,23 @@ class AdaSkip(Schedule):
         without(read(self.skip), depth)
         return self
 
+    @override
     def no_skip(self, depth: int) -> AdaSkip:
-        """See `Method.no_skip`."""
         return replace(self, count=0, skip="")
 
+    @override
     def profile(self, profile: Profile) -> AdaSkip:
-        """See `Method.profile`."""
         found = profile.statistics()
         self._require("count", self.count <= 2 * profile.depth, f"at most the model's {2 * profile.depth} sublayers")
         order = sorted(range(2 * profile.depth), key=lambda i: (-float(found.cosine[i]), i))
         return replace(self, skip=written({i: float(found.ratio[i]) for i in order[: self.count]}))
 
+    @override
     def prompt_plan(self, depth: int) -> LayerPlan:
-        """See `Method.prompt_plan`."""
         return LayerPlan.full(depth) if self.phase == "decode" else _plan(self.skip, depth)
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         return _plan(self.skip, depth)
 
 

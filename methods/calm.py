@@ -36,17 +36,19 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
-from harness.errors import BadInput, near
+from harness.errors import BadInput
 from harness.method import Exit
 from harness.state import GateState
-from harness.training import Sizes, TrainingPass, TrainingPlan, TrainingStage
+from harness.training import Sizes, TrainingPass, TrainingPlan, TrainingStage, configured
 
 _PROBE = "calm_probe"
 
@@ -83,8 +85,8 @@ class CALM(Exit):
         self._require("decay", self.decay in ("paper", "t5x", "none"), "one of paper, t5x, none")
         self._require("first_exit", self.first_exit >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Self:
-        """See `Method.resolve`."""
         self._require("first_exit", self.first_exit <= depth, f"at most the model's {depth} blocks")
         if self.confidence == "classifier" and f"{_PROBE}.weight" not in extras:
             raise BadInput(
@@ -93,21 +95,22 @@ class CALM(Exit):
             )
         return self
 
+    @override
     def no_skip(self, depth: int) -> CALM:
-        """See `Method.no_skip`."""
         return replace(self, threshold=1.0)
 
+    @override
     def candidates(self, depth: int) -> list[CALM]:
-        """See `Method.candidates`: the paper's grid of thresholds, 0.95 down to 0 by 0.05 (1 is the full model)."""
+        """The paper's grid of thresholds, 0.95 down to 0 by 0.05 (1 is the full model)."""
         return [replace(self, threshold=step / 20) for step in range(19, -1, -1)]
 
+    @override
     def tests(self, layer: int, depth: int) -> bool:
-        """See `Exit.tests`."""
         first = max(self.first_exit, 2) if self.confidence == "state" else self.first_exit
         return self.threshold < 1.0 and first <= layer + 1 < depth
 
+    @override
     def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Exit.should_exit`."""
         if self.confidence == "softmax":
             logits = state.logits(hidden).float()
             top = logits.topk(2, dim=-1).values
@@ -129,31 +132,36 @@ class CALM(Exit):
             return min(1.0, 0.9 * self.threshold + 0.1 * weight * math.exp(rate * state.step))
         return (0.9 * self.threshold + 0.1 * weight * torch.exp(rate * state.step)).clamp_max(1.0)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
-        return _plan(_exits_loss)
+        return _plan({})
 
 
-def _plan(loss: Callable[[TrainingPass], torch.Tensor]) -> TrainingPlan:
+@dataclass(frozen=True)
+class _Options:
+    """The recipe's options: exits whose loss a step takes, drawn with the paper's weights; None: all of them."""
+
+    exits_per_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.exits_per_step is not None and self.exits_per_step < 1:
+            raise BadInput(
+                f"calm: options.exits_per_step={self.exits_per_step} is out of range; give a number of exits, 1 or more"
+            )
+
+
+def _plan(options: Mapping[str, Any]) -> TrainingPlan:
+    count = configured(_Options, "calm", options).exits_per_step
     return TrainingPlan(
         (
-            TrainingStage("weights", loss, keep_blocks=True),
+            TrainingStage("weights", _exits_loss if count is None else partial(_drawn_loss, count), keep_blocks=True),
             TrainingStage("probe", _probe_loss, extras=_probe_shapes, keep_blocks=True),
         ),
-        configure=_configured,
+        configure=_plan,
     )
 
 
-def _configured(options: Mapping[str, Any]) -> TrainingPlan:
-    for name in set(options) - {"exits_per_step"}:
-        raise BadInput(f"calm: options.{name} is not known; {near(name, ['exits_per_step'])}")
-    count = options["exits_per_step"]
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise BadInput(f"calm: options.exits_per_step={count!r} is out of range; give a number of exits, 1 or more")
-    return _plan(lambda forced: _drawn_loss(forced, count))
-
-
-def _drawn_loss(forced: TrainingPass, count: int) -> torch.Tensor:
+def _drawn_loss(count: int, forced: TrainingPass) -> torch.Tensor:
     """What `_exits_loss` is on average: the mean over exits drawn with its weights, the same when a step is repeated."""
     depth = forced.decoder.depth
     drawn = random.Random(forced.moment.step).choices(range(depth), range(1, depth + 1), k=count)

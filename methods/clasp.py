@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Draft, Start, Verification
 from harness.plan import LayerPlan
-from harness.state import largest_probability
 
 
 @dataclass
@@ -63,31 +63,27 @@ class CLaSp(Draft):
         self._require("threshold", 0 <= self.threshold <= 1, "0 to 1")
         self._require("every", self.every >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> CLaSp:
-        """See `Method.resolve`."""
         self._require("skips", self.skips < depth, f"below the model's {depth} blocks")
         return self
 
+    @override
     def begin(self, start: Start) -> _Set:
-        """See `Method.begin`."""
         spaced = {round((i + 0.5) * start.depth / self.skips - 0.5) for i in range(self.skips)}
         return _Set(LayerPlan.of(set(range(start.depth)) - spaced, start.depth))
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         plan: LayerPlan = memory.plan
         return plan
 
-    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
-        return largest_probability(logits) >= self.threshold
-
+    @override
     def keeps_states(self, memory: Any) -> bool:
-        """See `Draft.keeps_states`."""
         return bool(memory.rounds % self.every == 0)
 
+    @override
     def verified(self, seen: Verification, memory: Any) -> None:
-        """See `Draft.verified`."""
         memory.rounds += 1
         if not seen.states:
             return

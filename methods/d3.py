@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Schedule
 from harness.plan import LayerPlan, Step
@@ -56,26 +57,27 @@ class D3(Schedule):
         self._require("high", self.high >= 0, "0 or more")
         self._require("low", self.low + self.high >= 1, "1 or more where high is 0: a block must run")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> D3:
-        """See `Method.resolve`."""
         self._require("low", self.low + self.high <= depth, f"at most the model's {depth} blocks together with high")
         return self
 
+    @override
     def no_skip(self, depth: int) -> D3:
-        """See `Method.no_skip`."""
         return replace(self, alpha=1.0)
 
+    @override
     def candidates(self, depth: int) -> list[D3]:
-        """See `Method.candidates`: the paper's range of starts, late to early, with decays from gentle to strong."""
+        """The paper's range of starts, late to early, with decays from gentle to strong."""
         grid = [(start, alpha) for alpha in (0.995, 0.99, 0.98, 0.96) for start in (0.8, 0.6, 0.4, 0.2)]
         return [replace(self, start=start, alpha=alpha) for start, alpha in grid]
 
+    @override
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
-        """See `Method.settings`."""
         return {**self.params, "full_steps": math.ceil(self.start * expected_tokens)}
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         after = max(0, step.index - math.ceil(self.start * step.expected_tokens))
         budget = max(self.low + self.high, math.floor(depth * self.alpha**after))
         dropped = depth - budget

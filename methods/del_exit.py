@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Draft, Start, Verification
 from harness.plan import LayerPlan
@@ -67,18 +68,18 @@ class DEL(Draft):
         self._require("decay", 0 <= self.decay < 1, "0 to below 1")
         self._require("every", self.every >= 1, "1 or more")
 
+    @override
     def begin(self, start: Start) -> _Averages:
-        """See `Method.begin`."""
         zeros = torch.zeros(start.depth - 1)
         return _Averages(zeros, zeros.clone(), zeros.clone(), max(1, start.depth // 2), max(1, self.draft_tokens // 2))
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         memory.drafted = 0
         return LayerPlan.of(range(memory.exit_layer), depth)
 
+    @override
     def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
         memory.drafted += 1
         if memory.drafted >= memory.length:
             return torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
@@ -87,12 +88,12 @@ class DEL(Draft):
         place = memory.exit_layer - 1
         return largest_probability(logits) >= float(memory.right[place] + memory.wrong[place]) / 2
 
+    @override
     def keeps_states(self, memory: Any) -> bool:
-        """See `Draft.keeps_states`."""
         return bool(memory.rounds % self.every == 0)
 
+    @override
     def verified(self, seen: Verification, memory: Any) -> None:
-        """See `Draft.verified`."""
         memory.rounds += 1
         if not seen.states:
             return
@@ -111,10 +112,10 @@ class DEL(Draft):
                 if bool(where.any()):
                     average[place] = weight * average[place] + (1 - weight) * float(sure[where].mean())
         memory.known = True
-        memory.exit_layer, memory.length = _best(memory.agreement.tolist(), depth, self.draft_tokens)
+        memory.exit_layer, memory.length = best_round(memory.agreement.tolist(), depth, self.draft_tokens)
 
 
-def _best(agreement: list[float], depth: int, most: int) -> tuple[int, int]:
+def best_round(agreement: list[float], depth: int, most: int) -> tuple[int, int]:
     """The exit and the length of the draft with the most tokens per block run."""
     found = (1, 1)
     best = 0.0

@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.method import Gate
 from harness.state import GateState
@@ -63,34 +64,35 @@ class DLLM(Gate):
         self._require("threshold", 0 <= self.threshold <= 1, "0 to 1 (0 runs everything)")
 
     @property
+    @override
     def kv(self) -> str:
-        """See `Gate.kv`."""
         return "hidden"
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> DLLM:
-        """See `Method.resolve`."""
         self._require("first", self.first < depth, f"below the model's {depth} blocks")
         self._require_trained(extras, [f"{_router(layer)}.out.weight" for layer in range(self.first, depth)])
         return self
 
+    @override
     def no_skip(self, depth: int) -> DLLM:
-        """See `Method.no_skip`."""
         return replace(self, threshold=0.0)
 
+    @override
     def candidates(self, depth: int) -> list[DLLM]:
-        """See `Method.candidates`: thresholds from 0.05 up to 0.95; trained is 0.5."""
+        """Thresholds from 0.05 up to 0.95; trained is 0.5."""
         return [replace(self, threshold=step / 20) for step in range(1, 20)]
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`."""
         return self.threshold > 0 and layer >= self.first
 
+    @override
     def prompt_gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.prompt_gated`."""
         return self.gated(layer, sublayer, depth)
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         if sublayer == "feed":
             state.openness = state.scratch[_OPEN]
             return state.scratch[_RUNS]
@@ -105,8 +107,8 @@ class DLLM(Gate):
         state.scratch = {_OPEN: state.openness, _RUNS: runs}
         return runs
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return self._plan({})
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:

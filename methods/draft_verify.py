@@ -29,6 +29,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Draft, Start, Verification
@@ -76,15 +77,15 @@ class DraftVerify(Draft):
         self._require("tries", self.tries >= 1, "1 or more")
         read(self.skip)
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> DraftVerify:
-        """See `Method.resolve`."""
         if not self.skip:
             raise BadInput("draft_verify: no set of sublayers; run `depthbench profile draft_verify` or give skip")
         _planned(self.skip, depth)
         return self
 
+    @override
     def profile(self, profile: Profile) -> DraftVerify:
-        """See `Method.profile`."""
         depth, draw = profile.depth, random.Random(self.seed)
         cost = [profile.sublayer_cost(kind) for _ in range(depth) for kind in ("attention", "feed")]
         best, most = frozenset[int](), 0.0
@@ -103,25 +104,25 @@ class DraftVerify(Draft):
                 best, most = tried, worth
         return replace(self, skip=written(best))
 
+    @override
     def begin(self, start: Start) -> _Thresholds:
-        """See `Method.begin`."""
         rows = start.lengths.shape[0]
         device = start.prompts.device
         return _Thresholds(torch.full((rows,), self.threshold, device=device), torch.zeros(rows, device=device))
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         return _planned(self.skip, depth)
 
+    @override
     def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
         if not self.threshold and not self.adaptive:
             return None
         threshold: torch.Tensor = memory.threshold
         return largest_probability(logits) >= threshold
 
+    @override
     def verified(self, seen: Verification, memory: Any) -> None:
-        """See `Draft.verified`."""
         if not self.adaptive:
             return
         share = seen.agreed / seen.drafted.clamp_min(1)

@@ -76,8 +76,8 @@ class EEExit(Exit):
     pending: int = 100
 
     @property
+    @override
     def cannot_score(self) -> str:  # type: ignore[override]
-        """See `Method`."""
         return "" if self.heads == "model" else "tokens that leave early come from heads of their own"
 
     def __post_init__(self) -> None:
@@ -108,8 +108,8 @@ class EEExit(Exit):
             )
         return tuple(map(int, parts))
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> EEExit:
-        """See `Method.resolve`."""
         self._require("exits", max(self._places(depth)) < depth, f"below the model's {depth} blocks")
         missing = [name for place in self._places(depth) if f"{(name := _head(place))}.weight" not in extras]
         if self.heads == "own" and missing:
@@ -119,24 +119,25 @@ class EEExit(Exit):
             )
         return self
 
+    @override
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
-        """See `Method.settings`."""
         return {**self.params, "exits": "_".join(f"b{place}" for place in self._places(depth))}
 
+    @override
     def no_skip(self, depth: int) -> EEExit:
-        """See `Method.no_skip`."""
         return replace(self, threshold=NEVER)
 
+    @override
     def candidates(self, depth: int) -> list[EEExit]:
-        """See `Method.candidates`: thresholds from 0.95 down."""
+        """Thresholds from 0.95 down."""
         return [replace(self, threshold=step / 20) for step in range(19, -1, -1)]
 
+    @override
     def tests(self, layer: int, depth: int) -> bool:
-        """See `Exit.tests`."""
         return self.threshold <= 1 and layer + 1 in self._places(depth)
 
+    @override
     def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Exit.should_exit`."""
         logits = state.logits(hidden, "" if self.heads == "model" else _head(layer + 1)).float()
         if self.confidence == "entropy":
             shares = logits.log_softmax(-1)
@@ -146,8 +147,9 @@ class EEExit(Exit):
         confidence = top[:, 0] if self.confidence == "maximum" else top[:, 0] - top[:, 1]
         return confidence >= self.threshold
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`; with `heads=model` that of the full model."""
+        """With `heads=model` that of the full model."""
         if self.heads == "model":
             return super().training_plan()
         return TrainingPlan((TrainingStage("heads", self._loss, begin=self._copies, keep_blocks=True),))

@@ -14,7 +14,7 @@ Deviations. Warm-up is a share of the expected tokens; the code has max_seq_len 
 differ by one from token to token at two of its three settings (12, 12, 11, 12, 12); here they are the same. Batches: every
 row decides for itself (the code reads one number). The code's skip ratio leaves the warm-up tokens out; here they count.
 
-Cost: a cosine of width D per tested block and row, and a call for each of the two sublayers of every tested block.
+Cost: a cosine of width D per tested block and row (none at tokens without a budget), and a call for what lies between two tests.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Gate
 from harness.state import GateState
 
-_BEFORE, _LEFT = "before feed of the last whole block", "skips left"
+_BEFORE, _SKIPPED = "before feed of the last whole block", "skipped so far"
 
 
 @dataclass(frozen=True)
@@ -65,34 +66,39 @@ class FFNSkip(Gate):
         self._require("warmup", 0 <= self.warmup <= 1, "0 to 1")
         self._require("every", self.every >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> FFNSkip:
-        """See `Method.resolve`."""
         self._require("low", self.low + self.high < depth, f"below the model's {depth} blocks together with high")
         return self
 
+    @override
     def no_skip(self, depth: int) -> FFNSkip:
-        """See `Method.no_skip`."""
         return replace(self, skips=0)
 
+    @override
     def candidates(self, depth: int) -> list[FFNSkip]:
-        """See `Method.candidates`: from one sublayer to all of the middle."""
+        """From one sublayer to all of the middle."""
         return [replace(self, skips=count) for count in range(1, depth - self.low - self.high + 1)]
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`: the block before the middle is asked about for what its state was, and runs."""
+        """The block before the middle is asked about for what its state was, and runs."""
         return sublayer == "feed" and self.skips > 0 and self.low - 1 <= layer < depth - self.high
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         if layer == self.low - 1:
-            state.scratch = {_BEFORE: x, _LEFT: x.new_full(x.shape[:1], -1, dtype=torch.long)}
+            state.scratch = {_BEFORE: x, _SKIPPED: x.new_zeros(x.shape[:1], dtype=torch.long)}
             return x.new_ones(x.shape[:1], dtype=torch.bool)
-        left = state.scratch[_LEFT]
+        budget = self._budget(state)
+        if budget is False:
+            return x.new_ones(x.shape[:1], dtype=torch.bool)
+        skipped = state.scratch[_SKIPPED]
         # The newest whole block is the one below for every row whose run has not begun.
-        begins = (left < 0) & (state.cosine(state.scratch[_BEFORE]) > self.similarity) & self._budget(state)
-        left = torch.where(begins, self.skips, left)
-        skips = left > 0
-        state.scratch = {_BEFORE: x, _LEFT: torch.where(skips, left - 1, left)}
+        begins = state.cosine(state.scratch[_BEFORE]) > self.similarity
+        begins = begins if budget is True else begins & budget
+        skips = (begins | (skipped > 0)) & (skipped < self.skips)
+        state.scratch = {_BEFORE: x, _SKIPPED: skipped + skips}
         return ~skips
 
     def _budget(self, state: GateState) -> torch.Tensor | bool:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from harness.method import Schedule
 from harness.plan import LayerPlan, Step
 
@@ -38,20 +40,21 @@ class FixedExit(Schedule):
         self._require("budget", self.budget >= 1, "1 or more")
         self._require("side", self.side in ("bottom", "top"), "bottom or top")
 
+    @override
     def resolve(self, depth: int, extras: Any) -> FixedExit:
-        """See `Method.resolve`."""
         self._require("budget", self.budget <= depth, f"at most the model's {depth} blocks")
         return self
 
+    @override
     def no_skip(self, depth: int) -> FixedExit:
-        """See `Method.no_skip`."""
         return replace(self, budget=depth)
 
+    @override
     def candidates(self, depth: int) -> list[FixedExit]:
-        """See `Method.candidates`: every budget below the full depth."""
+        """Every budget below the full depth."""
         return [replace(self, budget=budget) for budget in range(depth - 1, 0, -1)]
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         first = 0 if self.side == "bottom" else depth - self.budget
         return LayerPlan.of(range(first, first + self.budget), depth)

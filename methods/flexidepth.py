@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.method import Gate
 from harness.state import GateState
@@ -65,30 +66,32 @@ class FlexiDepth(Gate):
         """The blocks that have a router."""
         return range(depth // 2 if self.first is None else self.first, depth)
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> FlexiDepth:
-        """See `Method.resolve`."""
         self._require("first", len(self.routed(depth)) > 0, f"below the model's {depth} blocks")
         self._require_trained(extras, [f"{_block(layer)}.head.weight" for layer in self.routed(depth)])
         return self
 
+    @override
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
-        """See `Method.settings`."""
         return {**self.params, "first": self.routed(depth).start}
 
+    @override
     def candidates(self, depth: int) -> list[FlexiDepth]:
-        """See `Method.candidates`: thresholds from 0.05 up to 0.95; trained is 0.5."""
+        """Thresholds from 0.05 up to 0.95; trained is 0.5."""
         return [replace(self, threshold=step / 20) for step in range(1, 20)]
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`."""
         return layer in self.routed(depth)
 
+    @override
     def prompt_gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.prompt_gated`: the weight multiplies there too."""
+        """The weight multiplies there too."""
         return self.gated(layer, sublayer, depth)
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         if sublayer == "feed":
             state.openness = state.scratch[_W]
             return state.scratch[_RUNS]
@@ -100,8 +103,8 @@ class FlexiDepth(Gate):
         state.scratch = {_W: w, _RUNS: runs}
         return runs
 
+    @override
     def bypass(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.bypass`."""
         if sublayer == "attention":
             return x
         name, w = _block(layer), state.scratch[_W][~state.scratch[_RUNS]]
@@ -109,8 +112,8 @@ class FlexiDepth(Gate):
         inner = F.silu(state.linear(f"{name}.gate", read)) * state.linear(f"{name}.down", read)
         return x + (1 - w).unsqueeze(-1) * state.linear(f"{name}.up", inner)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return self._plan({})
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:

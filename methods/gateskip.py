@@ -32,6 +32,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Gate
@@ -67,8 +68,8 @@ class GateSkip(Gate):
         known = not self.thresholds or re.fullmatch(r"t\d+(_\d+)*", self.thresholds) is not None
         self._require("thresholds", known, "t and whole numbers joined by _, as a profile writes them")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> GateSkip:
-        """See `Method.resolve`."""
         self._require_trained(extras, [f"{_gate(layer, s)}.weight" for layer in range(depth) for s in _SUBLAYERS])
         if self.skip and not self.thresholds:
             raise BadInput(
@@ -79,8 +80,8 @@ class GateSkip(Gate):
         self._require("thresholds", fits, f"one for each of the model's {2 * depth} sublayers")
         return self
 
+    @override
     def profile(self, profile: Profile) -> GateSkip:
-        """See `Method.profile`."""
         self._require("skip", self.skip > 0, "above 0: without skipping there is no threshold to find")
         found = profile.openness(_ByQuantile(share=self.skip))
         levels = [
@@ -90,16 +91,17 @@ class GateSkip(Gate):
         ]
         return replace(self, thresholds="t" + "_".join(str(round(level * _UNIT)) for level in levels))
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`: everything passes a gate."""
+        """Everything passes a gate."""
         return True
 
+    @override
     def prompt_gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.prompt_gated`."""
         return True
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         importance = self._opened(layer, sublayer, x, state)
         if not self.skip:
             return torch.ones_like(importance, dtype=torch.bool)
@@ -111,8 +113,8 @@ class GateSkip(Gate):
         state.openness = torch.sigmoid(state.linear(_gate(layer, sublayer), read))
         return state.openness.detach().float().mean(-1)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return self._plan({})
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
@@ -131,8 +133,8 @@ class _ByQuantile(GateSkip):
 
     share: float = 0.0
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         importance = self._opened(layer, sublayer, x, state)
         if not self.share:
             return torch.ones_like(importance, dtype=torch.bool)

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Draft, Start, Verification
 from harness.plan import LayerPlan
-from harness.state import largest_probability
 from harness.sublayers import blocks, without
 
 
@@ -80,25 +80,21 @@ class KnapSpec(Draft):
         self._require("window", self.window >= 1, "1 or more")
         self._require("floor", -1 <= self.floor <= 1, "-1 to 1")
 
+    @override
     def begin(self, start: Start) -> _Set:
-        """See `Method.begin`."""
         return _Set(without(blocks(range(1, start.depth - 1, 2)), start.depth))
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         plan: LayerPlan = memory.plan
         return plan
 
-    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
-        return largest_probability(logits) >= self.threshold
-
+    @override
     def keeps_states(self, memory: Any) -> bool:
-        """See `Draft.keeps_states`."""
         return bool(memory.rounds % self.every == 0)
 
+    @override
     def verified(self, seen: Verification, memory: Any) -> None:
-        """See `Draft.verified`."""
         memory.rounds += 1
         if not seen.states:
             return

@@ -26,18 +26,18 @@ Cost: the drafted tokens that are rejected, and a vocabulary projection for each
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
-from harness.errors import BadInput, near
+from harness.errors import BadInput
 from harness.method import Draft
 from harness.plan import LayerPlan
-from harness.training import Moment, TrainingPass, TrainingPlan, TrainingStage
+from harness.training import Moment, TrainingPass, TrainingPlan, TrainingStage, configured
 
 
 @dataclass(frozen=True)
@@ -65,29 +65,34 @@ class LayerSkip(Draft):
         """Blocks that draft in a model of `depth` blocks."""
         return max(1, depth // 3) if self.exit_layer is None else self.exit_layer
 
+    @override
     def resolve(self, depth: int, extras: Any) -> LayerSkip:
-        """See `Method.resolve`."""
         self._require(
             "exit_layer", self.blocks(depth) < depth, f"at most {depth - 1}: the last of {depth} blocks must verify"
         )
         return self
 
+    @override
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
-        """See `Method.settings`."""
         return {**self.params, "exit_layer": self.blocks(depth)}
 
+    @override
     def candidates(self, depth: int) -> list[LayerSkip]:
-        """See `Method.candidates`: drafts from an eighth to half of the blocks, 2 to 8 tokens long."""
+        """Drafts from an eighth to half of the blocks, 2 to 8 tokens long."""
         exits = sorted({max(1, round(depth / share)) for share in (2, 3, 4, 6, 8)} & set(range(1, depth)), reverse=True)
         return [replace(self, exit_layer=e, draft_tokens=d) for e in exits for d in (2, 4, 6, 8)]
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         return LayerPlan.of(range(self.blocks(depth)), depth)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
-        return _Training().plan()
+        return _planned({})
+
+
+def _planned(options: Mapping[str, Any]) -> TrainingPlan:
+    return configured(_Training, "layerskip", options).plan()
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class _Training:
     def plan(self) -> TrainingPlan:
         """The training plan with these options."""
         stage = TrainingStage("weights", self.loss, keep_blocks=True, dropout=self.rates)
-        return TrainingPlan((stage,), configure=_configured)
+        return TrainingPlan((stage,), configure=_planned)
 
     def rates(self, moment: Moment, depth: int) -> list[float]:
         """Probability that each block is left out (Equations 2 to 4)."""
@@ -143,16 +148,3 @@ class _Training:
 def _rising(place: int, count: int) -> float:
     """From 0 at the first of `count` places to 1 at the last, exponentially."""
     return math.exp(place * math.log(2) / max(count - 1, 1)) - 1
-
-
-def _configured(options: Mapping[str, Any]) -> TrainingPlan:
-    kinds: dict[str, type] = {f.name: type(f.default) for f in dataclasses.fields(_Training)}
-    given: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in kinds:
-            raise BadInput(f"layerskip: options.{name} is not known; {near(name, kinds)}")
-        fits = (int, float) if kinds[name] is float else (kinds[name],)
-        if isinstance(value, bool) != (kinds[name] is bool) or not isinstance(value, fits):
-            raise BadInput(f"layerskip: options.{name}={value!r} is of the wrong type; give {kinds[name].__name__}")
-        given[name] = kinds[name](value)
-    return _Training(**given).plan()

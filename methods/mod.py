@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.method import Gate
 from harness.state import GateState
@@ -63,34 +64,35 @@ class MoD(Gate):
         self._require("every", self.every >= 2, "2 or more")
 
     @property
+    @override
     def kv(self) -> str:
-        """See `Gate.kv`."""
         return "hidden"
 
     def routed(self, depth: int) -> range:
         """The blocks that have a router."""
         return range(self.every - 1, depth, self.every)
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> MoD:
-        """See `Method.resolve`."""
         self._require("every", len(self.routed(depth)) > 0, f"at most the model's {depth} blocks")
         self._require_trained(extras, [f"{_block(layer)}.router.weight" for layer in self.routed(depth)])
         return self
 
+    @override
     def candidates(self, depth: int) -> list[MoD]:
-        """See `Method.candidates`: thresholds from 0.05 up to 0.95; trained is 0.5."""
+        """Thresholds from 0.05 up to 0.95; trained is 0.5."""
         return [replace(self, threshold=step / 20) for step in range(1, 20)]
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`."""
         return layer in self.routed(depth)
 
+    @override
     def prompt_gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.prompt_gated`."""
         return self.gated(layer, sublayer, depth)
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         if sublayer == "feed":
             state.openness = state.scratch[_OPEN]
             return state.scratch[_RUNS]
@@ -106,8 +108,8 @@ class MoD(Gate):
         """The positions [R] that run, of the router's r and the predictor's logits."""
         return torch.sigmoid(found) > self.threshold
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return self._plan({})
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
@@ -145,7 +147,7 @@ class _TopShare(MoD):
         if not (state.training and torch.is_grad_enabled()):
             return super()._chosen(openness, found, state)
         state.aside = found
-        return _largest(openness, state.rows, self.share)
+        return largest(openness, state.rows, self.share)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _block(layer: int) -> str:
     return f"mod.{layer}"
 
 
-def _largest(values: torch.Tensor, rows: torch.Tensor, share: float) -> torch.Tensor:
+def largest(values: torch.Tensor, rows: torch.Tensor, share: float) -> torch.Tensor:
     """Bool [R]: the value is among the largest `share` of its row, one at least."""
     order = values.argsort(descending=True, stable=True)
     order = order[rows[order].argsort(stable=True)]

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Exit
 from harness.state import GateState
@@ -49,25 +50,27 @@ class Patience(Exit):
         self._require("patience", self.patience >= 1, "1 or more")
         self._require("first", self.first >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Patience:
-        """See `Method.resolve`."""
         self._require("first", self.first <= depth, f"at most the model's {depth} blocks")
         return self
 
+    @override
     def no_skip(self, depth: int) -> Patience:
-        """See `Method.no_skip`."""
         return replace(self, patience=depth)
 
+    @override
     def candidates(self, depth: int) -> list[Patience]:
-        """See `Method.candidates`: from all blocks down to one."""
+        """From all blocks down to one."""
         return [replace(self, patience=count) for count in range(depth - 1, 0, -1)]
 
+    @override
     def tests(self, layer: int, depth: int) -> bool:
-        """See `Exit.tests`: nowhere when no row could leave before the last block."""
+        """Nowhere when no row could leave before the last block."""
         return self.first - 1 <= layer < depth - 1 and self.first + self.patience < depth
 
+    @override
     def should_exit(self, layer: int, hidden: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Exit.should_exit`."""
         token = state.logits(hidden).argmax(-1)
         equal = torch.zeros_like(token)
         if _TOKEN in state.scratch:

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from harness.method import Draft, Start
 
 
@@ -51,13 +53,14 @@ class PromptLookup(Draft):
         self._require("window", self.window in ("full", "part"), "full or part")
         self._require("tie", self.tie in ("first", "last"), "first or last")
 
+    @override
     def begin(self, start: Start) -> list[_Text]:
-        """See `Method.begin`: the text of every row."""
+        """The text of every row."""
         rows = zip(start.prompts.tolist(), start.lengths.tolist(), strict=True)
         return [_Text(self, prompt[len(prompt) - length :]) for prompt, length in rows]
 
+    @override
     def propose(self, new: Sequence[Sequence[int]], memory: Any) -> list[list[int]]:
-        """See `Draft.propose`."""
         for text, tokens in zip(memory, new, strict=True):
             text.add(tokens)
         return [text.continued() for text in memory]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from harness.method import Schedule
 from harness.plan import LayerPlan, Step
 
@@ -36,21 +38,22 @@ class RandomSkip(Schedule):
     def __post_init__(self) -> None:
         self._require("budget", self.budget >= 1, "1 or more")
 
+    @override
     def resolve(self, depth: int, extras: Any) -> RandomSkip:
-        """See `Method.resolve`."""
         self._require("budget", self.budget <= depth, f"at most the model's {depth} blocks")
         return self
 
+    @override
     def no_skip(self, depth: int) -> RandomSkip:
-        """See `Method.no_skip`."""
         return replace(self, budget=depth)
 
+    @override
     def candidates(self, depth: int) -> list[RandomSkip]:
-        """See `Method.candidates`: every budget below the full depth, drawn with the same seed."""
+        """Every budget below the full depth, drawn with the same seed."""
         return [replace(self, budget=budget) for budget in range(depth - 1, 0, -1)]
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         return _draw(self.seed, self.budget, depth)
 
 

@@ -30,6 +30,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
+from typing_extensions import override
 
 from harness.method import Gate, Start
 from harness.state import GateState
@@ -69,39 +70,42 @@ class RouterTuning(Gate):
         """The blocks that have a router."""
         return range(depth // 2 if self.first is None else self.first, depth)
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> RouterTuning:
-        """See `Method.resolve`."""
         self._require("first", len(self.routed(depth)) > 0, f"below the model's {depth} blocks")
         self._require_trained(extras, [f"{_router(layer)}.weight" for layer in self.routed(depth)])
         return self
 
+    @override
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
-        """See `Method.settings`."""
         return {**self.params, "first": self.routed(depth).start}
 
+    @override
     def no_skip(self, depth: int) -> RouterTuning:
-        """See `Method.no_skip`."""
         return replace(self, threshold=0.0)
 
+    @override
     def candidates(self, depth: int) -> list[RouterTuning]:
-        """See `Method.candidates`: thresholds from 0.05 up to 0.95; trained is 0.5."""
+        """Thresholds from 0.05 up to 0.95; trained is 0.5."""
         return [replace(self, threshold=step / 20) for step in range(1, 20)]
 
+    @override
     def begin(self, start: Start) -> dict[int, torch.Tensor]:
-        """See `Method.begin`: what the prompt decided for each row, by block."""
+        """What the prompt decided for each row, by block."""
         return {}
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`."""
         about = {"attention": ("attention",), "mlp": ("feed",), "block": ("attention", "feed")}[self.unit]
         return self.threshold > 0 and layer in self.routed(depth) and sublayer in about
 
+    @override
     def prompt_gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.prompt_gated`: a sequence is decided there, also where the prompt itself skips nothing."""
+        """A sequence is decided there, also where the prompt itself skips nothing."""
         return (self.prompt or self.granularity == "sequence") and self.gated(layer, sublayer, depth)
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         if self.unit == "block" and sublayer == "feed":
             state.openness = state.scratch.get(_OPEN)
             return state.scratch[_RUNS]
@@ -126,8 +130,8 @@ class RouterTuning(Gate):
         state.scratch = {_OPEN: openness, _RUNS: runs}
         return runs
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return self._plan({})
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:

@@ -23,15 +23,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
-from harness.errors import BadInput, near
+from harness.errors import BadInput
 from harness.method import Draft
 from harness.plan import LayerPlan
-from harness.state import largest_probability
-from harness.training import TrainingPass, TrainingPlan, TrainingStage
-
-WINDOW = 10
-"""Tokens that a draft is trained to run ahead."""
+from harness.training import TrainingPass, TrainingPlan, TrainingStage, configured
 
 
 @dataclass(frozen=True)
@@ -58,42 +55,40 @@ class Seed(Draft):
         self._require("draft_tokens", self.draft_tokens >= 1, "1 or more")
         self._require("threshold", 0 <= self.threshold <= 1, "0 to 1")
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Seed:
-        """See `Method.resolve`."""
         self._require("blocks", self.blocks < depth, f"below the model's {depth} blocks")
         return self
 
+    @override
     def candidates(self, depth: int) -> list[Seed]:
-        """See `Method.candidates`: one to four blocks, drafts of two to ten tokens."""
+        """One to four blocks, drafts of two to ten tokens."""
         return [Seed(blocks, d, self.threshold) for blocks in range(1, min(5, depth)) for d in (2, 4, 6, 10)]
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         return LayerPlan.of(range(depth - self.blocks, depth), depth)
 
-    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
-        if not self.threshold:
-            return None
-        return largest_probability(logits) >= self.threshold
-
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
-        return self._plan(WINDOW)
+        return self._plan({})
 
-    def _plan(self, window: int) -> TrainingPlan:
+    def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
+        window = configured(_Options, self.name, options).window
+
         def loss(forced: TrainingPass) -> torch.Tensor:
             self.resolve(forced.decoder.depth, {})
             return (forced.final_loss() + forced.draft_loss(self.blocks, window)) / 2
 
-        return TrainingPlan((TrainingStage("weights", loss, keep_blocks=True),), configure=self._configured)
+        return TrainingPlan((TrainingStage("weights", loss, keep_blocks=True),), configure=self._plan)
 
-    def _configured(self, options: Mapping[str, Any]) -> TrainingPlan:
-        for name in set(options) - {"window"}:
-            raise BadInput(f"{self.name}: options.{name} is not known; {near(name, ['window'])}")
-        window = options["window"]
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise BadInput(
-                f"{self.name}: options.window={window!r} is out of range; give a number of tokens, 1 or more"
-            )
-        return self._plan(window)
+
+@dataclass(frozen=True)
+class _Options:
+    """The recipe's options: tokens that a draft is trained to run ahead."""
+
+    window: int = 10
+
+    def __post_init__(self) -> None:
+        if self.window < 1:
+            raise BadInput(f"seed: options.window={self.window} is out of range; give a number of tokens, 1 or more")

@@ -30,6 +30,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from harness.method import Method, Schedule
 from harness.plan import LayerPlan, Step
 from harness.training import Moment, TrainingPlan, TrainingStage
@@ -97,26 +99,27 @@ class SkipDecode(Schedule):
         low = depth if target == 1 else max(1, self.warmup, _round(2 * mean / 3))
         return low, min(depth, max(low, _round(2 * mean) - low))
 
+    @override
     def resolve(self, depth: int, extras: Any) -> SkipDecode:
-        """See `Method.resolve`."""
         low, high = self.limits(depth)
         self._require("max_layers", high <= depth, f"at most the model's {depth} blocks")
         self._require("speedup", self.speedup is None or self.speedup <= depth, f"at most the model's {depth} blocks")
         self._require("warmup", self.warmup <= low, f"at most the smallest budget, {low}")
         return self
 
+    @override
     def settings(self, depth: int, expected_tokens: int) -> dict[str, Any]:
-        """See `Method.settings`."""
         low, high = self.limits(depth)
         horizon = self.horizon or expected_tokens
         return {**self.params, "min_layers": low, "max_layers": high, "horizon": horizon}
 
+    @override
     def no_skip(self, depth: int) -> SkipDecode:
-        """See `Method.no_skip`."""
         return replace(self, speedup=None, min_layers=depth, max_layers=depth)
 
+    @override
     def candidates(self, depth: int) -> list[SkipDecode]:
-        """See `Method.candidates`: for each mean budget the decay of the paper's settings, none at all, and a steeper one."""
+        """For each mean budget the decay of the paper's settings, none at all, and a steeper one."""
         found: dict[tuple[int, int], None] = {}
         for target in _TUNED_TARGETS:
             mean = depth / target
@@ -128,16 +131,16 @@ class SkipDecode(Schedule):
         ordered = sorted(found, key=lambda pair: (-sum(pair), -pair[0]))
         return [replace(self, speedup=None, min_layers=low, max_layers=high) for low, high in ordered]
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         low, high = self.limits(depth)
         horizon = self.horizon or step.expected_tokens
         t = min(max((step.index - 1) / max(horizon - 1, 1), 0.0), 1.0)
         top = _round((1 - t) * high + t * low) - self.warmup
         return LayerPlan.of((*range(self.warmup), *range(depth - top, depth)), depth)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return TrainingPlan((TrainingStage("weights", lambda forced: forced.final_loss()),), self._draw)
 
     def _draw(self, rng: random.Random, moment: Moment) -> Method:

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.method import Gate
 from harness.state import GateState
@@ -51,34 +52,35 @@ class SkipGPT(Gate):
     margin: float = 0.0
     prompt: bool = True
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> SkipGPT:
-        """See `Method.resolve`."""
         self._require_trained(extras, [f"{_router(layer, s)}.out.weight" for layer in range(depth) for s in _SUBLAYERS])
         return self
 
+    @override
     def no_skip(self, depth: int) -> SkipGPT:
-        """See `Method.no_skip`."""
         return replace(self, margin=_ALL)
 
+    @override
     def candidates(self, depth: int) -> list[SkipGPT]:
-        """See `Method.candidates`: margins from -6 up to 6; trained is 0."""
+        """Margins from -6 up to 6; trained is 0."""
         return [replace(self, margin=step / 2) for step in range(-12, 13)]
 
+    @override
     def gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.gated`."""
         return self.margin > _ALL
 
+    @override
     def prompt_gated(self, layer: int, sublayer: str, depth: int) -> bool:
-        """See `Gate.prompt_gated`."""
         return self.prompt and self.gated(layer, sublayer, depth)
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         z = _logits(layer, sublayer, x, state)
         return z[:, 0] - z[:, 1] >= self.margin
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return self._plan({})
 
     def _plan(self, options: Mapping[str, Any]) -> TrainingPlan:
@@ -107,8 +109,8 @@ class _Drawn(SkipGPT):
 
     temperature: float = 1.0
 
+    @override
     def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
-        """See `Gate.runs`."""
         z = _logits(layer, sublayer, x, state)
         if state.training:
             z = gumbel(z)

@@ -37,6 +37,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.method import Schedule
@@ -83,20 +84,20 @@ class StaticPrune(Schedule):
         self._require("epsilon", self.epsilon >= 0, "0 or more")
         read(self.skip)
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> StaticPrune:
-        """See `Method.resolve`."""
         if self.count and not self.skip:
             command = f"depthbench profile 'static_prune(order={self.order}, count={self.count})'"
             raise BadInput(f"static_prune: nothing was profiled; run `{command}` or give skip")
         self._plan(depth)
         return self
 
+    @override
     def no_skip(self, depth: int) -> StaticPrune:
-        """See `Method.no_skip`."""
         return replace(self, count=0, skip="")
 
+    @override
     def profile(self, profile: Profile) -> StaticPrune:
-        """See `Method.profile`."""
         depth = profile.depth
         free = [layer for layer in range(depth) if self._free(layer, depth)]
         self._require(
@@ -131,12 +132,12 @@ class StaticPrune(Schedule):
     def _plan(self, depth: int) -> LayerPlan:
         return _planned(self.skip, depth, self.where == "prompt")
 
+    @override
     def prompt_plan(self, depth: int) -> LayerPlan:
-        """See `Method.prompt_plan`."""
         return LayerPlan.full(depth) if self.where == "decode" else self._plan(depth)
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         return LayerPlan.full(depth) if self.where == "prompt" else self._plan(depth)
 
 

@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from typing_extensions import override
 
 from harness.method import Draft, Start, Verification
 from harness.plan import LayerPlan
-from harness.state import largest_probability
 from harness.sublayers import blocks, read, without
 
 
@@ -90,13 +90,13 @@ class Swift(Draft):
         self._require("enough", 0 <= self.enough <= 1, "0 to 1")
         read(self.skip)
 
+    @override
     def resolve(self, depth: int, extras: Mapping[str, torch.Tensor]) -> Swift:
-        """See `Method.resolve`."""
         without(read(self.skip), depth)
         return self
 
+    @override
     def begin(self, start: Start) -> _Search:
-        """See `Method.begin`."""
         depth = start.depth
         first = read(self.skip) or dict.fromkeys(blocks(range(1, depth - 1, 2)), 1.0)
         search = _Search(without(first, depth), random.Random(self.seed), free=blocks(range(1, depth - 1)))
@@ -106,19 +106,13 @@ class Swift(Draft):
     def _skipped(self, search: _Search) -> int:
         return int(len(search.free) * self.share)
 
+    @override
     def draft_plan(self, depth: int, memory: Any) -> LayerPlan:
-        """See `Draft.draft_plan`."""
         plan: LayerPlan = memory.plan
         return plan
 
-    def goes_on(self, logits: torch.Tensor, memory: Any) -> torch.Tensor | None:
-        """See `Draft.goes_on`."""
-        if not self.threshold:
-            return None
-        return largest_probability(logits) >= self.threshold
-
+    @override
     def verified(self, seen: Verification, memory: Any) -> None:
-        """See `Draft.verified`."""
         if memory.ended or seen.known <= self.window + 1:
             return
         if memory.tried >= self.tries or memory.since >= self.patience:

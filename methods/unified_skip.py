@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
+from typing_extensions import override
+
 from harness.method import Method, Schedule
 from harness.plan import LayerPlan, Step
 from harness.training import Moment, TrainingPlan, TrainingStage
@@ -47,27 +49,28 @@ class UnifiedSkip(Schedule):
     def __post_init__(self) -> None:
         self._require("speedup", self.speedup >= 1, "1 (no skipping) or more")
 
+    @override
     def resolve(self, depth: int, extras: Any) -> UnifiedSkip:
-        """See `Method.resolve`."""
         self._require(
             "speedup", int(depth / self.speedup) >= 2, f"at most {depth / 2:g}: two of {depth} blocks must run"
         )
         return self
 
+    @override
     def no_skip(self, depth: int) -> UnifiedSkip:
-        """See `Method.no_skip`."""
         return replace(self, speedup=1.0)
 
+    @override
     def candidates(self, depth: int) -> list[UnifiedSkip]:
-        """See `Method.candidates`: every number of blocks from all but one down to two."""
+        """Every number of blocks from all but one down to two."""
         return [replace(self, speedup=depth / count) for count in range(depth - 1, 1, -1)]
 
+    @override
     def layers(self, step: Step, prompt_length: int, depth: int) -> LayerPlan:
-        """See `Schedule.layers`."""
         return _spaced(self.speedup, depth)
 
+    @override
     def training_plan(self) -> TrainingPlan:
-        """See `Method.training_plan`."""
         return TrainingPlan((TrainingStage("weights", lambda forced: forced.final_loss()),), self._draw)
 
     def _draw(self, rng: random.Random, moment: Moment) -> Method:

@@ -35,6 +35,7 @@ from harness.run.contract import with_extras
 from harness.train.recipes import Recipe
 from harness.train.train import train
 from tests.method_cases import SPECS
+from tests.tasks.lm_eval import own_tasks
 
 _LOCKS = tempfile.TemporaryDirectory(prefix="depthbench-locks-")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
@@ -114,3 +115,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("checkpoint") / "tiny"
     stages = {"weights": {"steps": 2, "learning_rate": 0.003}, "probe": {"steps": 2, "learning_rate": 0.01}}
     return train(tiny_recipe("calm", stages=stages), out)
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of three lm-eval task files and of their data."""
+    return own_tasks.write(tmp_path_factory.mktemp("tasks"))

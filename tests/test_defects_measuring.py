@@ -25,8 +25,8 @@ from harness.run.contract import decode_with_logits
 from harness.suites.suite import Suite
 from harness.tasks import prompts
 from tests.conftest import ragged_prompts
-from tests.records.test_summary import SKIP, full_speed, rows
-from tests.records.test_summary import speed as cell
+from tests.records.hand_made import SKIP, full_speed, rows
+from tests.records.hand_made import speed as cell
 
 
 def tiny(checkpoint: Path, **changes: Any) -> Suite:

@@ -21,9 +21,19 @@ def test_the_inner_one_of_two_speaks_and_nobody_afterwards(monkeypatch: pytest.M
             while not lines.get(timeout=60).startswith("reading: "):
                 pass
             raise KeyError
-    for thread in [t for t in threading.enumerate() if t.name == "signs of life"]:
+    nobody_speaks()
+    while not lines.empty():
+        lines.get()
+    with waiting.told("another"):  # nothing is left of the two before
+        assert lines.get(timeout=60) == "another: 0 s so far"
+    nobody_speaks()
+
+
+def nobody_speaks() -> None:
+    threads = [t for t in threading.enumerate() if t.name == "signs of life"]
+    for thread in threads:
         thread.join(timeout=60)
-    assert not waiting._doing and not [t for t in threading.enumerate() if t.name == "signs of life"]
+    assert not any(t.is_alive() for t in threads)
 
 
 def test_what_is_short_says_nothing(capsys: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from harness.cli.verbs import Verb, Verbs
+from harness.cli.verbs import GROUPS, Verb, Verbs
 
 app = typer.Typer(
     name="depthbench",
@@ -21,8 +21,7 @@ app = typer.Typer(
     epilog="Start with `depthbench run quick`. Every verb has its own `--help` with examples.",
 )
 
-MEASURE, MAKE, LOOK = "Measure and report", "Make weights and choose parameters", "Look at one model or this machine"
-"""Groups of verbs, in the order in which `--help` shows them."""
+MEASURE, LOOK, MAKE = GROUPS
 
 MOST = 2**31 - 1
 """Largest count an option takes: what torch and the operating system can count to."""

@@ -14,14 +14,14 @@ from functools import cache
 
 import typer
 
-# Importing a module registers its verbs, in the order in which `--help` lists them.
-from harness.cli import runs, single, training
+# Importing a module registers its verbs, in the order in which `--help` lists them within their groups.
+from harness.cli import looks, runs, single, train, tuning
 from harness.cli.app import app
 from harness.cli.streams import standard_streams
 from harness.errors import BadInput, CellFailed, DiskFull
 from harness.signals import Stopping
 
-__all__ = ["app", "command", "main", "runs", "single", "training"]
+__all__ = ["app", "command", "looks", "main", "runs", "single", "train", "tuning"]
 
 
 def main(stopping: Stopping | None = None) -> None:

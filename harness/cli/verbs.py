@@ -8,6 +8,9 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+GROUPS = ("Measure and report", "Look at one model or this machine", "Make weights and choose parameters")
+"""Groups of verbs, in the order in which `--help` shows them."""
+
 FREE_TEXT = ("prompt", "continuation", "system_instruction", "gen_kwargs")
 """Parameters that may be given as an empty text."""
 
@@ -64,12 +67,12 @@ class Verbs(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """The verbs by their groups."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, str]]] = {group: [] for group in GROUPS}
         for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
+            command: Any = self.get_command(ctx, name)
             if command is not None and not command.hidden:
                 text = " ".join((command.help or "").split("\n\n")[0].split())
-                groups.setdefault(getattr(command, "rich_help_panel", None) or "Verbs", []).append((name, text))
+                groups[command.rich_help_panel].append((name, text))
         for title, records in groups.items():
             _section(formatter, title, records)
 

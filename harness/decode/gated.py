@@ -6,11 +6,12 @@ trained on (`gated_pass.py`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence, Set
 
 import torch
 
-from harness.decode.gated_blocks import Blocks, CalledBlocks, split
+from harness.decode.gated_blocks import Blocks, CalledBlocks, every, split
 from harness.method import Gate
 from harness.plan import LayerPlan
 from harness.state import GateState
@@ -70,8 +71,10 @@ class GatedWalk:
         self.open: torch.Tensor | None = None
         """Positions that run what is not asked about, bool [R]; None: all."""
         self.openness: torch.Tensor | None = None
-        self.waiting: list[int] = []
-        """Whole blocks that all positions run and that nobody has needed the result of yet."""
+        self.waiting: list[tuple[int, bool, bool]] = []
+        """Sublayers that all positions run and that nobody has needed the result of yet: block, attention, feed."""
+        self._viewed: tuple[torch.Tensor | None, torch.Tensor] = None, x
+        """What was asked about last, and its positions that are asked."""
         self.ran: list[Flags] = []
         self.filled: list[int] = []
         self.fill_rows = 0
@@ -84,29 +87,31 @@ class GatedWalk:
         """Up to the last block, or to the one above which nothing runs."""
         gate = self.gate
         for layer in range(self.depth):
-            asked, feed_asked = (layer, "attention") in self.asks, (layer, "feed") in self.asks
-            if not asked and not feed_asked and layer not in self.hiding and (self.open is None or self.recomputes):
-                self.waiting.append(layer)
-                self.ran.append((self.open, self.open))
-                continue
-            self._catch_up()
-            attends = self._asked(layer, "attention") if asked else self.open
-            if not gate.reopens and attends is not None and not bool(attends.any()) and self.may_stop(layer):
+            feed_asked = (layer, "feed") in self.asks and not self.recomputes
+            attends = self._asked(layer, "attention") if (layer, "attention") in self.asks else self.open
+            if attends is not None and not gate.reopens and not bool(attends.any()) and self.may_stop(layer):
                 break
-            x = self.x
-            if self.recomputes or (attends is None and not feed_asked and self._plain(layer)):
-                self.x, self.entry = self.blocks.blocks((layer,), x), x
-                self.ran.append((attends, attends))
-            elif not feed_asked and not gate.reopens and self.single and attends is not None and self._plain(layer):
+            if attends is None or self.recomputes:
+                self._all(layer, "attention")
+            elif not feed_asked and not gate.reopens and self.single and self._plain(layer):
+                self._catch_up()
+                x = self.x
                 self._whole(layer, attends)
                 self.entry = x
                 self.ran.append((attends, attends))
+                continue
             else:
+                self._catch_up()
+                x = self.x
                 self._attend(layer, attends)
                 self.entry = x
-                feeds = self._asked(layer, "feed") if feed_asked else None if gate.reopens else attends
-                self._feed(layer, feeds, x)
-                self.ran.append((attends, feeds))
+            feeds = self._asked(layer, "feed") if feed_asked else None if gate.reopens else attends
+            if feeds is None or self.recomputes:
+                self._all(layer, "feed")
+            else:
+                self._catch_up()
+                self._feed(layer, feeds, self.entry)
+            self.ran.append((attends, feeds))
         self._catch_up()
         above = tuple(range(len(self.ran), self.depth))
         if above and self.fills:
@@ -127,7 +132,7 @@ class GatedWalk:
     def at(self, x: torch.Tensor) -> torch.Tensor:
         """The states [R, D] of the positions that are asked, of x [B, T, D]."""
         if self.single:
-            return x[:, 0]
+            return x.squeeze(1)
         flat = x.flatten(0, 1)
         return flat if self.places is None else flat[self.places]
 
@@ -140,19 +145,35 @@ class GatedWalk:
             flags = base.index_copy(0, self.places, flags)
         return flags.view(rows, columns, -1)
 
+    def _all(self, layer: int, sublayer: str) -> None:
+        """A sublayer of all positions: together with its neighbours, once somebody needs the result."""
+        attends = sublayer == "attention"
+        if (attends and layer in self.hiding) or (self.openness is not None and not self.recomputes):
+            self._catch_up()
+            if attends:
+                x = self.x
+                self._attend(layer, None)
+                self.entry = x
+            else:
+                self._feed(layer, None, self.entry)
+        elif not attends and self.waiting and self.waiting[-1][0] == layer:
+            self.waiting[-1] = (layer, True, True)
+        else:
+            self.waiting.append((layer, attends, not attends))
+
     def _catch_up(self) -> None:
-        """Run the blocks that wait; the last one apart, whose input the next question may be about."""
-        if len(self.waiting) > 1:
-            self.x = self.blocks.blocks(tuple(self.waiting[:-1]), self.x)
+        """Run the sublayers that wait."""
         if self.waiting:
-            self.entry = self.x
-            self.x = self.blocks.blocks((self.waiting[-1],), self.x)
+            self.x, self.entry = self.blocks.stretch(tuple(self.waiting), self.x, self.entry)
             self.waiting.clear()
 
     def _asked(self, layer: int, sublayer: str) -> torch.Tensor | None:
         """The positions that run a sublayer, bool [R]; None: all."""
         gate, state, open_ = self.gate, self.state, self.open
-        x, entry = self.at(self.x), self.at(self.entry)
+        self._catch_up()
+        x = self.at(self.x)
+        entry = self._viewed[1] if self._viewed[0] is self.entry else self.at(self.entry)
+        self._viewed = self.x, x
         asked = None
         if self.compact and not gate.reopens and open_ is not None:
             # Closed rows are not asked.
@@ -161,14 +182,16 @@ class GatedWalk:
             state.picked = asked
         state.advance(entry)
         runs = gate.runs(layer, sublayer, x, state)
-        if runs.shape != x.shape[:1] or runs.dtype != torch.bool:
+        if runs.dtype is not torch.bool or runs.dim() != 1 or runs.numel() != x.shape[0]:
             raise TypeError(f"runs() gives {runs.dtype} of shape {tuple(runs.shape)}; it must be bool [{x.shape[0]}]")
         self.openness = state.openness if gate.weighs or state.training else None
         if state.training:
             self.questions.append(Asked(layer, sublayer, runs, state.openness, state.aside))
         if gate.reopens:
-            return None if bool(runs.all()) else runs
+            return None if every(runs) else runs
         runs = self.must_run(runs)
+        if every(runs):
+            return open_
         closes = ~runs if open_ is None or asked is not None else ~runs & open_
         if not bool(closes.any()):
             return open_
@@ -206,7 +229,7 @@ class GatedWalk:
             self.x = self._some(layer, x, runs, feeds=True)
         else:
             # What a closed row stores in this block's cache comes from the state it keeps already.
-            self.x = torch.where(runs[:, None, None], self.blocks.blocks((layer,), x), x)
+            self.x = torch.where(runs[:, None, None], self.blocks.stretch(((layer, True, True),), x, x)[0], x)
 
     def _some(self, layer: int, x: torch.Tensor, runs: torch.Tensor, feeds: bool) -> torch.Tensor:
         assert isinstance(self.blocks, CalledBlocks), "static buffers hold all rows"
@@ -286,6 +309,8 @@ class GatedWalk:
 
     def flags(self) -> list[Flags]:
         """What ran in each of the L blocks."""
+        if len(self.ran) == self.depth:
+            return self.ran
         none = torch.zeros(self.asked, dtype=torch.bool, device=self.x.device)
         return [*self.ran, *((none, none) for _ in range(len(self.ran), self.depth))]
 
@@ -302,7 +327,12 @@ class GatedWalk:
 
 def planned(counts: Sequence[tuple[int, int]]) -> LayerPlan:
     """The sublayers that some position ran."""
-    return LayerPlan(tuple(a > 0 for a, _ in counts), tuple(f > 0 for _, f in counts))
+    return _plan(tuple(a > 0 for a, _ in counts), tuple(f > 0 for _, f in counts))
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(attention: tuple[bool, ...], feed: tuple[bool, ...]) -> LayerPlan:
+    return LayerPlan(attention, feed)
 
 
 def _count(flags: torch.Tensor | None, every: int) -> int:

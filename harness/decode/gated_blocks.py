@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from harness.decode.hidden import Seen
-from harness.models.block import Context
+from harness.models.block import Context, Operations
 from harness.models.cache import KVCache, Memory, RowsOfCache
 from harness.models.decoder import Decoder
 
@@ -16,8 +16,10 @@ from harness.models.decoder import Decoder
 class Blocks(Protocol):
     """Who runs sublayers over the columns at hand of every row, x [B, T, D]."""
 
-    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
-        """Whole blocks `layers` in turn."""
+    def stretch(
+        self, operations: Operations, x: torch.Tensor, entry: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sublayers in turn; see `Decoder.run_stretch`."""
         ...
 
     def attend(self, layer: int, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
@@ -43,9 +45,11 @@ class CalledBlocks:
     def __init__(self, decoder: Decoder, memory: Memory, context: Context, seen: Seen | None = None) -> None:
         self._decoder, self._memory, self._context, self._seen = decoder, memory, context, seen
 
-    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.blocks`."""
-        return self._decoder.run_plan(tuple((layer, True, True) for layer in layers), x, self._memory, self._context)
+    def stretch(
+        self, operations: Operations, x: torch.Tensor, entry: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Blocks.stretch`."""
+        return self._decoder.run_stretch(operations, x, entry, self._memory, self._context)
 
     def attend(self, layer: int, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
         """See `Blocks.attend`."""
@@ -89,3 +93,11 @@ class CalledBlocks:
 def split(runs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of the rows that run, and of those that do not."""
     return runs.nonzero().squeeze(1), (~runs).nonzero().squeeze(1)
+
+
+def every(flags: torch.Tensor) -> bool:
+    """Whether all flags [R] are set. Few are read by Python, which takes a fraction of what a reduction of torch's does."""
+    return False not in flags.tolist() if flags.numel() <= _FEW else bool(flags.all())
+
+
+_FEW = 64

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from harness.decode.hidden import Seen
-from harness.models.block import Context
+from harness.models.block import Context, Operations
 from harness.models.cache import KVCache
 from harness.models.decoder import Decoder
 from harness.plan import LayerPlan
@@ -168,11 +168,16 @@ class StaticSteps:
     def _embed(self) -> torch.Tensor:
         return self._columns[0].copy_(self._decoder.embed(self._token, self._position))
 
-    def blocks(self, layers: Sequence[int], x: torch.Tensor) -> torch.Tensor:
-        """See `Blocks.blocks`; what a block gave is overwritten two sublayers or blocks later."""
-        for layer in layers:
-            x = self._part(layer, "block", x)
-        return x
+    def stretch(
+        self, operations: Operations, x: torch.Tensor, entry: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Blocks.stretch`; what a block gave is overwritten two sublayers or blocks later."""
+        for layer, attends, feeds in operations:
+            if attends:
+                entry, x = x, self._part(layer, "block" if feeds else "attend", x)
+            else:
+                x = self.feed(layer, x, entry)
+        return x, entry
 
     def attend(self, layer: int, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
         """See `Blocks.attend`."""

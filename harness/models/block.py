@@ -159,9 +159,19 @@ class Block(ABC):
         """Told once of all blocks of the model, for what is chosen for several of them at a time."""
 
     def run_plan(
-        self, blocks: Sequence[Block], operations: Operations, x: torch.Tensor, memory: Memory, context: Context
+        self,
+        blocks: Sequence[Block],
+        operations: Operations,
+        x: torch.Tensor,
+        memory: Memory,
+        context: Context,
+        entry: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
-        """All of a plan's sublayers at once, for blocks that can be run so; None: one by one."""
+        """All of a plan's sublayers at once, for blocks that can be run so; None: one by one.
+
+        `entry` is the input of the first block, where that feeds alone; what the last one reads is put into `kept`.
+        """
         return None
 
     def fill_blocks(

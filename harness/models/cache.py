@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,19 +27,8 @@ class Memory(Protocol):
         ...
 
 
-class Columns(NamedTuple):
-    """Columns of some blocks' caches that a kernel writes itself, N blocks.
-
-    Attributes:
-        fields: [N, 6]: addresses of the block's keys and values [B, capacity, Hkv, d], of the cache rows that the rows at hand
-            belong to (0: all, in order), of each row's first column (0: the same for all), the capacity, the first column.
-        column: the first column of each block [N], where it is the same for all rows.
-        kept: what the addresses point to.
-    """
-
-    fields: np.ndarray[Any, np.dtype[np.int64]]
-    column: list[int]
-    kept: tuple[torch.Tensor | None, torch.Tensor | None]
+Rooms = tuple[torch.Tensor | None, torch.Tensor | None]
+"""The cache rows that the rows at hand belong to (None: all, in order), and each row's first column (None: the same for all)."""
 
 
 class KVCache:
@@ -71,7 +60,7 @@ class KVCache:
         self.lengths = [0] * len(capacities)
         self.capacities, self.rows, self.device = list(capacities), batch_size, device
         self._columns: torch.Tensor | None = None
-        self._fields: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        self._table: np.ndarray[Any, np.dtype[np.int64]] | None = None
         self._firsts: torch.Tensor | None = None
         self._start = self._held = 0
         self._row = heads * head_dim * batch_size
@@ -122,43 +111,36 @@ class KVCache:
             self._positions[layer].narrow(1, start, count).copy_(positions)
         self.lengths[layer] = start + count
 
-    def columns(self, layers: list[int], count: int) -> Columns:
-        """Where a kernel puts `count` columns of some blocks itself; `wrote` must follow."""
-        if self._columns is not None:
-            return self.columns_at(layers, [self._held - count] * len(layers), count, None, self._firsts)
-        column = [self._start] * len(layers) if self._held else [self.lengths[layer] for layer in layers]
-        return self.columns_at(layers, column, count, None)
-
-    def columns_at(
-        self,
-        layers: list[int],
-        column: list[int],
-        count: int,
-        places: torch.Tensor | None,
-        columns: torch.Tensor | None = None,
-    ) -> Columns:
-        """Where a kernel puts `count` columns from `column` [N] on for the cache rows `places`; none lies beyond."""
-        if self._fields is None:
+    @property
+    def table(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """[L, 5], for kernels: addresses of every block's keys and values [B, capacity, Hkv, d], two zeros, the capacity."""
+        if self._table is None:
             parts = [
-                (k.data_ptr(), v.data_ptr(), 0, 0, c, 0) for (k, v), c in zip(self._write, self.capacities, strict=True)
+                (k.data_ptr(), v.data_ptr(), 0, 0, c) for (k, v), c in zip(self._write, self.capacities, strict=True)
             ]
-            self._fields = np.array(parts, dtype=np.int64)
-        for layer, first in zip(layers, column, strict=True):
-            if first + count > self.capacities[layer]:
-                room = self.capacities[layer]
-                raise IndexError(f"block {layer} has room for {room} positions, {first + count} are needed")
-        fields = self._fields[layers]
-        fields[:, 5] = column
-        for at, tensor in ((2, places), (3, columns)):
-            if tensor is not None:
-                fields[:, at] = tensor.data_ptr()
-        return Columns(fields, column, (places, columns))
+            self._table = np.array(parts, dtype=np.int64)
+        return self._table
 
-    def wrote(self, layers: list[int], at: Columns, count: int) -> None:
-        """A kernel put keys and values into these columns."""
-        for layer, column in zip(layers, at.column, strict=True):
-            end = column + count
-            self.lengths[layer] = end if at.kept[1] is None else max(self.lengths[layer], end)
+    def claim(self, layers: list[int], count: int, numbers: memoryview, places: list[int]) -> Rooms:
+        """A kernel puts the next `count` columns of some blocks itself: numbers[places[i]] gets the first of block layers[i].
+
+        They count as written.
+        """
+        lengths, start = self.lengths, None
+        if self._held:
+            start = self._start if self._columns is None else self._held - count
+        for layer, place in zip(layers, places, strict=True):
+            first = lengths[layer] if start is None else start
+            numbers[place] = first
+            end = self._checked(layer, first + count)
+            lengths[layer] = end if self._columns is None else max(lengths[layer], end)
+        return None, None if self._columns is None else self._firsts
+
+    def _checked(self, layer: int, end: int) -> int:
+        """The end of columns of a block, which has room for them."""
+        if end > self.capacities[layer]:
+            raise IndexError(f"block {layer} has room for {self.capacities[layer]} positions, {end} are needed")
+        return end
 
     def put(
         self, layer: int, at: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
@@ -230,12 +212,18 @@ class RowsOfCache:
         if self._cache._positions is not None:
             self._cache._positions[layer][self._rows, start : start + count] = positions
 
-    def columns(self, layers: list[int], count: int) -> Columns:
-        """See `KVCache.columns`."""
-        return self._cache.columns_at(layers, [self._cache.lengths[layer] for layer in layers], count, self._rows)
+    @property
+    def table(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """See `KVCache.table`."""
+        return self._cache.table
 
-    def wrote(self, layers: list[int], at: Columns, count: int) -> None:
-        """See `KVCache.wrote`; the position is counted elsewhere."""
+    def claim(self, layers: list[int], count: int, numbers: memoryview, places: list[int]) -> Rooms:
+        """See `KVCache.claim`; the position is counted elsewhere."""
+        cache = self._cache
+        for layer, place in zip(layers, places, strict=True):
+            numbers[place] = cache.lengths[layer]
+            cache._checked(layer, cache.lengths[layer] + count)
+        return self._rows, None
 
     def key_positions(self, layer: int) -> torch.Tensor:
         """See `Memory.key_positions`."""

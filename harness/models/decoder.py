@@ -220,6 +220,34 @@ class Decoder(ABC):
             return found
         return self.run_blocks(operations, x, memory, context)
 
+    def run_stretch(
+        self, operations: Operations, x: torch.Tensor, entry: torch.Tensor, memory: Memory, context: Context
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sublayers in turn that stand between two questions of a gate.
+
+        Args:
+            operations: as in `run_plan`, without `Skip`; the first may be the feed of a block that attended before.
+            x: the state before them [B, T, D].
+            entry: the input of the block that x lies in, or that x comes from.
+            memory: gets the keys and values.
+            context: of the columns.
+
+        Returns:
+            The state after them, and the input of the last of their blocks.
+        """
+        first, attends, _ = operations[0]
+        kept = torch.empty_like(x) if len(operations) > 1 else None
+        found = self.blocks[first].run_plan(self.blocks, operations, x, memory, context, entry, kept)
+        if found is not None:
+            return found, kept if kept is not None else x if attends else entry
+        for layer, attends, feeds in operations:
+            block = self.blocks[layer]
+            if attends:
+                entry, x = x, block.attend(x, memory, context)
+            if feeds:
+                x = block.feed(x, entry)
+        return x, entry
+
     def run_blocks(
         self,
         operations: Iterable[tuple[int, Runs, Runs]],

@@ -74,16 +74,26 @@ class FusableBlock(Block):
             super().fill(x, memory, context)
 
     def run_plan(
-        self, blocks: Sequence[Block], operations: Operations, x: torch.Tensor, memory: Memory, context: Context
+        self,
+        blocks: Sequence[Block],
+        operations: Operations,
+        x: torch.Tensor,
+        memory: Memory,
+        context: Context,
+        entry: torch.Tensor | None = None,
+        kept: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """See `Block.run_plan`: one call of the kernels."""
-        return _run(blocks, _codes(tuple(operations)), x, memory, context)
+        return _run(self._stack, blocks, _codes(tuple(operations)), x, memory, context, entry, kept)
 
     def fill_blocks(
         self, blocks: Sequence[Block], layers: Sequence[int], x: torch.Tensor, memory: Memory, context: Context
     ) -> bool:
         """See `Block.fill_blocks`: one call of the kernels."""
-        return _run(blocks, tuple((layer, native.FILL, 1.0) for layer in layers), x, memory, context) is not None
+        return (
+            _run(self._stack, blocks, tuple((layer, native.FILL, 1.0) for layer in layers), x, memory, context)
+            is not None
+        )
 
     def _alone(
         self,
@@ -104,23 +114,27 @@ def _unknown() -> None:
 
 
 def _run(
-    blocks: Sequence[Block], codes: Codes, x: torch.Tensor, memory: Memory, context: Context
+    stack: Stack | None,
+    blocks: Sequence[Block],
+    codes: Codes,
+    x: torch.Tensor,
+    memory: Memory,
+    context: Context,
+    entry: torch.Tensor | None = None,
+    kept: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     watched = False
     for layer, _, _ in codes:
         block = blocks[layer]
-        if not isinstance(block, FusableBlock):
-            return None
-        if block.watch is not None:
+        if getattr(block, "watch", None) is not None:
             watched = True
         # Whoever replaced a sublayer's function wants to be asked; who only wants to know the seconds is told them.
         elif not _SUBLAYERS.isdisjoint(block.__dict__):
             return None
-    stack = blocks[codes[0][0]]._stack  # type: ignore[attr-defined]
     if stack is None:
         return None
     spent = np.zeros((len(codes), 3)) if watched else None
-    out = stack.run(codes, x, memory, context, None, spent)
+    out = stack.run(codes, x, memory, context, entry, spent, kept)
     if out is not None and spent is not None:
         for (layer, does, _), seconds in zip(codes, spent.tolist(), strict=True):
             watch = blocks[layer].watch  # type: ignore[attr-defined]

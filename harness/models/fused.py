@@ -139,9 +139,11 @@ class Stack:
         context: Context | None,
         entry: torch.Tensor | None = None,
         spent: np.ndarray[Any, Any] | None = None,
+        kept: torch.Tensor | None = None,
     ) -> torch.Tensor | None:
         """Blocks in turn over x [B, T, D], each doing what its code says; None where that is for torch's calls.
 
+        `entry` is the input of the first block, where that feeds alone. What the last one reads is put into `kept` [B, T, D].
         Seconds of each block's attention, feeding and filling are added to `spent` [N, 3].
         """
         rows, count, _ = x.shape
@@ -149,16 +151,15 @@ class Stack:
             return None
         if not self.serves(codes[0][0], rows * count):
             return None
-        if codes not in self._prepared:
-            self._prepared[codes] = self._ready(codes)
-        ready = self._prepared[codes]
+        ready = self._prepared.get(codes)
         if ready is None:
-            return None
-        operations = ready.operations  # used by one call at a time, under the interpreter's lock
-        if ready.count != count:
-            operations[:, _COUNT] = ready.count = count
+            if codes not in self._prepared:
+                ready = self._prepared[codes] = self._ready(codes)
+            if ready is None:
+                return None
+        if ready.count != count:  # used by one call at a time, under the decoder's lock
+            ready.operations[:, _COUNT] = ready.count = count
         mask: tuple[int | None, int, int] = (None, 0, 0)
-        at = None
         if ready.writes:
             # Several columns need the mask that says which of them see which: drafts have one, prompts are for torch's calls.
             if (
@@ -167,33 +168,38 @@ class Stack:
                 or (count > 1 and context.mask is None)
             ):
                 return None
-            at = memory.columns(ready.writes, count)
-            operations[ready.writing, _KEYS : _COLUMN + 1] = at.fields
+            ready.aim(memory, count)
             for rotary, mine in ready.rotaries:
-                operations[mine, _COSINES : _COSINES + 2] = [
-                    t.data_ptr() for t in rotary.tables(context, torch.float32)
-                ]
+                ready.turn(mine, *rotary.tables(context, torch.float32))
             mask = _mask(context)
         x = x.contiguous()
         out = torch.empty_like(x)
         entry = None if entry is None or entry is x else entry.contiguous()
         assert self._library is not None
         status = self._library.calls.run(
-            *(ready.address, len(codes), rows, x.data_ptr(), out.data_ptr(), native.pointer(entry), *mask),
+            *(
+                ready.address,
+                len(codes),
+                rows,
+                x.data_ptr(),
+                out.data_ptr(),
+                native.pointer(entry),
+                native.pointer(kept),
+                *mask,
+            ),
             *threads.team(),
             None if spent is None else spent.ctypes.data,
         )
         if status:
             raise MemoryError("no memory to work in for a decode step")
-        if at is not None:
-            assert isinstance(memory, (KVCache, RowsOfCache))
-            memory.wrote(ready.writes, at, count)
         return out
 
 
 Codes = tuple[tuple[int, int, float], ...]
 """Blocks in turn, what each does (ATTEND, FEED and FILL of `kernels.native` added up), and the factor of the state before it."""
-_KEYS, _COLUMN, _COUNT, _COSINES = (native.OPERATION.index(name) for name in ("keys", "column", "count", "cosines"))
+_KEYS, _PLACES, _COLUMN, _COUNT, _COSINES = (
+    native.OPERATION.index(name) for name in ("keys", "places", "column", "count", "cosines")
+)
 
 
 class _Prepared:
@@ -204,8 +210,7 @@ class _Prepared:
         address: where that lies.
         count: columns of a row that it is filled in for.
         writes: the blocks that write keys and values.
-        writing: their rows of `operations`.
-        rotaries: what turns keys and queries, and the rows it does so for.
+        rotaries: what turns keys and queries, and where the rows begin it does so for, among the numbers of `operations`.
     """
 
     def __init__(self, codes: Codes, what: Sequence[Sublayers | None], addresses: Sequence[int]) -> None:
@@ -216,14 +221,34 @@ class _Prepared:
         self.address: int = self.operations.ctypes.data
         self.count = 0
         self.writes = [codes[i][0] for i in rows]
-        self.writing: slice | list[int] = slice(None) if len(rows) == len(codes) else rows
+        self._rows, self._elsewhere = rows, False
+        self._table: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        # Between two reads of all weights no code of numpy's is in a cache any more: what changes every step goes without.
+        self._numbers = self.operations.data.cast("B").cast("q")
+        size = len(native.OPERATION)
+        self._columns = [i * size + _COLUMN for i in rows]
         turned: dict[int, tuple[Rotary, list[int]]] = {}
         for i, each in enumerate(what):
             if each is not None and each.rotary is not None:
-                turned.setdefault(id(each.rotary), (each.rotary, []))[1].append(i)
-        self.rotaries: list[tuple[Rotary, slice | list[int]]] = [
-            (rotary, slice(None) if len(mine) == len(codes) else mine) for rotary, mine in turned.values()
-        ]
+                turned.setdefault(id(each.rotary), (each.rotary, []))[1].append(i * size)
+        self.rotaries = list(turned.values())
+
+    def aim(self, memory: KVCache | RowsOfCache, count: int) -> None:
+        """Keys and values go to the next `count` columns of this memory, which counts them."""
+        table = memory.table
+        if self._table is not table:
+            self.operations[self._rows, _KEYS:_COLUMN] = table[self.writes]
+            self._table = table
+        rooms = memory.claim(self.writes, count, self._numbers, self._columns)
+        if self._elsewhere or rooms != (None, None):
+            self.operations[self._rows, _PLACES : _PLACES + 2] = [native.pointer(each) or 0 for each in rooms]
+            self._elsewhere = rooms != (None, None)
+
+    def turn(self, begins: Sequence[int], cosines: torch.Tensor, sines: torch.Tensor) -> None:
+        """Keys and queries of the blocks whose numbers begin there are turned by these tables."""
+        numbers, pointers = self._numbers, (cosines.data_ptr(), sines.data_ptr())
+        for i in begins:
+            numbers[i + _COSINES], numbers[i + _COSINES + 1] = pointers
 
 
 def _described(what: Sublayers) -> native.Sublayers:

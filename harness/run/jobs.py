@@ -19,30 +19,28 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, cast
 
-from harness.errors import NOT_TRIED, OUT_OF_MEMORY, TIMED_OUT, BadInput, CellFailed, failure
-from harness.machine import environment, turn
-from harness.machine.record import Code, Machine
+from harness.errors import NOT_TRIED, TIMED_OUT, BadInput, CellFailed, failure
+from harness.machine import turn
 from harness.measure.alone import energy_per_token, peak_memory
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.speed import speed
 from harness.records.arms import Arm, Prepared
-from harness.records.cells import Cell, Kind, SpeedCell, cell_id
-from harness.records.fields import EnergyFields, Idle, MemoryFields, QualityFields, SpeedFields, SpeedShare
+from harness.records.cells import Kind, cell_id
+from harness.records.fields import EnergyFields, Idle, QualityFields, SpeedFields, SpeedShare
 from harness.records.folder import RunStore
 from harness.records.run_record import RunRecord
 from harness.run import remeasure, shares
 from harness.run.estimate import Pace, Work, scored, work
 from harness.run.executors.base import Arguments, Executor, Outcome, T
 from harness.run.executors.local import LocalExecutor
-from harness.run.outcome import outcome
 from harness.run.progress import Progress
 from harness.run.remeasure import Again
+from harness.run.writing import Cells, Fields
 from harness.suites.suite import BASELINE, Suite
 from harness.tasks.base import Example
 
 Job = tuple[str, Callable[[], None], Work]
-Fields = SpeedFields | MemoryFields | EnergyFields | QualityFields
 
 Alone = Literal["memory", "energy"]
 _TIMED: frozenset[Callable[..., object]] = frozenset((prepare, speed, energy_per_token))
@@ -64,14 +62,9 @@ class Jobs:
     ) -> None:
         self.suite, self.store, self.data, self.workers = suite, store, data, workers
         self.progress = progress or Progress()
+        self.cells = Cells(suite, store, self.progress)
         self.again: Mapping[int, Again] = {}
         """What is measured again although it is there, by batch size."""
-        self._base: dict[int, SpeedCell] = {}
-        self._code: Code = {}
-        self._exhausted: dict[str, int] = {}
-        """Arms that ran out of memory, and the smallest batch size at which they did."""
-        self._hung: dict[str, str] = {}
-        """Arms that hung until their worker was killed, and where: each further try would cost the whole time limit again."""
         self._idles: list[Idle] = []
         """What energy cells read of idle devices that the run was not prepared on."""
         self._outputs: dict[str, dict[str, list[int]]] = {}
@@ -81,7 +74,7 @@ class Jobs:
         """Measure every cell that is not there yet; without `prompts` (of `prepare`) every process reads them for itself."""
         arms = record["arms"]
         now = (record.get("resumed") or [record["environment"]])[-1]
-        self._code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
+        self.cells.code = {"commit": now.get("commit"), "dirty": now.get("dirty")}
         prepared: Prepared = {
             "arms": arms,
             "expected_tokens": record["expected_tokens"],
@@ -180,15 +173,15 @@ class Jobs:
     def _quality(self, cell: str, arm: Arm, index: int, arms: Sequence[Arm], prepared: Prepared) -> None:
         baseline, entry = arms[0], self.suite.tasks[index]
         fields: QualityFields = {"task": entry.name}
-        if (error := self._hopeless(arm, 0)) is not None:
-            self._fail("quality", cell, arm, fields, error)
+        if (error := self.cells.hopeless(arm, 0)) is not None:
+            self.cells.fail("quality", cell, arm, fields, error)
             return
         reference = lossless = None
         if arm["label"] != baseline["label"]:
             reference = self._tokens(baseline, entry.name)
             if reference is None:
                 why = f"the baseline {baseline['label']!r} has no outputs to compare with"
-                self._fail("quality", cell, arm, fields, CellFailed(why, NOT_TRIED))
+                self.cells.fail("quality", cell, arm, fields, CellFailed(why, NOT_TRIED))
                 return
         if arm["exact"] and arm["method"] != BASELINE:
             same = [a for a in arms if a["method"] == BASELINE and a["checkpoint"] == arm["checkpoint"]]
@@ -208,8 +201,8 @@ class Jobs:
 
     def _alone(self, kind: Alone, cell: str, arm: Arm, batch: int, prepared: Prepared) -> None:
         fields: SpeedFields = {"batch_size": batch}
-        if (error := self._hopeless(arm, batch)) is not None:
-            self._fail(kind, cell, arm, fields, error)
+        if (error := self.cells.hopeless(arm, batch)) is not None:
+            self.cells.fail(kind, cell, arm, fields, error)
             return
         # The idle machine is read once per device: what a cell read of another one than the run was prepared on serves the next.
         known: Prepared = {**prepared, "energy_idles": [*(prepared.get("energy_idles") or []), *self._idles]}
@@ -231,23 +224,14 @@ class Jobs:
         try:
             found = self.call(function, *arguments)
         except (BadInput, CellFailed) as error:
-            self._fail(kind, cell, arm, fields, error)
+            self.cells.fail(kind, cell, arm, fields, error)
         else:
             if (quiet := cast(EnergyFields, found.value).get("idle")) and kind == "energy":
                 self._idles.append(quiet)
-            self._write(kind, cell, arm, cast(Fields, {**fields, **found.value}), [found.machine])
+            self.cells.write(kind, cell, arm, cast(Fields, {**fields, **found.value}), [found.machine])
 
     def _part(self, batch: int, process: int) -> str:
         return f"{shares.PARTS}/speed-b{batch}-p{process}.json"
-
-    def _hopeless(self, arm: Arm, batch: int) -> CellFailed | None:
-        """Why an arm need not be tried at a batch size; None where nothing speaks against it."""
-        if (where := self._hung.get(arm["label"])) is not None:
-            return CellFailed(f"not tried: it hung past the time limit in {where}", NOT_TRIED)
-        smaller = self._exhausted.get(arm["label"])
-        if smaller is None or smaller >= batch:
-            return None
-        return CellFailed(f"not tried: it ran out of memory at batch size {smaller}", NOT_TRIED)
 
     def _speed_part(self, batch: int, process: int, arms: Sequence[Arm], prepared: Prepared) -> None:
         """One process's share of the speed cells of one batch size, kept until all shares are there.
@@ -260,7 +244,7 @@ class Jobs:
         found: dict[str, SpeedShare] = {}
         alive = []
         for arm in arms:
-            if (error := self._hopeless(arm, batch)) is not None:
+            if (error := self.cells.hopeless(arm, batch)) is not None:
                 found[arm["label"]] = shares.lost(error)
             else:
                 alive.append(arm)
@@ -270,7 +254,7 @@ class Jobs:
             except (BadInput, CellFailed) as error:
                 guilty = [arm for arm in alive if isinstance(error, CellFailed) and arm["label"] == error.arm]
                 if failure(error)["reason"] == TIMED_OUT:
-                    self._hung |= {arm["label"]: f"speed, batch {batch}" for arm in guilty if arm["method"] != BASELINE}
+                    self.cells.hung(guilty, f"speed, batch {batch}")
                 for arm in guilty or alive:
                     found[arm["label"]] = shares.lost(error)
                 alive = [arm for arm in alive if arm not in guilty] if guilty else []
@@ -299,68 +283,8 @@ class Jobs:
                 fields = remeasure.joined(before, fields, self.again[batch].reasons.get(arm["label"]))
                 machine = [*(before.get("machine") or []), *machine]
             if error is None:
-                self._write("speed", cell, arm, fields, machine)
+                self.cells.write("speed", cell, arm, fields, machine)
             else:
-                self._fail("speed", cell, arm, fields, error, machine)
+                self.cells.fail("speed", cell, arm, fields, error, machine)
         for path in paths:
             path.unlink(missing_ok=True)
-
-    def _fail(
-        self,
-        kind: Kind,
-        cell: str,
-        arm: Arm,
-        fields: Fields,
-        error: BadInput | CellFailed,
-        machine: Sequence[Machine] = (),
-    ) -> None:
-        """Write the record of a failure, and remember the arm if its memory ran out."""
-        if failure(error)["reason"] == OUT_OF_MEMORY and (batch := fields.get("batch_size")):
-            self._exhausted[arm["label"]] = min(batch, self._exhausted.get(arm["label"], batch))
-        if failure(error)["reason"] == TIMED_OUT and kind != "speed" and arm["method"] != BASELINE:
-            self._hung.setdefault(arm["label"], kind)
-        self._write(kind, cell, arm, fields, machine, error)
-
-    def _write(
-        self,
-        kind: Kind,
-        cell: str,
-        arm: Arm,
-        fields: Fields,
-        machine: Sequence[Machine],
-        error: BadInput | CellFailed | None = None,
-    ) -> None:
-        conditions = fields.get("conditions") or {}
-        record = {
-            **fields,
-            "id": cell,
-            "kind": kind,
-            "status": "ok" if error is None else "failed",
-            "error": None if error is None else str(error),
-            "arm": arm,
-            "code": self._code,
-            "machine": list(machine),
-            "conditions": conditions,
-            "conditions_hash": environment.conditions_hash(conditions),
-            **({} if error is None else {"failure": failure(error)}),
-        }
-        try:
-            self.store.write_cell(record)
-        except CellFailed as not_finite:  # a number that JSON has no word for: the cell fails, the run goes on
-            if error is not None:
-                raise
-            kept = {key: value for key, value in fields.items() if key in ("batch_size", "task")}
-            self._fail(kind, cell, arm, cast(Fields, kept), not_finite)
-            return
-        self._tell(cast(Cell, record))
-
-    def _tell(self, cell: Cell) -> None:
-        """Say that a cell is there, and what came out."""
-        label, batch = cell["arm"]["label"], cell.get("batch_size")
-        what = f"{cell['task']}, {label}" if cell["kind"] == "quality" else f"{cell['kind']}, batch {batch}, {label}"
-        base = None
-        if cell["kind"] == "speed" and isinstance(batch, int):
-            if cell["arm"].get("method") == BASELINE:
-                self._base.setdefault(batch, cell)
-            base = self._base.get(batch)
-        self.progress.cell(what, outcome(cell, base, self.suite))

@@ -12,7 +12,6 @@ from harness.models.load import load_model
 from harness.run import executors
 from tests.cli.test_main import call
 from tests.fakes import InProcess
-from tests.tasks.lm_eval.test_evaluate import tiny_tasks  # noqa: F401
 
 NAME = "smollm2-135m"
 RECIPE = """
@@ -43,7 +42,7 @@ PARIS = r"<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start
 @pytest.mark.slow
 def test_smollm2_goes_through_everything(
     tmp_path: Path,
-    tiny_tasks: tuple[Path, Path],  # noqa: F811
+    tiny_tasks: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from harness.decode.engine import Decoding, generate
 from harness.decode.forced import score
 from harness.measure.probes import flops
 from harness.method import Gate
+from harness.models import fused
 from harness.models.decoder import Decoder
-from harness.models.kernels import linear
+from harness.models.kernels import linear, native
 from harness.plan import LayerPlan
 from harness.state import GateState
 from tests.conftest import ragged_prompts
@@ -123,3 +125,54 @@ def test_rows_choose_sublayers_apart(decoder: Decoder, compact: bool) -> None:
     for step in none.trace.steps:
         assert step.plan == LayerPlan(*kept) and len(step.filled) == depth - sum(kept[0])
     assert none.kv_written_bytes == full.kv_written_bytes
+
+
+@dataclass(frozen=True)
+class Looking(Everything):
+    """Asked before the feed-forward sublayers, and before attention too unless `seldom`; keeps what it was shown there."""
+
+    shown: list[torch.Tensor]
+    seldom: bool = False
+
+    def gated(self, layer: int, sublayer: str, depth: int) -> bool:
+        return sublayer == "feed" or not self.seldom
+
+    def runs(self, layer: int, sublayer: str, x: torch.Tensor, state: GateState) -> torch.Tensor:
+        assert state.previous is not None
+        if sublayer == "feed":
+            self.shown.extend((x.clone(), state.previous.clone()))
+        return super().runs(layer, sublayer, x, state)
+
+
+@pytest.mark.skipif(native.library() is None, reason=f"compiled kernels are {native.status()}")
+def test_what_lies_between_two_questions_is_one_call(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question sees the same states, bit for bit, whether the sublayers before it ran together or one by one."""
+    calls: list[int] = []
+    original = fused.Stack.run
+
+    def counted(self: fused.Stack, codes: Any, x: torch.Tensor, *more: Any) -> torch.Tensor | None:
+        out = original(self, codes, x, *more)
+        calls.append(len(codes) * (out is not None))
+        return out
+
+    monkeypatch.setattr(fused.Stack, "run", counted)
+    ids, _ = ragged_prompts(rows=3)
+    shown: list[list[torch.Tensor]] = [[], []]
+    for seldom in (False, True):
+        with linear.only("native"):
+            decoding = Decoding(decoder, Looking(shown[seldom], seldom), ids, max_new_tokens=4, stop_at_eos=False)
+            decoding.prefill()
+            calls.clear()
+            decoding.step()
+            if fused_whole(decoder):
+                depth = decoder.depth
+                assert calls == ([1, *[2] * (depth - 1), 1] if seldom else [1] * 2 * depth)
+            decoding.step()
+    assert len(shown[0]) == len(shown[1]) == 4 * decoder.depth
+    assert all(torch.equal(one, two) for one, two in zip(*shown, strict=True))
+
+
+def fused_whole(decoder: Decoder) -> bool:
+    """Whether the kernels run all blocks of a model."""
+    stack = getattr(decoder.blocks[0], "_stack", None)
+    return stack is not None and None not in stack.sublayers()

@@ -64,9 +64,12 @@ def test_calm_softmax_is_the_gap_of_the_two_largest_probabilities() -> None:
 def test_calm_threshold_decays_as_the_variant_says(decay: str, step: int, want: float) -> None:
     """Equation 5 at tau = 4, N = 10, worked by hand: exp(-4 * 5 / 10) = 0.1353353."""
     method = CALM(threshold=0.5, decay=decay)
-    assert method._threshold(state(step)) == pytest.approx(want, abs=1e-6)
+    # Of two tokens whose logits are 2 atanh(gap) apart the probabilities are `gap` apart: one row just below, one just above.
+    gaps = torch.tensor([want - 1e-6, want + 1e-6], dtype=torch.float64)
+    logits = torch.stack((2 * gaps.atanh(), torch.zeros(2)), dim=1)
     many = GateState(lambda hidden: hidden, {}, torch.tensor([step, step]), 10)
-    assert torch.as_tensor(method._threshold(many)).flatten()[0].item() == pytest.approx(want, abs=1e-6)
+    for asked in (state(step), many):
+        assert method.should_exit(0, logits, asked).tolist() == [False, True]
 
 
 def test_calm_threshold_one_never_tests() -> None:

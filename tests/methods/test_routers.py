@@ -25,7 +25,7 @@ from harness.train.batches import Pair, collate
 from harness.train.stage_model import ForcedModel
 from harness.train.train import train
 from harness.training import Moment
-from methods.mod import _largest
+from methods.mod import largest
 from tests.conftest import ragged_prompts, tiny, tiny_recipe
 
 PAIRS = [Pair([5, 6, 7, 8], [[9, 10, 1], [11, 12, 13, 14, 1]]), Pair([15, 16], [[17, 1]])]
@@ -251,8 +251,8 @@ def test_a_profile_gives_gateskip_its_thresholds(model: Decoder) -> None:
 def test_the_largest_share_is_taken_within_rows() -> None:
     rows = torch.tensor([0, 0, 0, 0, 1, 1, 2])
     values = torch.tensor([0.1, 0.9, 0.5, 0.7, 0.2, 0.3, 0.0])
-    assert _largest(values, rows, 0.5).tolist() == [False, True, False, True, False, True, True]
-    assert _largest(values, rows, 1.0).all()
+    assert largest(values, rows, 0.5).tolist() == [False, True, False, True, False, True, True]
+    assert largest(values, rows, 1.0).all()
 
 
 @pytest.mark.parametrize("spec", SPECS)

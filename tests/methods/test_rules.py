@@ -20,7 +20,7 @@ from harness.models.decoder import Decoder
 from harness.plan import LayerPlan, Step
 from harness.state import GateState
 from harness.sublayers import read, without, written
-from methods.del_exit import _best
+from methods.del_exit import best_round
 from tests.conftest import MODELS, ragged_prompts
 
 
@@ -154,8 +154,15 @@ def walk(opt: Decoder, method: Any, x: torch.Tensor, state: GateState) -> list[i
 
 def test_ffn_skip_has_a_budget_by_position() -> None:
     method: Any = methods.create("ffn_skip(warmup=0.1,every=2)")
-    steps = [bool(method._budget(GateState(lambda x: x, {}, k, 30))) for k in range(1, 11)]
-    assert steps == [False, False, False, True, True, False, True, True, False, True]
+    x, skips = torch.ones(1, 4), []
+    for k in range(1, 11):
+        state = GateState(lambda x: x, {}, k, 30)
+        state.advance(x)
+        assert method.runs(method.low - 1, "feed", x, state).all(), (
+            "the block before the middle is asked what its state was"
+        )
+        skips.append(not method.runs(method.low, "feed", x, state))  # the state stayed as it was: the run may begin
+    assert skips == [False, False, False, True, True, False, True, True, False, True]
 
 
 def test_draft_verify_moves_its_threshold_as_the_code_does() -> None:
@@ -228,9 +235,9 @@ def test_trial_plans_predict_what_drafting_would(opt: Decoder) -> None:
 
 def test_del_chooses_the_pair_with_the_most_tokens_per_block() -> None:
     # (1 + a + ... + a^d) / (d E + L), L = 4, by hand: exit 2 at a = 0.9 with 3 tokens gives 3.439 / 10.
-    assert _best([0.1, 0.9, 0.9], 4, 3) == (2, 3)
-    assert _best([1.0, 1.0, 1.0], 4, 5) == (1, 5)
-    assert _best([0.0, 0.0, 0.0], 4, 5) == (1, 1)
+    assert best_round([0.1, 0.9, 0.9], 4, 3) == (2, 3)
+    assert best_round([1.0, 1.0, 1.0], 4, 5) == (1, 5)
+    assert best_round([0.0, 0.0, 0.0], 4, 5) == (1, 1)
 
 
 def test_adaskip_extras_are_what_the_first_tokens_hardly_needed(opt: Decoder) -> None:

@@ -97,7 +97,7 @@ static void check_block(int heads, int kv, int d, int held, int wide, int gated,
         for (int i = 0; i < d / 2; i++) cosines[r * d + d / 2 + i] = cosines[r * d + i], sines[r * d + d / 2 + i] = -sines[r * d + i];
     operation o = {&b, {keys, values, NULL, NULL, capacity, held, 1, cosines, sines}, ATTEND | FEED, 1};
     double spent[3] = {0};
-    if (run(&o, 1, ROWS, x, y, NULL, NULL, 0, 0, 2, side, spent)) worst = INFINITY;
+    if (run(&o, 1, ROWS, x, y, NULL, NULL, NULL, 0, 0, 2, side, spent)) worst = INFINITY;
     for (int r = 0; r < ROWS; r++) {
         double entry[width], h[width], all[fused], mixed[width], wider[2 * wide], inner[wide], turned[d];
         for (int i = 0; i < width; i++) entry[i] = x[r * width + i];

@@ -22,7 +22,6 @@ from tests.cli.test_main import call
 from tests.fakes import InProcess
 from tests.gguf_file import tiny_gguf
 from tests.models.test_checks import FOLDERS, as_hub, edit, llama, tensors  # noqa: F401
-from tests.tasks.lm_eval.test_evaluate import tiny_tasks  # noqa: F401
 
 SUITE = """
 model: {model}
@@ -41,7 +40,7 @@ Way = Callable[[str, str], int]
 
 @pytest.fixture
 def way(
-    tiny_tasks: tuple[Path, Path],  # noqa: F811
+    tiny_tasks: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Way:

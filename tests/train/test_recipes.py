@@ -254,8 +254,8 @@ def test_drawn_exits_are_all_of_them_on_average() -> None:
 def test_bad_settings_are_refused(start: str, tmp_path: Path) -> None:
     for overrides, wrong in (
         (["options.dropout=2"], "options.dropout=2"),
-        (["options.drop=0.1"], "options.drop is not known"),
-        (["options.curriculum=3"], "options.curriculum=3 is of the wrong type"),
+        (["options.drop=0.1"], "options: no parameter named 'drop'"),
+        (["options.curriculum=3"], "options: curriculum=3 is of the wrong type"),
         (["prompts_per_step=3", "accumulate=2"], "prompts_per_step 3 does not divide"),
         (["max_tokens=4"], "no pair of prompt and reference fits into 4 tokens"),
     ):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule, attention
@@ -116,8 +117,9 @@ class FusedBlock(FusableBlock):
         self._qkv, self._kv, self._out, self._up, self._down = qkv, Tail(qkv, queries), out, up, down
         self.renew()
 
+    @override
     def sublayers(self) -> Sublayers | None:
-        """See `FusableBlock.sublayers`; families that compute just this say so."""
+        """Families that compute just this say so."""
         return None
 
     def plainly(
@@ -141,8 +143,8 @@ class FusedBlock(FusableBlock):
             rotary=rotary,
         )
 
+    @override
     def maps(self) -> tuple[Linear, ...]:
-        """See `Block.maps`."""
         return self._qkv, self._kv, self._out, self._up, self._down
 
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
@@ -153,8 +155,8 @@ class FusedBlock(FusableBlock):
         """The end of the attention sublayer: heads y [B, T, H*d] mapped and added to x."""
         return self._out(y, x)
 
+    @override
     def attend_in_calls(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
-        """See `FusableBlock.attend_in_calls`."""
         normed = self.attention_norm(x)
         turned = self._heads + self._kv_heads
         heads = self._qkv(normed).view(*x.shape[:2], turned + self._kv_heads, -1)
@@ -164,11 +166,11 @@ class FusedBlock(FusableBlock):
         y = attention(qk[:, :, : self._heads], k, v, context, self.rule, at)
         return self.close_attention(y, x, normed)
 
+    @override
     def normed(self, sublayer: str, x: torch.Tensor) -> torch.Tensor:
-        """See `Block.normed`."""
         return (self.attention_norm if sublayer == "attention" else self.feed_norm)(x)
 
+    @override
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Block.keys_values`."""
         kv = self._kv(self.attention_norm(x)).view(*x.shape[:2], 2 * self._kv_heads, -1)
         return self.encode(kv[:, :, : self._kv_heads], context), kv[:, :, self._kv_heads :]

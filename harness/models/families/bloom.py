@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from harness.models.attention import Rule
 from harness.models.decoder import embedding, layer_norm
@@ -23,19 +24,19 @@ class BloomBlock(PlainBlock):
         super().__init__(index, module, heads, act, rule)
         self._normed_residual = normed_residual
 
+    @override
     def refresh(self) -> None:
-        """See `Block.refresh`."""
         attn, mlp = self.module.self_attention, self.module.mlp
         self.set_norms(self.module.input_layernorm, self.module.post_attention_layernorm)
         out, up, down = (Linear(m.weight, m.bias) for m in (attn.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h))
         self.set_maps(self.by_kind(attn.query_key_value), out, up, down)
 
+    @override
     def close_attention(self, y: torch.Tensor, x: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-        """See `FusedBlock.close_attention`."""
         return self._out(y, normed if self._normed_residual else x)
 
+    @override
     def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `FusableBlock.feed_in_calls`."""
         normed = self.feed_norm(x)
         return self._down(self._act(self._up(normed)), normed if self._normed_residual else x)
 
@@ -44,14 +45,14 @@ class BloomDecoder(PlainDecoder):
     """BLOOM over a transformers `BloomForCausalLM`."""
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         if config.pretraining_tp > 1:  # sums partial products, and leaves biases out
             supported(config, "slow_but_exact", (False,))
 
+    @override
     def build(self) -> None:
-        """See `Decoder.build`."""
         config, body = self.source.config, self.source.transformer
         rule = Rule(slopes=slopes(config.n_head).to(self.device))
         act, normed = activation("gelu_new"), config.apply_residual_connection_post_layernorm
@@ -68,8 +69,8 @@ class BloomDecoder(PlainDecoder):
             max_positions=getattr(config, "seq_length", None) or TRAINED_LENGTH,
         )
 
+    @override
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.embed`."""
         body = self.source.transformer
         return layer_norm(embedding(ids, body.word_embeddings.weight), body.word_embeddings_layernorm)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.errors import BadInput
 from harness.models.attention import PLAIN, Rule
@@ -39,16 +40,17 @@ class GatedBlock(FusedBlock):
         attn, mlp = self.module.self_attn, self.module.mlp
         return _joined(attn.q_proj, attn.k_proj, attn.v_proj), _joined(mlp.gate_proj, mlp.up_proj)
 
+    @override
     def refresh(self) -> None:
-        """See `Block.refresh`."""
         qkv, up = self.fused()
         out, down = self.module.self_attn.o_proj, self.module.mlp.down_proj
         self.set_maps(qkv, Linear(out.weight, out.bias), up, Linear(down.weight, down.bias))
         self.attention_norm = self.norm(self.module.input_layernorm)
         self.feed_norm = self.norm(self.module.post_attention_layernorm)
 
+    @override
     def sublayers(self) -> Sublayers | None:
-        """See `FusableBlock.sublayers`; a kind with more to its sublayers has no kernel."""
+        """A kind with more to its sublayers has no kernel."""
         mine, plain = type(self), GatedBlock
         if (mine.encode, mine.close_attention, mine.feed_in_calls) != (
             plain.encode,
@@ -60,8 +62,8 @@ class GatedBlock(FusedBlock):
         norms = [Norm(widened(m.weight), None, self._eps, "rms") for m in modules]
         return self.plainly(self._act, norms, gated=True, rotary=self._rotary)
 
+    @override
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """See `FusedBlock.encode`."""
         return self._rotary(x, context)
 
     def gated(self, x: torch.Tensor) -> torch.Tensor:
@@ -69,8 +71,8 @@ class GatedBlock(FusedBlock):
         gate, up = self._up(self.feed_norm(x)).chunk(2, -1)
         return self._act(gate) * up
 
+    @override
     def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `FusableBlock.feed_in_calls`."""
         return self._down(self.gated(x), x)
 
 
@@ -83,15 +85,15 @@ def _joined(*parts: Any) -> Linear:
 class NormedBlock(GatedBlock):
     """A gated block that also norms every query and key head, before they are turned."""
 
+    @override
     def refresh(self) -> None:
-        """See `Block.refresh`."""
         super().refresh()
         q, k = self.norm(self.module.self_attn.q_norm), self.norm(self.module.self_attn.k_norm)
         both = torch.cat((q.weight.expand(self._heads, -1), k.weight.expand(self._kv_heads, -1)))
         self._head_norm, self._key_norm = RMSNorm(both, self._eps), k
 
+    @override
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """See `FusedBlock.encode`."""
         return self._rotary((self._key_norm if x.shape[2] == self._kv_heads else self._head_norm)(x), context)
 
 
@@ -103,8 +105,8 @@ class GatedDecoder(Decoder):
     partial_rotary: ClassVar[bool] = False
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         check_rope(config, cls.partial_rotary)
         check_activation(config, cls.act_field)
@@ -121,8 +123,8 @@ class GatedDecoder(Decoder):
         """What turns the heads of each block."""
         return [Rotary(self.source.model.rotary_emb)] * int(self.source.config.num_hidden_layers)
 
+    @override
     def build(self) -> None:
-        """See `Decoder.build`."""
         config, layers = self.source.config, self.source.model.layers
         positions = reachable_positions(config)
         # A window over every position there is hides nothing.
@@ -143,17 +145,17 @@ class GatedDecoder(Decoder):
             max_positions=positions,
         )
 
+    @override
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.embed`."""
         return embedding(ids, self.source.model.embed_tokens.weight)
 
+    @override
     def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
-        """See `Decoder.head`."""
         x = self._norm(x)
         return self._output(x) if output is None else F.linear(x, widened(output))
 
+    @override
     def refresh_ends(self) -> tuple[Linear, ...]:
-        """See `Decoder.refresh_ends`."""
         self._norm = self.blocks[0].norm(self.source.model.norm)  # type: ignore[attr-defined]
         output = self.source.get_output_embeddings()
         self._output = Linear(output.weight, output.bias)

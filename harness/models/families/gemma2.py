@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from harness.models.attention import Rule
 from harness.models.decoder import embedding
@@ -17,23 +18,24 @@ from harness.models.rotary import RMSNorm
 class Gemma2Block(GatedBlock):
     """One Gemma 2 layer."""
 
+    @override
     def norm(self, module: Any) -> RMSNorm:
-        """See `GatedBlock.norm`. Gemma's weights are stored less one, and applied in single precision."""
+        """Gemma's weights are stored less one, and applied in single precision."""
         return RMSNorm(module.weight.float() + 1, self._eps)
 
+    @override
     def refresh(self) -> None:
-        """See `Block.refresh`."""
         super().refresh()
         self.feed_norm = self.norm(self.module.pre_feedforward_layernorm)
         self._after_attention = self.norm(self.module.post_attention_layernorm)
         self._after_feed = self.norm(self.module.post_feedforward_layernorm)
 
+    @override
     def close_attention(self, y: torch.Tensor, x: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
-        """See `FusedBlock.close_attention`."""
         return x + self._after_attention(self._out(y))
 
+    @override
     def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `FusableBlock.feed_in_calls`."""
         return x + self._after_feed(self._down(self.gated(x)))
 
 
@@ -44,32 +46,33 @@ class Gemma2Decoder(GatedDecoder):
     act_field = "hidden_activation"
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         check_layer_types(config)
         supported(config, "use_bidirectional_attention", (None, False))
 
+    @override
     def windows(self) -> Sequence[int | None]:
-        """See `GatedDecoder.windows`."""
         return typed_windows(self.source.config)
 
+    @override
     def rule(self, window: int | None) -> Rule:
-        """See `GatedDecoder.rule`."""
         config = self.source.config
         return Rule(config.query_pre_attn_scalar**-0.5, window, config.attn_logit_softcapping)
 
+    @override
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.embed`. The factor is rounded to the type of states, as it was in training."""
+        """The factor is rounded to the type of states, as it was in training."""
         table = self.source.model.embed_tokens.weight
         return embedding(ids, table) * self._factor
 
+    @override
     def refresh_ends(self) -> Any:
-        """See `Decoder.refresh_ends`."""
         self._factor = float(torch.tensor(self.geometry.width**0.5).to(self.state_dtype))
         return super().refresh_ends()
 
+    @override
     def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
-        """See `Decoder.head`."""
         logits, cap = super().head(x, output), self.source.config.final_logit_softcapping
         return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from harness.models.families.blocks import supported
 from harness.models.families.gated import NormedBlock
 from harness.models.families.gemma2 import Gemma2Block, Gemma2Decoder
@@ -24,13 +26,14 @@ class Gemma3Decoder(Gemma2Decoder):
     block = Gemma3Block
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`. transformers leaves the soft-cap of the scores out here, whatever the config says."""
+        """Transformers leaves the soft-cap of the scores out here, whatever the config says."""
         super().check(config)
         supported(config, "attn_logit_softcapping", (None,))
 
+    @override
     def rotaries(self) -> Sequence[Rotary]:
-        """See `GatedDecoder.rotaries`."""
         kinds: list[str] = self.source.config.layer_types
         by_kind = {kind: Rotary(self.source.model.rotary_emb, kind) for kind in set(kinds)}
         return [by_kind[kind] for kind in kinds]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from harness.models.attention import Rule
 from harness.models.decoder import embedding
@@ -17,15 +18,15 @@ from harness.models.kernels.linear import Linear
 class GPT2Block(PlainBlock):
     """One GPT-2 layer."""
 
+    @override
     def refresh(self) -> None:
-        """See `Block.refresh`."""
         attn, mlp = self.module.attn, self.module.mlp
         self.set_norms(self.module.ln_1, self.module.ln_2)
         qkv, out, up, down = (Linear(m.weight.t(), m.bias) for m in (attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj))
         self.set_maps(qkv, out, up, down)
 
+    @override
     def sublayers(self) -> Sublayers | None:
-        """See `FusableBlock.sublayers`."""
         return self.plainly(self._act, self._norms, gated=False, rotary=None)
 
 
@@ -33,14 +34,14 @@ class GPT2Decoder(PlainDecoder):
     """GPT-2 over a transformers `GPT2LMHeadModel`."""
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         check_activation(config, "activation_function")
         supported(config, "add_cross_attention", (False,))
 
+    @override
     def build(self) -> None:
-        """See `Decoder.build`."""
         config, body = self.source.config, self.source.transformer
         act = activation(config.activation_function)
         head_dim = config.n_embd // config.n_head
@@ -61,7 +62,7 @@ class GPT2Decoder(PlainDecoder):
             max_positions=config.n_positions,
         )
 
+    @override
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.embed`."""
         body = self.source.transformer
         return embedding(ids, body.wte.weight) + embedding(positions, body.wpe.weight)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from harness.models.block import Context
 from harness.models.decoder import embedding
@@ -25,23 +26,23 @@ class GPTNeoXBlock(PlainBlock):
         super().__init__(index, module, heads, act)
         self._rotary, self._parallel = rotary, parallel
 
+    @override
     def refresh(self) -> None:
-        """See `Block.refresh`."""
         attn, mlp = self.module.attention, self.module.mlp
         self.set_norms(self.module.input_layernorm, self.module.post_attention_layernorm)
         out, up, down = (Linear(m.weight, m.bias) for m in (attn.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h))
         self.set_maps(self.by_kind(attn.query_key_value), out, up, down)
 
+    @override
     def sublayers(self) -> Sublayers | None:
-        """See `FusableBlock.sublayers`."""
         return self.plainly(self._act, self._norms, gated=False, rotary=self._rotary, side_by_side=self._parallel)
 
+    @override
     def encode(self, x: torch.Tensor, context: Context) -> torch.Tensor:
-        """See `FusedBlock.encode`."""
         return self._rotary(x, context)
 
+    @override
     def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `FusableBlock.feed_in_calls`."""
         read = entry if self._parallel else x
         return self._down(self._act(self._up(self.feed_norm(read))), x)
 
@@ -50,14 +51,14 @@ class GPTNeoXDecoder(PlainDecoder):
     """GPT-NeoX over a transformers `GPTNeoXForCausalLM`."""
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         check_rope(config, partial=True)
         check_activation(config, "hidden_act")
 
+    @override
     def build(self) -> None:
-        """See `Decoder.build`."""
         config, body = self.source.config, self.source.gpt_neox
         rotary, act = Rotary(body.rotary_emb), activation(config.hidden_act)
         self.blocks = [
@@ -75,6 +76,6 @@ class GPTNeoXDecoder(PlainDecoder):
             max_positions=reachable_positions(config),
         )
 
+    @override
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.embed`."""
         return embedding(ids, self.source.gpt_neox.embed_in.weight)

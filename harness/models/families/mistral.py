@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from harness.models.families.blocks import supported
 from harness.models.families.gated import GatedDecoder, check_window
 
@@ -13,13 +15,14 @@ class MistralDecoder(GatedDecoder):
     """Mistral over a transformers `MistralForCausalLM`."""
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`. transformers warns of `layer_types` here and goes on without them."""
+        """Transformers warns of `layer_types` here and goes on without them."""
         super().check(config)
         check_window(config)
         supported(config, "layer_types", (None,))
 
+    @override
     def windows(self) -> Sequence[int | None]:
-        """See `GatedDecoder.windows`."""
         config = self.source.config
         return [config.sliding_window] * int(config.num_hidden_layers)

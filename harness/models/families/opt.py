@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.models.attention import attention
 from harness.models.block import Context
@@ -32,8 +33,9 @@ class OPTBlock(FusableBlock):
         self._activation = None if activation == "relu" else activation_function(activation)
         self._heads = module.self_attn.num_heads
 
+    @override
     def refresh(self) -> None:
-        """See `Block.refresh`. Queries, keys and values are fused into one matrix."""
+        """Queries, keys and values are fused into one matrix."""
         attn, feed = self._module.self_attn, self._module
         parts = (attn.q_proj, attn.k_proj, attn.v_proj)
         bias = None if attn.q_proj.bias is None else torch.cat([p.bias for p in parts])
@@ -44,8 +46,9 @@ class OPTBlock(FusableBlock):
         self._down = Linear(feed.fc2.weight, feed.fc2.bias)
         self.renew()
 
+    @override
     def sublayers(self) -> Sublayers | None:
-        """See `FusableBlock.sublayers`; the norms of OPT-350m stand elsewhere."""
+        """The norms of OPT-350m stand elsewhere."""
         if not self._norm_first or (self._activation is not None and self._activation not in NATIVE_ACTIVATIONS):
             return None
         modules = self._module.self_attn_layer_norm, self._module.final_layer_norm
@@ -62,12 +65,12 @@ class OPTBlock(FusableBlock):
             activation=None if self._activation is None else NATIVE_ACTIVATIONS[self._activation],
         )
 
+    @override
     def maps(self) -> tuple[Linear, ...]:
-        """See `Block.maps`."""
         return self._qkv, self._kv, self._out, self._up, self._down
 
+    @override
     def attend_in_calls(self, x: torch.Tensor, memory: Memory, context: Context) -> torch.Tensor:
-        """See `FusableBlock.attend_in_calls`."""
         norm = self._module.self_attn_layer_norm
         qkv = self._qkv(layer_norm(x, norm) if self._norm_first else x)
         q, k, v = qkv.view(*x.shape[:2], 3, self._heads, -1).unbind(2)
@@ -75,8 +78,8 @@ class OPTBlock(FusableBlock):
         out = self._out(attention(q, k, v, context), x)
         return out if self._norm_first else layer_norm(out, norm)
 
+    @override
     def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `FusableBlock.feed_in_calls`."""
         norm = self._module.final_layer_norm
         y = self._up(layer_norm(x, norm) if self._norm_first else x)
         if self._activation is not None:
@@ -84,15 +87,15 @@ class OPTBlock(FusableBlock):
         out = self._down(y, x)
         return out if self._norm_first else layer_norm(out, norm)
 
+    @override
     def normed(self, sublayer: str, x: torch.Tensor) -> torch.Tensor:
-        """See `Block.normed`."""
         if not self._norm_first:
             return x
         module = self._module.self_attn_layer_norm if sublayer == "attention" else self._module.final_layer_norm
         return layer_norm(x, module)
 
+    @override
     def keys_values(self, x: torch.Tensor, context: Context) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Block.keys_values`."""
         kv = self._kv(layer_norm(x, self._module.self_attn_layer_norm) if self._norm_first else x)
         k, v = kv.view(*x.shape[:2], 2, self._heads, -1).unbind(2)
         return k, v
@@ -102,13 +105,13 @@ class OPTDecoder(Decoder):
     """OPT over a transformers `OPTForCausalLM`."""
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         check_activation(config, "activation_function")
 
+    @override
     def build(self) -> None:
-        """See `Decoder.build`."""
         config, decoder = self.source.config, self.source.model.decoder
         self._decoder = decoder
         self.blocks = [
@@ -133,22 +136,23 @@ class OPTDecoder(Decoder):
             block_vectors=4 * width + (5 * width + config.ffn_dim if config.enable_bias else 0),
         )
 
+    @override
     def embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """See `Decoder.embed`. OPT's position table starts with two unused rows."""
+        """OPT's position table starts with two unused rows."""
         x = embedding(ids, self._decoder.embed_tokens.weight)
         if self._decoder.project_in is not None:
             x = F.linear(x, widened(self._decoder.project_in.weight))
         return x + embedding(positions + 2, self._decoder.embed_positions.weight)
 
+    @override
     def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
-        """See `Decoder.head`."""
         if self._decoder.final_layer_norm is not None:
             x = layer_norm(x, self._decoder.final_layer_norm)
         if self._decoder.project_out is not None:
             x = F.linear(x, widened(self._decoder.project_out.weight))
         return self._output(x) if output is None else F.linear(x, widened(output))
 
+    @override
     def refresh_ends(self) -> tuple[Linear, ...]:
-        """See `Decoder.refresh_ends`."""
         self._output = Linear(self.source.lm_head.weight)
         return (self._output,)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from harness.models.families.gated import GatedBlock, GatedDecoder, check_window
 from harness.models.kernels.linear import Linear
 
@@ -16,8 +18,8 @@ from harness.models.kernels.linear import Linear
 class Phi3Block(GatedBlock):
     """One Phi-3 layer; its checkpoints are fused already."""
 
+    @override
     def fused(self) -> tuple[Linear, Linear]:
-        """See `GatedBlock.fused`."""
         return Linear(self.module.self_attn.qkv_proj.weight), Linear(self.module.mlp.gate_up_proj.weight)
 
 
@@ -28,12 +30,12 @@ class Phi3Decoder(GatedDecoder):
     partial_rotary = True
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         check_window(config)
 
+    @override
     def windows(self) -> Sequence[int | None]:
-        """See `GatedDecoder.windows`."""
         config = self.source.config
         return [config.sliding_window] * int(config.num_hidden_layers)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
+from typing_extensions import override
 
 from harness.models.attention import PLAIN, Rule
 from harness.models.decoder import Decoder, layer_norm
@@ -46,8 +47,8 @@ class PlainBlock(FusedBlock):
         bias = None if module.bias is None else sorted_out(module.bias)
         return Linear(Joined([module.weight], lambda parts: sorted_out(parts[0])), bias)
 
+    @override
     def feed_in_calls(self, x: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-        """See `FusableBlock.feed_in_calls`."""
         return self._down(self._act(self._up(self.feed_norm(x))), x)
 
 
@@ -56,13 +57,13 @@ class PlainDecoder(Decoder):
 
     final_norm: Any
 
+    @override
     def head(self, x: torch.Tensor, output: torch.Tensor | None = None) -> torch.Tensor:
-        """See `Decoder.head`."""
         x = layer_norm(x, self.final_norm)
         return self._output(x) if output is None else F.linear(x, widened(output))
 
+    @override
     def refresh_ends(self) -> tuple[Linear, ...]:
-        """See `Decoder.refresh_ends`."""
         output = self.source.get_output_embeddings()
         self._output = Linear(output.weight, output.bias)
         return (self._output,)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import override
+
 from harness.models.families.gated import GatedDecoder, check_layer_types, typed_windows
 
 
@@ -12,11 +14,11 @@ class Qwen2Decoder(GatedDecoder):
     """Qwen2 over a transformers `Qwen2ForCausalLM`."""
 
     @classmethod
+    @override
     def check(cls, config: Any) -> None:
-        """See `Decoder.check`."""
         super().check(config)
         check_layer_types(config)
 
+    @override
     def windows(self) -> Sequence[int | None]:
-        """See `GatedDecoder.windows`."""
         return typed_windows(self.source.config)

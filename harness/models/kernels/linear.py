@@ -375,7 +375,7 @@ def readable(weight: torch.Tensor) -> bool:
 
 
 def _may_run(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and _forced != TORCH and not torch.is_grad_enabled()
+    return x.is_cpu and _forced != TORCH and not torch.is_grad_enabled()
 
 
 def native_allowed(x: torch.Tensor) -> bool:

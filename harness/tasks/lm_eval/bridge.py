@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from lm_eval import utils
+from typing_extensions import override
 
 from harness.decode.sampling import streams
 from harness.errors import BadInput, CellFailed
@@ -56,8 +57,9 @@ class MethodLM(MethodModel):
         if any(other.decoder is not self.decoder or other.encoding != self.encoding for other in self._beside):
             raise BadInput("methods: contexts are shared on one model alone; give all the same model object")
 
+    @override
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """See `LM.loglikelihood`; the module says which depth each token has."""
+        """The module says which depth each token has."""
         encoded = [(request.args, *self.encoding.pair(*request.args)) for request in requests]
         return self._likelihoods(encoded, [Asked.of(request, self.documents) for request in requests], disable_tqdm)
 
@@ -91,8 +93,9 @@ class MethodLM(MethodModel):
                 self._keep("loglikelihood", texts, answer, Record(one.layers))
         return answers
 
+    @override
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
-        """See `LM.loglikelihood_rolling`; the module states the rule for windows."""
+        """The module states the rule for windows."""
         pairs: list[Pair] = []
         asked: list[Asked] = []
         windows: list[int] = []
@@ -164,8 +167,9 @@ class MethodLM(MethodModel):
             lm.work.setdefault(kind, Work()).computed_positions += result.computed_positions
             lm._ready.update({(kind, task, pair): one for pair, one in zip(pairs, result.scored, strict=True)})
 
+    @override
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-        """See `LM.generate_until`; greedy unless a task's settings say otherwise."""
+        """Greedy unless a task's settings say otherwise."""
         answers = [""] * len(requests)
         groups: dict[str, list[int]] = {}
         for i, request in enumerate(requests):

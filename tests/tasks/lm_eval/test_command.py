@@ -20,7 +20,6 @@ from harness.tasks.lm_eval.evaluate import Options, evaluate
 from harness.tasks.lm_eval.registered import Registered, read_model_args
 from tests.cli.test_main import call
 from tests.tasks.lm_eval import fixtures as made
-from tests.tasks.lm_eval.test_evaluate import tiny_tasks  # noqa: F401
 
 Folders = tuple[Path, Path]
 
@@ -35,7 +34,7 @@ def test_several_methods_in_one_call(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     checkpoint: Path,
-    tiny_tasks: Folders,  # noqa: F811
+    tiny_tasks: Folders,
     tmp_path: Path,
 ) -> None:
     """One model, tasks once, every context once; the tables, and files that lm-eval's own tools read."""
@@ -107,7 +106,7 @@ def test_lm_evals_own_command_runs_the_model(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     checkpoint: Path,
-    tiny_tasks: Folders,  # noqa: F811
+    tiny_tasks: Folders,
     tmp_path: Path,
 ) -> None:
     """The same line with `--model hf` and with ours: the same numbers in the same files; nothing else is changed."""
@@ -144,7 +143,7 @@ def test_results_are_kept_where_nobody_named_a_place(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     checkpoint: Path,
-    tiny_tasks: Folders,  # noqa: F811
+    tiny_tasks: Folders,
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -160,7 +159,7 @@ def test_results_are_kept_where_nobody_named_a_place(
     assert written(tmp_path / "lm-eval-results", "full")["results"]["tiny_choice"]["sample_len"] == 3
 
 
-def test_documents_are_those_asked_for_by_number(tiny_tasks: Folders) -> None:  # noqa: F811
+def test_documents_are_those_asked_for_by_number(tiny_tasks: Folders) -> None:
     tasks, folder = tiny_tasks
     options = Options(("tiny_choice",), samples={"tiny_choice": [4, 1, 4]}, include_path=str(tasks), bootstrap_iters=0)
     found = evaluate(Registered(made.model("opt")), options, folder)["samples"]["tiny_choice"]
@@ -196,7 +195,7 @@ def test_not_a_number_ends_with_status_1_and_its_document(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     checkpoint: Path,
-    tiny_tasks: Folders,  # noqa: F811
+    tiny_tasks: Folders,
     tmp_path: Path,
 ) -> None:
     """An answer is the model's fault, a metric the task's; after the second the numbers that there are have been written."""

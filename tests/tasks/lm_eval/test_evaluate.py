@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -23,64 +22,6 @@ from harness.tasks.lm_eval.evaluate import Options, evaluate, load_tasks, quiet
 from tests.cli.test_main import call
 from tests.fakes import InProcess
 from tests.tasks.lm_eval import fixtures as made
-
-CHOICE = """
-task: tiny_choice
-dataset_path: nobody/tiny_facts
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{question}}\\nAnswer:"
-doc_to_target: "{{gold}}"
-doc_to_choice: "{{choices}}"
-metric_list:
-  - metric: acc
-  - metric: acc_norm
-metadata: {version: 2.0}
-"""
-LAST = """
-task: tiny_last
-dataset_path: nobody/tiny_facts
-output_type: loglikelihood
-test_split: test
-doc_to_text: "{{question}}"
-doc_to_target: " {{choices[gold]}}"
-metric_list:
-  - metric: perplexity
-  - metric: acc
-"""
-WRITE = """
-task: tiny_write
-dataset_path: nobody/tiny_facts
-output_type: generate_until
-training_split: train
-test_split: test
-doc_to_text: "{{question}}"
-doc_to_target: "{{choices[gold]}}"
-generation_kwargs: {until: ["\\n"], max_gen_toks: 6}
-metric_list:
-  - metric: exact_match
-"""
-FACTS = [
-    {
-        "question": f"How many {what} are in the basket by the river?",
-        "choices": ["two eggs", "twelve", "no food at all"],
-        "gold": i % 3,
-    }
-    for i, what in enumerate(("eggs", "dogs", "foxes", "families", "restaurants", "rivers"))
-]
-
-
-@pytest.fixture(scope="session")
-def tiny_tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Folders of three task files and of their data."""
-    root = tmp_path_factory.mktemp("tasks")
-    tasks, data = root / "tasks", root / "data"
-    (data / "lm_eval" / "tiny_facts").mkdir(parents=True)
-    (data / "lm_eval" / "tiny_facts" / "test.jsonl").write_text("".join(json.dumps(fact) + "\n" for fact in FACTS))
-    tasks.mkdir()
-    for name, text in (("choice", CHOICE), ("last", LAST), ("write", WRITE)):
-        (tasks / f"{name}.yaml").write_text(text)
-    return tasks, data
 
 
 def test_results_are_lm_evals_own_with_depths_beside_them(tiny_tasks: tuple[Path, Path], tmp_path: Path) -> None:
@@ -309,49 +250,6 @@ def test_suites_check_lm_eval_tasks_first(checkpoint: Path, tiny_tasks: tuple[Pa
 def load_suite_of(one: Suite, file: Path) -> Suite:
     file.write_text(json.dumps(one.plain()))
     return load_suite(file)
-
-
-# Local data.
-
-
-def test_any_data_set_is_read_from_its_splits(tmp_path: Path) -> None:
-    folder = tmp_path / "lm_eval" / "facts" / "easy"
-    folder.mkdir(parents=True)
-    (folder / "test.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
-    (folder / "train.jsonl.gz").write_bytes(gzip.compress(b'{"a": 3}\n'))
-    (folder / "dev.csv").write_text('a\n"x\ny"\n')
-    found = lm_eval_data.read(tmp_path, "nobody/facts", "easy")
-    assert found == {"test": [{"a": 1}, {"a": 2}], "train": [{"a": 3}], "dev": [{"a": "x\ny"}]}
-    with pytest.raises(
-        BadInput, match=r"data set nobody/hard \(x\): no local file .* DIR/lm_eval/hard/x/<split>.jsonl"
-    ):
-        lm_eval_data.read(tmp_path, "nobody/hard", "x")
-    (folder / "test.jsonl").write_text('{"a": 1}\n[2]\n')
-    with pytest.raises(BadInput, match=r"test.jsonl, line 2: not an object"):
-        lm_eval_data.read(tmp_path, "nobody/facts", "easy")
-    (folder / "test.jsonl").write_text('{"a": 1}\n{"a"')
-    with pytest.raises(BadInput, match=r"test.jsonl, line 2: not JSON"):
-        lm_eval_data.read(tmp_path, "nobody/facts", "easy")
-
-
-def test_authors_files_become_what_the_hub_has(tmp_path: Path) -> None:
-    root = tmp_path / "lm_eval"
-    for folder in ("blimp", "lambada", "truthfulqa", "wikitext2"):
-        (root / folder).mkdir(parents=True)
-    (root / "blimp" / "adjunct_island.jsonl").write_text('{"sentence_good": "a", "sentence_bad": "b"}\n')
-    (root / "lambada" / "lambada_test.jsonl").write_text('{"text": "a b"}\n')
-    mc = {"question": "q", "mc1_targets": {"x": 1, "y": 0}, "mc2_targets": {"x": 1, "y": 0, "z": 1}}
-    (root / "truthfulqa" / "mc_task_v1.json").write_text(json.dumps([mc]))
-    (root / "wikitext2" / "wiki.test.raw").write_text(
-        " \n = One = \n \n text \n \n = = Part = = \n more \n = Two = \n end \n"
-    )
-    assert lm_eval_data.read(tmp_path, "nyu-mll/blimp", "adjunct_island")["train"][0]["sentence_bad"] == "b"
-    assert lm_eval_data.read(tmp_path, "EleutherAI/lambada_openai", "default")["test"] == [{"text": "a b"}]
-    (row,) = lm_eval_data.read(tmp_path, "truthfulqa/truthful_qa", "multiple_choice")["validation"]
-    assert row["mc2_targets"] == {"choices": ["x", "y", "z"], "labels": [1, 0, 1]}
-    pages = lm_eval_data.read(tmp_path, "EleutherAI/wikitext_document_level", "wikitext-2-raw-v1")["test"]
-    assert [page["page"].split("\n")[0].strip() for page in pages] == ["= One =", "= Two ="]
-    assert "Part" in pages[0]["page"]
 
 
 def test_metrics_without_sums_have_no_statistics() -> None:

@@ -213,7 +213,7 @@ def _load(name: str) -> tuple[Library | None, str]:
 def _declared(calls: ctypes.PyDLL) -> ctypes.PyDLL:
     number = ctypes.c_int
     arguments: dict[str, list[Any]] = {
-        "run": [_pointer, _long, _long, _pointer, _pointer, _pointer, _pointer, _long, _long, number, number, _pointer],
+        "run": [_pointer, _long, _long, *[_pointer] * 5, _long, _long, number, number, _pointer],
         "linear": [_pointer, _long, _pointer, _pointer, _pointer, number, number, number],
         "largest_places": [_pointer, _long, _long, _pointer, number, number],
         "read_all": [_pointer, _long, _long, number, number],

@@ -96,15 +96,15 @@ typedef struct {
 /* What a plan's phases work on. */
 static struct {
     const operation *operations;
-    int64_t rows, all, width, span; /* all: columns of all rows */
-    float *out, *entry, *normed, *wide, *inner, *scores, *alone;
+    int64_t count, rows, all, width, span; /* all: columns of all rows */
+    float *out, *entry, *normed, *wide, *inner, *scores, *alone, *kept;
     const float *given;
     const uint8_t *mask;
     int64_t mask_row, mask_column, scores_each, alone_each;
     double *spent, last;
 } plan;
 
-enum { SCALE, ENTRY, ATTENTION_NORM, QKV, MIX, OUT, FEED_NORM, UP, GATE, DOWN, KEYS, KEEP_KEYS };
+enum { SCALE, KEEP, ENTRY, ATTENTION_NORM, QKV, MIX, OUT, FEED_NORM, UP, GATE, DOWN, KEYS, KEEP_KEYS };
 
 static const float *entry_of(const operation *o) {
     if (!o->block->side_by_side) return plan.out;
@@ -193,6 +193,7 @@ static void work(const phase *p, uint32_t turn, int64_t first, int64_t end, int 
     case SCALE:
         for (int64_t at = first * width; at < end * width; at++) plan.out[at] *= (float)o->factor;
         break;
+    case KEEP: memcpy(plan.kept + first * width, plan.out + first * width, (end - first) * width * sizeof(float)); break;
     case ENTRY: memcpy(plan.entry + first * width, plan.out + first * width, (end - first) * width * sizeof(float)); break;
     case ATTENTION_NORM:
     case FEED_NORM:
@@ -230,6 +231,7 @@ static phase *put_operation(phase *p, int64_t at) {
     int64_t all = plan.all, inner = b->down.k, pairs = plan.rows * b->kv_heads;
     int norms = all * plan.width > ALONE;
     if (o->factor != 1) p = put_some(p, SCALE, at, all);
+    if (plan.kept && at == plan.count - 1) p = put_some(p, KEEP, at, all);
     if (b->side_by_side && (o->what & ATTEND) && (o->what & FEED)) p = put_some(p, ENTRY, at, all);
     if (o->what & ATTEND) {
         if (norms) p = put_some(p, ATTENTION_NORM, at, all);
@@ -254,10 +256,10 @@ static phase *put_operation(phase *p, int64_t at) {
 #define PHASES 12 /* of an operation at most */
 
 /* A plan's blocks in turn: x [rows, count, D] to out, which may be x; `given` is what the feed-forward sublayer of a block that runs its
- * sublayers side by side reads where it is all that is asked for, else NULL. mask hides keys, `mask_row` elements between rows and `mask_column`
- * between columns, or is NULL for a single column. Where `spent` [operations][3] is given, the seconds of each block's attention, feeding
+ * sublayers side by side reads where it is all that is asked for, else NULL. What the last operation reads goes to `kept` too, unless that is NULL.
+ * mask hides keys, `mask_row` elements between rows and `mask_column` between columns, or is NULL for a single column. Where `spent` [operations][3] is given, the seconds of each block's attention, feeding
  * and filling are added to it. `threads` work, this library's own (`ours`) or OpenMP's. Returns 0, or 1 without memory. */
-int run(const operation *operations, int64_t count, int64_t rows, const float *x, float *out, const float *given, const uint8_t *mask,
+int run(const operation *operations, int64_t count, int64_t rows, const float *x, float *out, const float *given, float *kept, const uint8_t *mask,
         int64_t mask_row, int64_t mask_column, int threads, int ours, double *spent) {
     if (!count) return 0;
     int64_t width = operations->block->qkv.k, all = rows * operations->target.count, wide = 0, inner = 0, heads = 0, span = 0;
@@ -278,8 +280,8 @@ int run(const operation *operations, int64_t count, int64_t rows, const float *x
     phase *first = begin(PHASES * count, threads), *last = first;
     float *found = first ? reserve(all * (width * (keep ? 2 : 1) + wide + inner) + apart + job.team * (scores + alone)) : NULL;
     if (!found) return 1;
-    plan.operations = operations, plan.rows = rows, plan.all = all, plan.width = width, plan.span = span;
-    plan.out = out, plan.given = given, plan.mask = mask, plan.mask_row = mask_row, plan.mask_column = mask_column;
+    plan.operations = operations, plan.count = count, plan.rows = rows, plan.all = all, plan.width = width, plan.span = span;
+    plan.out = out, plan.given = given, plan.kept = kept, plan.mask = mask, plan.mask_row = mask_row, plan.mask_column = mask_column;
     plan.normed = found, plan.wide = found + all * width, plan.inner = plan.wide + all * wide;
     plan.entry = plan.inner + all * inner;
     plan.scores = found + (all * (width * (keep ? 2 : 1) + wide + inner) + apart - 1) / apart * apart;

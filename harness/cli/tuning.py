@@ -1,8 +1,7 @@
-"""Verbs that make weights and choose parameters."""
+"""Verbs that choose a method's parameters on data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +19,6 @@ from harness.cli.app import (
     Dtype,
     Model,
     Threads,
-    complete,
     count,
     finite,
     print_table,
@@ -28,64 +26,6 @@ from harness.cli.app import (
     verb,
 )
 from harness.errors import BadInput, CellFailed
-
-
-def _recipes() -> Iterable[str]:
-    from harness.train import recipes
-
-    return recipes.names()
-
-
-@verb(
-    MAKE, "train opt-e2e-mini-calm --data data --out calm", "train mine.yaml --out out --set stages.weights.steps=500"
-)
-def train(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a recipe (see `depthbench list recipes`) or a YAML file.", autocompletion=complete(_recipes)
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", help="Folder of the finished checkpoint; <out>.work holds what is resumed.", metavar="DIR"
-        ),
-    ],
-    data: Data = None,
-    device: Device = "cpu",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="Checkpoint to start from instead of the recipe's.",
-            autocompletion=MODELS,
-            metavar="MODEL",
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option("--task", help="Task to train on instead of the recipe's.", autocompletion=TASKS, metavar="TASK"),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Override a key, e.g. --set stages.weights.steps=500 --set seed=1. May be repeated.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
-) -> None:
-    """Train weights for a method; a training that was stopped goes on from its last saved step.
-
-    Several GPUs: start it with torchrun.
-    """
-    from harness.train import recipes
-    from harness.train.train import train as run_recipe
-
-    chosen = recipes.load_recipe(recipe, set_ or [], model=model, task=task)
-    run_recipe(chosen, out, data=data, device=device)
-
 
 Fixed = Annotated[
     str,
