@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -56,6 +57,8 @@ class ContinuedMemory:
             return part
         if part.shape[0] == 1:
             return part.expand(len(self._owners), *part.shape[1:])
+        if part.requires_grad:
+            return _Copies.apply(part, self._owners)  # type: ignore[no-any-return, no-untyped-call]
         return part.index_select(0, self._owners)
 
     def extend(
@@ -79,3 +82,19 @@ class ContinuedMemory:
         """See `Memory.key_positions`; the keys just extended are the ones asked about."""
         assert self._positions is not None, "nothing is held yet"
         return self._positions
+
+
+class _Copies(torch.autograd.Function):
+    """Rows of x [M, ...] for their continuations [N]; gradients are summed from one piece of memory, else torch is slow."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, owners: torch.Tensor) -> torch.Tensor:
+        ctx.rows = x.shape[0]
+        ctx.save_for_backward(owners)
+        return x.index_select(0, owners)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        (owners,) = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_add_(0, owners, grad), None

@@ -65,6 +65,8 @@ def attention(
         mask, causal = _by_distance(rule, mask, context, key_positions, columns, q.dtype), False
     if rule.softcap is not None:
         return _softcapped(q, k, v, mask, causal, rule.scale or size**-0.5, rule.softcap)
+    if columns > 1 and q.device.type == "cpu" and torch.is_grad_enabled():
+        return _differentiable(q, k, v, context, mask, causal, rule)
     if columns == 1 and heads != kv_heads and rule.slopes is None:
         # The heads of a group stand as queries of its key head: nothing has to repeat the keys.
         grouped = q.view(rows, kv_heads, heads // kv_heads, size)
@@ -105,6 +107,48 @@ def _by_distance(
     if fresh:
         context.masks[name] = mask
     return mask
+
+
+def _differentiable(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    context: Context,
+    mask: torch.Tensor | None,
+    causal: bool,
+    rule: Rule,
+) -> torch.Tensor:
+    """Attention whose way back is short on a CPU, in the type of mixed precision where that is on.
+
+    torch's fused kernels are slow backwards in bfloat16, and its composed one widens everything to float32, repeats keys for
+    their group of heads and looks for rows that see nothing. Here the heads of a group stand as queries of its key head, and what
+    is hidden is a summand, made once for all blocks. A row that sees nothing, which is padding, gets the mean of all values.
+    """
+    rows, columns, heads, size = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    group, device = heads // kv_heads, q.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    name = ("summand", keys, heads, kv_heads, dtype)
+    summand = None if rule.needs_positions else context.masks.get(name)
+    if summand is None:
+        if causal:
+            mask = torch.ones(columns, keys, dtype=torch.bool, device=q.device).tril()[None, None]
+        if mask is None:
+            mask = torch.ones(1, 1, columns, keys, dtype=torch.bool, device=q.device)
+        least = torch.finfo(dtype).min
+        added = torch.where(mask, 0.0, least) if mask.dtype == torch.bool else mask.clamp_min(least)
+        if added.shape[0] == 1 and added.shape[1] == 1:
+            summand = added[0].to(dtype).repeat(1, group, 1)  # the same for all rows and heads
+        else:
+            summand = added.to(dtype).expand(rows, heads, columns, keys).reshape(rows * kv_heads, group * columns, keys)
+        if not rule.needs_positions:
+            context.masks[name] = summand
+    queries = q.to(dtype).view(rows, columns, kv_heads, group, size).permute(0, 2, 3, 1, 4)
+    queries = queries.reshape(rows * kv_heads, group * columns, size)
+    across = k.to(dtype).transpose(2, 3).reshape(rows * kv_heads, size, keys)
+    scores = torch.baddbmm(summand, queries, across, alpha=rule.scale or size**-0.5)
+    out = torch.bmm(scores.softmax(-1).to(dtype), v.to(dtype).reshape(rows * kv_heads, keys, size))
+    return out.view(rows, kv_heads, group, columns, size).permute(0, 3, 1, 2, 4).reshape(rows, columns, heads * size)
 
 
 def _softcapped(

@@ -1,8 +1,8 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) by peft, on a model whose blocks read weights and never call modules.
 
 An adapted module of peft computes W x + s B A x when it is called. Blocks here fuse and apply `module.weight` instead, so the
-adapted modules answer with the whole weight W + s B A, through which gradients reach A and B. Dropout between x and A cannot be
-had this way. After training the adapters are merged: the checkpoint is one of plain weights.
+adapted modules answer with the weight W + s B A, through which gradients reach A and B (kernels/low_rank.py). Dropout between x and
+A cannot be had this way. After training the adapters are merged: the checkpoint is one of plain weights.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import warnings
 from typing import Any
 
 import torch
+from torch import nn
 
 from harness.errors import BadInput
+from harness.models.kernels.low_rank import Adapted
 from harness.train.recipes import LoraSettings
 
 
@@ -61,10 +63,14 @@ def merge(model: Any) -> None:
 def _whole(cls: type) -> type:
     """A class like `cls` whose `weight` includes the adapters."""
 
-    def weight(self: Any) -> torch.Tensor:
-        base = self.get_base_layer().weight
+    def weight(self: Any) -> torch.Tensor | Adapted:
+        layer = self.get_base_layer()
+        base = layer.weight
         if self.merged:
             return base  # type: ignore[no-any-return]
+        if isinstance(layer, nn.Linear) and len(self.active_adapters) == 1:
+            (name,) = self.active_adapters
+            return Adapted(base, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
         return base + sum(self.get_delta_weight(name) for name in self.active_adapters).to(base.dtype)  # type: ignore[no-any-return]
 
     return type(f"Whole{cls.__name__}", (cls,), {"weight": property(weight)})

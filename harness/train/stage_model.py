@@ -99,7 +99,7 @@ class ForcedModel(nn.Module):
         # A frozen model needs no gradients through it where the loss reads its states and trains only the extras.
         inside = self.stage.inside or not self.stage.frozen
         grad = torch.is_grad_enabled() and (not self.extras or inside)
-        # The fused attention kernels of a CPU are slow backwards in bfloat16; the plain one is the faster there.
+        # Of what has no gradients; a CPU has attention of its own for the rest (attention.py).
         backends = [SDPBackend.MATH] if labels.device.type == "cpu" else _GPU_BACKENDS
         through = _again(backends) if self._recompute and torch.is_grad_enabled() else at_once
         # A gate's own noise is that of the batch and the step too, so that a resumed run draws the same.

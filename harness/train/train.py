@@ -258,7 +258,7 @@ class _Run:
             warmup_steps=settings.warmup_steps,
             lr_scheduler_type="cosine",
             weight_decay=recipe.weight_decay,
-            optim="adafactor" if recipe.optimizer == "adafactor" else "adamw_torch",
+            optim="adafactor" if recipe.optimizer == "adafactor" else "adamw_torch_fused",
             adam_beta2=recipe.adam_beta2,
             max_grad_norm=1.0,
             per_device_train_batch_size=self.batch,

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from harness.machine.environment import memory_limit
-from harness.models.kernels import native, pages, threads
+from harness.models.kernels import low_rank, native, pages, threads
+from harness.models.kernels.low_rank import Adapted
 from harness.models.precision import widened
 
 NATIVE, TORCH = "native", "torch"
@@ -110,29 +111,47 @@ class Joined:
 
     It would be a second copy of them, so on a CPU it is made when torch's calls want it; the kernels' panels are made of
     the parameters. Where gradients flow or another device computes, torch's calls are all there is, and it is made at once. So it
-    is where the parts are no parameters but made themselves (adapters): they would be a copy as well.
+    is where the parts are no parameters but made themselves: they would be a copy as well.
 
     Args:
-        parts: the parameters.
+        parts: the parameters, or what adapters make of them.
         join: makes the weight of them.
+
+    Attributes:
+        adapted: the parts, where adapters are among them and gradients are to reach these.
     """
 
     def __init__(
         self,
-        parts: Sequence[torch.Tensor],
+        parts: Sequence[torch.Tensor | Adapted],
         join: Callable[[Sequence[torch.Tensor]], torch.Tensor] = torch.cat,  # type: ignore[assignment]
     ) -> None:
-        self.parts, self._join = tuple(parts), join
         self.shape = sum(p.shape[0] for p in parts), parts[0].shape[1]
+        self._join = join
         self._kept: torch.Tensor | None = None
-        parameters = all(isinstance(p, nn.Parameter) for p in parts)
-        if torch.is_grad_enabled() or not parameters or parts[0].device.type != "cpu":
+        self.adapted: tuple[torch.Tensor | Adapted, ...] = ()
+        if join is torch.cat and any(isinstance(p, Adapted) for p in parts):
+            self._kept = low_rank.merged(parts)
+            self.parts: tuple[torch.Tensor, ...] = (self._kept,)
+            if torch.is_grad_enabled():
+                self.adapted = tuple(parts)
+            return
+        self.parts = tuple(p.whole() if isinstance(p, Adapted) else p for p in parts)
+        parameters = all(isinstance(p, nn.Parameter) for p in self.parts)
+        now = torch.is_grad_enabled() and not torch.is_autocast_enabled(parts[0].device.type)
+        if now or not parameters or parts[0].device.type != "cpu":
             self._kept = self.once()
-            self.parts = self.parts if parameters else (self._kept,)
+            if not parameters:
+                self.parts = (self._kept,)
+                self._join = torch.cat  # type: ignore[assignment]
 
     def once(self) -> torch.Tensor:
         """The weight, for a caller who needs it once."""
         return self._join(self.parts) if self._kept is None else self._kept
+
+    def mixed(self) -> torch.Tensor:
+        """The weight in the type of mixed precision, for a pass of it."""
+        return self._join([low_rank.mixed(p) for p in self.parts])
 
     def kept(self) -> torch.Tensor:
         """The weight, for a caller who will be back."""
@@ -161,7 +180,10 @@ class Linear:
         n, k: N and K.
     """
 
-    def __init__(self, weight: torch.Tensor | Joined, bias: torch.Tensor | None = None, relu: bool = False) -> None:
+    def __init__(
+        self, weight: torch.Tensor | Adapted | Joined, bias: torch.Tensor | None = None, relu: bool = False
+    ) -> None:
+        weight = Joined([weight]) if isinstance(weight, Adapted) else weight
         self._weight, self.relu = weight, relu
         self.bias = None if bias is None else widened(bias)
         self.parts = weight.parts if isinstance(weight, Joined) else (weight,)
@@ -169,6 +191,13 @@ class Linear:
         self.group: Group | None = None
         self._panels: tuple[torch.Tensor, native.Map] | None = None
         self._library: native.Library | None = None
+        # Now and not when it is first called: a block that is computed again on the way back must find it there again.
+        self._mixed = self._in_mixed() if torch.is_autocast_enabled(self.parts[0].device.type) else None
+
+    def _in_mixed(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias in the type of mixed precision, which else would be made anew for every call."""
+        weight = self._weight.mixed() if isinstance(self._weight, Joined) else low_rank.mixed(self._weight)
+        return weight, None if self.bias is None else low_rank.mixed(self.bias)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -186,13 +215,31 @@ class Linear:
         return self._compiled(x, residual)
 
     def _called(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
-        weight, bias = self.weight, self.bias
-        if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):  # autocast has a type of its own
-            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        y = F.linear(x, weight, bias)
+        adapted = self._adapted()
+        if adapted is not None:
+            y = low_rank.apply(x, *adapted)
+            y = y if self.bias is None else y + self.bias.to(y.dtype)
+        else:
+            y = F.linear(x, *self._torch_weights(x))
         if self.relu:
             y = F.relu(y)
         return y if residual is None else residual + y
+
+    def _torch_weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias as a call of torch on x takes them."""
+        if torch.is_autocast_enabled(x.device.type):  # which has a type of its own
+            return (self.weight, self.bias) if self._mixed is None else self._mixed
+        weight, bias = self.weight, self.bias
+        if weight.dtype != x.dtype:
+            weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        return weight, bias
+
+    def _adapted(self) -> tuple[torch.Tensor, tuple[torch.Tensor | Adapted, ...], int] | None:
+        """The merged weight, its parts and 0, the first of its rows that is used; None without adapters to train."""
+        joined = self._weight
+        if not isinstance(joined, Joined) or not joined.adapted or not torch.is_grad_enabled():
+            return None
+        return joined.kept(), joined.adapted, 0
 
     def _compiled(self, x: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
         held = self.panels()
@@ -249,14 +296,24 @@ class Tail(Linear):
     """
 
     def __init__(self, of: Linear, first: int) -> None:
-        super().__init__(of.parts[0], None if of.bias is None else of.bias[first:], of.relu)
         self._of, self._first = of, first
+        super().__init__(of.parts[0], None if of.bias is None else of.bias[first:], of.relu)
         self.parts, self.n = of.parts, of.n - first
 
     @property
     @override
     def weight(self) -> torch.Tensor:
         return self._of.weight[self._first :]
+
+    @override
+    def _in_mixed(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        weight, bias = self._of._in_mixed() if self._of._mixed is None else self._of._mixed
+        return weight[self._first :], None if bias is None else bias[self._first :]
+
+    @override
+    def _adapted(self) -> tuple[torch.Tensor, tuple[torch.Tensor | Adapted, ...], int] | None:
+        adapted = self._of._adapted()
+        return None if adapted is None else (adapted[0], adapted[1], self._first)
 
     @override
     def _packed(self, library: native.Library) -> torch.Tensor:
