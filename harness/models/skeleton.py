@@ -10,7 +10,7 @@ import torch
 
 from harness.errors import BadInput
 from harness.models.decoder import Decoder, Geometry
-from harness.models.load import family, gguf_folder, is_gguf, local_folder
+from harness.models.load import base, family, gguf_folder, is_gguf, local_folder
 from harness.models.shapes import PREFIX, SHAPES, is_random
 
 
@@ -24,6 +24,7 @@ def config_of(name: str) -> tuple[Any, str]:
     """Return the transformers config of a model, and the shape it was taken from where the model itself is not here."""
     from transformers import AutoConfig
 
+    name = base(name)
     folder = local_folder(name)
     if folder is None and is_gguf(name):
         with gguf_folder(name, torch.float32) as made:

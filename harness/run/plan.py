@@ -21,7 +21,7 @@ from harness.measure.probes import energy
 from harness.method import Method
 from harness.models import named
 from harness.models.decoder import Decoder
-from harness.models.load import DTYPES, local_folder
+from harness.models.load import DTYPES, base, local_folder
 from harness.models.precision import state_dtype
 from harness.models.shapes import is_random
 from harness.models.skeleton import cached, config_of, copied_bytes, on_meta, tokenizer_of
@@ -173,7 +173,7 @@ class _Planner:
     def _missing_weights(self) -> None:
         count = sum(p.numel() for p in self.decoder.source.parameters())
         size = f"{count / 1e9:.3g} billion parameters, about {2 * count / 1e9:.3g} GB at 2 bytes each"
-        for name in (resolved for checkpoint in self.checkpoints for resolved in _named(self.suite, checkpoint)):
+        for name in (base(each) for checkpoint in self.checkpoints for each in _named(self.suite, checkpoint)):
             if is_random(name) or local_folder(name) is not None:
                 continue
             if name in named.NAMED:

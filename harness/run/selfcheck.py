@@ -1,14 +1,16 @@
 """The A/A check: `full` against itself, again and again. An honest measurement finds no difference in 19 of 20 tries.
 
-Each try is a run of its own (fresh processes, its own folder), in which the same method on the same weights stands twice. A
-try that says `faster` or `slower` is a false alarm; one that says `inconclusive` shows a machine too noisy to tell.
+Each try is a run of its own (fresh processes, its own folder), in which the same method on the same weights stands twice. Its
+outcome is DIFFERENCE, a false alarm, where the verdict is `faster` or `slower`; NOISY where the interval is too wide to tell or
+there is none; else SAME. Verdicts are at 99 %, so SAME is, too: were 1 asked to lie in the interval of 95 %, a perfect
+instrument would miss 19 of 20 at one of two batch sizes in every second check. How many intervals of 95 % hold 1 is recorded.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from harness.suites.suite import BASELINE, Suite
 
 SHARE = 0.95
 """Share of tries that must show no difference."""
+SAME, DIFFERENCE, NOISY = "no difference", "difference", "too noisy"
 RECORD = "selfcheck.json"
 
 
@@ -47,8 +50,8 @@ def check(
         tell: called with one line after each try.
 
     Returns:
-        The record: `tries` (per try, arm and batch size the ratio, its interval and the verdict), `counts` of the verdicts by
-        batch size, `needed` per batch size and `passed`.
+        The record: `tries` (per try, arm and batch size the ratio, its interval, the verdict and the outcome), `counts` of the
+        outcomes by batch size, `needed` (SAME, per batch size) and `passed`.
 
     Raises:
         BadInput: the suite compares anything else, or `tries` is below 1.
@@ -73,7 +76,7 @@ def check(
         found += results
         for each in results:
             tell(
-                f"try {number}, batch {each['batch_size']}: {each['verdict']}, "
+                f"try {number}, batch {each['batch_size']}: {each['outcome']}, "
                 f"{_number(each['ratio'])} [{_number(each['low'])}, {_number(each['high'])}]"
             )
     record = _record(suite, tries, found, first.record if first else {})
@@ -84,12 +87,14 @@ def check(
 def lines(record: dict[str, Any]) -> list[str]:
     """The outcome in words, a line per batch size and one in all."""
     told = [
-        f"batch {batch}: no difference detected in {counts.get('no difference detected', 0)} of {record['tries_done']} tries "
-        f"({', '.join(f'{word} {n}' for word, n in counts.items() if word != 'no difference detected') or 'nothing else'})"
+        f"batch {batch}: no difference in {counts[SAME]} of {record['tries_done']} tries, a difference in {counts[DIFFERENCE]}, "
+        f"too noisy to tell {counts[NOISY]}"
         for batch, counts in record["counts"].items()
     ]
+    told.append(f"{record['intervals_holding_1']} of {record['intervals']} intervals of 95 % hold 1")
     verdict = "passed" if record["passed"] else "not passed"
-    return [*told, f"{verdict}: {record['needed']} of {record['tries_done']} are needed at every batch size"]
+    needed = f"no difference in {record['needed']} of {record['tries_done']} is needed at every batch size"
+    return [*told, f"{verdict}: {needed}"]
 
 
 def _verdicts(run: Run, number: int) -> list[dict[str, Any]]:
@@ -106,17 +111,25 @@ def _verdicts(run: Run, number: int) -> list[dict[str, Any]]:
             "high": row.get("speedup_high"),
             "dispersion": row.get("dispersion"),
             "verdict": row["verdict"] if row["status"] == "ok" else row["status"],
+            "outcome": _outcome(row),
         }
         for row in rows
         if row["label"] != first
     ]
 
 
+def _outcome(row: Mapping[str, Any]) -> str:
+    low, high = row.get("speedup_low"), row.get("speedup_high")
+    if row["status"] == "ok" and row["verdict"] in ("faster", "slower"):
+        return DIFFERENCE
+    told = row["status"] == "ok" and low is not None and high is not None and high <= intervals.WIDE * low
+    return SAME if told else NOISY
+
+
 def _record(suite: Suite, tries: int, found: list[dict[str, Any]], run: RunRecord) -> dict[str, Any]:
     counts: dict[str, dict[str, int]] = {}
     for each in found:
-        words = counts.setdefault(str(each["batch_size"]), {})
-        words[each["verdict"]] = words.get(each["verdict"], 0) + 1
+        counts.setdefault(str(each["batch_size"]), {SAME: 0, DIFFERENCE: 0, NOISY: 0})[each["outcome"]] += 1
     held = [each["low"] <= 1 <= each["high"] for each in found if each["low"] is not None and each["high"] is not None]
     arms = len(suite.methods) - 1
     needed = math.ceil(round(SHARE * tries * arms, 6))
@@ -130,7 +143,7 @@ def _record(suite: Suite, tries: int, found: list[dict[str, Any]], run: RunRecor
         "intervals_holding_1": sum(held),
         "intervals": len(held),
         "widest_verdict_factor": intervals.WIDE,
-        "passed": bool(counts) and all(words.get("no difference detected", 0) >= needed for words in counts.values()),
+        "passed": bool(counts) and all(words[SAME] >= needed for words in counts.values()),
         "tries": found,
     }
 

@@ -11,15 +11,17 @@ from typing import Any
 
 import torch
 
-from harness.files import write_atomically
+from harness.errors import BadInput
+from harness.files import check_writable, write_atomically
 from harness.machine.environment import bfloat16, cpu_model
+from harness.models import delta
+from harness.models.bundled import DELTA, WHOLE, is_checkpoint
 from harness.models.decoder import Decoder
 from harness.models.identity import sampled_weights
+from harness.models.load import load_model
 from harness.train.batches import Pairs
+from harness.train.meter import PICTURE, TABLE
 from harness.train.recipes import Recipe
-
-LAST = "config.json"
-"""The file a folder is known as a checkpoint by; it is put in its place when all others are."""
 
 
 def begun_with(recipe: Recipe, decoder: Decoder) -> dict[str, Any] | None:
@@ -80,25 +82,90 @@ def card(
     }
 
 
-def save(decoder: Decoder, out: Path, extras: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> None:
-    """Write a checkpoint: fp16 safetensors, tokenizer, extra tensors, and `depthbench.json` with its card."""
+def check_free(out: Path) -> None:
+    """BadInput where a folder holds a checkpoint already."""
+    if is_checkpoint(out):
+        raise BadInput(f"out: {out} holds a checkpoint already; choose another folder or remove it")
+
+
+def save(
+    decoder: Decoder,
+    out: Path,
+    extras: Mapping[str, torch.Tensor],
+    card: Mapping[str, Any],
+    start: str | None = None,
+    place: Path | None = None,
+) -> None:
+    """Write a checkpoint: weights, extra tensors in float16, and `depthbench.json` with its card.
+
+    Args:
+        decoder: that was trained.
+        out: folder to write.
+        extras: its trained tensors beside the model.
+        card: see `card`.
+        start: None: all weights in float16, with the tokenizer; else their difference to this checkpoint (harness/models/delta.py).
+        place: where the folder will stand in the end, if not at `out`.
+    """
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    decoder.source.to(torch.float16).save_pretrained(out)
-    decoder.tokenizer.save_pretrained(out)
-    if extras:
+    kept = {key: value.detach().to(torch.float16).contiguous() for key, value in extras.items()}
+    if start is None:
+        decoder.source.to(torch.float16).save_pretrained(out)
+        decoder.tokenizer.save_pretrained(out)
+    else:
+        delta.write(decoder, kept, load_model(start), start, out, place or out)
+    if kept:
         (out / "extras").mkdir(exist_ok=True)
-        save_file(
-            {k: v.to(torch.float16).contiguous() for k, v in extras.items()}, out / "extras" / "extras.safetensors"
-        )
+        save_file(kept, out / "extras" / "extras.safetensors")
     write_atomically(out / "depthbench.json", [json.dumps(card, indent=2) + "\n"])
 
 
+def as_delta(whole: str | Path, out: str | Path, start: str | None = None) -> Path:
+    """Make a delta checkpoint of a finished whole one, with its card and loss curve.
+
+    Args:
+        whole: the checkpoint's folder.
+        out: new folder.
+        start: the checkpoint it was trained from; None: the one its card names.
+
+    Returns:
+        `out`.
+
+    Raises:
+        BadInput: no start is known, it is not what the card says, or does not fit; `out` holds a checkpoint.
+    """
+    whole, out = Path(whole), Path(out)
+    check_free(out)
+    check_writable(out, "out", folder=True)
+    decoder = load_model(whole)
+    begun = decoder.card.get("started_from") or {}
+    start = start or begun.get("name")
+    if start is None:
+        raise BadInput(f"start: the card of {whole} names none; give the checkpoint it was trained from")
+    if decoder.card.get("recipe", {}).get("dtype", "float32") == "float32" and "weights" in begun:
+        found = sampled_weights(load_model(start))
+        if found != begun["weights"]:
+            raise BadInput(
+                f"start: {start} has weights {found}, {whole} began with {begun['weights']}; give what it was trained from"
+            )
+    made = out.with_name(f".{out.name}.part")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        save(decoder, made, decoder.extras, decoder.card, start, out)
+        for name in (TABLE, PICTURE):
+            if (whole / name).is_file():
+                shutil.copy(whole / name, made / name)
+        publish(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return out
+
+
 def publish(made: Path, out: Path) -> None:
-    """Move the files of a folder to their place, those that make a checkpoint of it last; a repeated call ends what one began."""
+    """Move the files of a folder to their place, that which makes a checkpoint of it last; a repeated call ends what one began."""
     files = [path.relative_to(made) for path in sorted(made.rglob("*")) if path.is_file()]
-    for file in sorted(files, key=lambda path: path == Path(LAST)):
+    for file in sorted(files, key=lambda path: str(path) in (WHOLE, DELTA)):
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         beside = (out / file).with_name(f".{file.name}.part")
         shutil.move(made / file, beside)  # another file system may hold it

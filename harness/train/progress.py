@@ -12,6 +12,8 @@ from harness.errors import BadInput
 from harness.files import write_atomically
 
 _MARK, _TOKENIZER = "recipe.json", "tokenizer"
+_FREE = ("keep",)
+"""Keys of a recipe that change nothing of the steps: a training may go on under another value."""
 
 
 def claim(work: Path, recipe: Mapping[str, Any]) -> bool:
@@ -26,7 +28,7 @@ def claim(work: Path, recipe: Mapping[str, Any]) -> bool:
             before = json.loads(path.read_text())
         except (OSError, ValueError):
             raise BadInput(f"work: {work} holds saved steps but no readable {_MARK}; remove it") from None
-        changed = [key for key, value in recipe.items() if before.get(key) != value]
+        changed = [key for key, value in recipe.items() if before.get(key) != value and key not in _FREE]
         if changed:
             raise BadInput(
                 f"work: {work} holds a training with another {changed[0]}; remove it, or give the recipe that began it"

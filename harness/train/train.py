@@ -34,7 +34,7 @@ from harness.models.decoder import Decoder
 from harness.models.load import load_model
 from harness.train import progress
 from harness.train.batches import Pair, Pairs, collate
-from harness.train.checkpoint import begun_with, card, mixed, publish, save
+from harness.train.checkpoint import begun_with, card, check_free, mixed, publish, save
 from harness.train.meter import PICTURE, TABLE, Curve, Meter
 from harness.train.recipes import Recipe, StageSettings
 from harness.train.stage_model import ForcedModel
@@ -98,8 +98,7 @@ def train(
     Raises:
         BadInput: the recipe does not fit its model, method or data, or `out` exists already.
     """
-    if (out / "config.json").exists():
-        raise BadInput(f"out: {out} holds a checkpoint already; choose another folder or remove it")
+    check_free(out)
     work = work or out.with_name(out.name + ".work")
     group = PartialState(cpu=device == "cpu")
     if group.is_main_process:
@@ -142,7 +141,8 @@ def train(
             extras.update({name: value.detach().cpu() for name, value in model.named_extras().items()})
     if group.is_main_process:
         said = card(recipe, pairs, expected, costs, device, group.num_processes, begun)
-        _finish(decoder, out, work, extras, {**said, "validation_loss": best} if checks else said, adapters)
+        start = recipe.start if recipe.keep == "delta" else None
+        _finish(decoder, out, work, extras, {**said, "validation_loss": best} if checks else said, adapters, start)
     group.wait_for_everyone()
     group.print(out, flush=True)
     return out
@@ -155,6 +155,7 @@ def _finish(
     extras: Mapping[str, torch.Tensor],
     said: Mapping[str, Any],
     adapters: Any,
+    start: str | None,
 ) -> None:
     """Write the checkpoint beside the saved steps, then put it in its place: a stop in between is made good by the next call."""
     made = work / "finished"
@@ -164,7 +165,7 @@ def _finish(
 
         adapters.save_pretrained(made / "adapter")
         lora.merge(adapters)
-    save(decoder, made, extras, said)
+    save(decoder, made, extras, said, start, out)
     for name in (TABLE, PICTURE):
         shutil.copy(work / name, made / name)
     publish(made, out)

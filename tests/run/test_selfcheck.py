@@ -52,11 +52,11 @@ def test_twenty_tries_of_an_honest_measurement_pass(runs: Any, tmp_path: Path) -
     told: list[str] = []
     record = selfcheck.check(twice(processes=5, repeats=5), tmp_path, 20, tell=told.append)
     assert record["passed"] and record["needed"] == 19
-    assert record["counts"]["1"].get("no difference detected", 0) >= 19
+    assert record["counts"]["1"][selfcheck.SAME] >= 19 and record["counts"]["1"][selfcheck.DIFFERENCE] == 0
     assert len(record["tries"]) == len(told) == 20 and record["intervals_holding_1"] >= 19
     assert json.loads((tmp_path / selfcheck.RECORD).read_text()) == record
     assert all(0.98 < each["ratio"] < 1.02 for each in record["tries"])
-    assert "no difference detected in" in selfcheck.lines(record)[0]
+    assert selfcheck.lines(record)[0].startswith("batch 1: no difference in ")
 
 
 def test_a_biased_measurement_is_found_out(runs: Any, tmp_path: Path) -> None:
@@ -64,7 +64,23 @@ def test_a_biased_measurement_is_found_out(runs: Any, tmp_path: Path) -> None:
     runs(Noisy(lambda seed: 1.03))
     record = selfcheck.check(twice(processes=5, repeats=5), tmp_path, 3)
     assert not record["passed"]
-    assert record["counts"]["1"] == {"slower": 3}
+    assert record["counts"]["1"] == {selfcheck.SAME: 0, selfcheck.DIFFERENCE: 3, selfcheck.NOISY: 0}
+
+
+@pytest.mark.parametrize(
+    ("row", "outcome"),
+    [
+        ({"verdict": "no difference detected", "speedup_low": 0.95, "speedup_high": 1.05}, selfcheck.SAME),
+        # 1 lies outside 95 % and inside 99 %, the level of verdicts: one try of 20 looks so where nothing is wrong.
+        ({"verdict": "inconclusive", "speedup_low": 0.957, "speedup_high": 0.993}, selfcheck.SAME),
+        ({"verdict": "inconclusive", "speedup_low": 0.85, "speedup_high": 1.15}, selfcheck.NOISY),
+        ({"verdict": "inconclusive", "speedup_low": None, "speedup_high": None}, selfcheck.NOISY),
+        ({"verdict": "faster", "speedup_low": 1.02, "speedup_high": 1.05}, selfcheck.DIFFERENCE),
+    ],
+)
+def test_a_try_is_a_difference_none_or_too_noisy(row: dict[str, Any], outcome: str) -> None:
+    assert selfcheck._outcome({"status": "ok", **row}) == outcome
+    assert selfcheck._outcome({"status": "failed", "verdict": "faster"}) == selfcheck.NOISY
 
 
 def test_finished_tries_are_kept(runs: Any, tmp_path: Path) -> None:
@@ -96,4 +112,4 @@ def test_anything_but_full_twice_is_refused(tmp_path: Path, methods: Any) -> Non
 def test_the_bundled_suite_is_such_a_one() -> None:
     chosen = load_suite("selfcheck")
     assert {(e.name, chosen.checkpoint(e)) for e in chosen.methods} == {("full", "opt-e2e-mini/full")}
-    assert chosen.processes >= 5 and chosen.repeats >= 10
+    assert chosen.processes >= 5 and chosen.repeats >= 30

@@ -98,6 +98,8 @@ class Recipe(Frozen):
         references_per_prompt: continuations that share one prompt in a batch.
         seed: of initialisation, order and draws.
         bf16: bfloat16 mixed precision; `auto`: on a GPU, and on a processor that has instructions for it.
+        keep: what is left: a `whole` checkpoint in float16, or the `delta` to `start`, half as large, and next to nothing where the
+            model stayed frozen (harness/models/delta.py).
     """
 
     name: Line
@@ -125,6 +127,7 @@ class Recipe(Frozen):
     bf16: bool | Literal["auto"] = True
     save_every: Count = 200
     log_every: Count = 10
+    keep: Literal["whole", "delta"] = "whole"
 
     @model_validator(mode="after")
     def _one_start(self) -> Recipe:
@@ -132,6 +135,8 @@ class Recipe(Frozen):
             raise ValueError("give start or architecture, one of them")
         if self.dtype != "float32" and self.lora is None:
             raise ValueError("dtype: bfloat16 weights lose small updates; give float32, or train adapters with lora")
+        if self.keep == "delta" and self.start is None:
+            raise ValueError("keep: a delta is the difference to a checkpoint; give start, or keep: whole")
         if self.lora is not None and self.start is None:
             raise ValueError("lora: adapters need trained weights below them; give start")
         return self
