@@ -100,7 +100,9 @@ def run(
     typer.echo(f"{folder / 'summary.csv'}\n{report_path}")
     stopped = sum(gate.stops for gate in done.gates)
     if done.failed or stopped:
-        raise CellFailed(f"{done.failed} cells and {stopped} gates failed; see the lines above and {folder}")
+        counts = ((done.failed, "cell"), (stopped, "gate"))
+        fell = " and ".join(f"{n} {what}{'' if n == 1 else 's'}" for n, what in counts if n)
+        raise CellFailed(f"{fell} failed; see the lines above and {folder}")
 
 
 @verb(
@@ -192,7 +194,8 @@ def compare(
     if compared.processors:
         typer.echo(f"two processors: {compared.processors}; times are not compared, ratios and scores are")
     typer.echo(compared.headline)
-    print_table(comparing.table(compared), left=("label", "where", "what", "verdict"), least=("before", "after"))
+    if len(rows := comparing.table(compared)) > 1:
+        print_table(rows, left=("label", "where", "what", "verdict"), least=("before", "after"))
     if compared.seeds:
         print_table(seeds.table(compared.seeds), left=("label", "what", "verdict"))
     elif seeds_:

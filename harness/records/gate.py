@@ -32,6 +32,7 @@ class Gate:
         counts: whether failing it gives exit status 1; False: it is shown, and that is all.
         detail: one sentence: what was compared, and the first things that fell short.
         cells: ids of the cells that fell short, at most LISTED of them.
+        fault: where it failed, what is wrong: the opposite of its name, in words.
         advice: where it failed, what a reader can do about it.
     """
 
@@ -43,6 +44,7 @@ class Gate:
     counts: bool
     detail: str
     cells: tuple[str, ...] = ()
+    fault: str = ""
     advice: str = ""
 
     @property

@@ -30,25 +30,70 @@ if TYPE_CHECKING:
 
 FILE = "gates.json"
 _AGAIN = "the same command with --resume --remeasure measures those cells again"
-ADVICE = {
-    "timed cells are usable": f"let nothing else run on the machine (depthbench doctor says what does), then {_AGAIN}",
-    "no speed-up outruns its work": f"do not quote these speed-ups; look for what slows the full model here, then {_AGAIN}",
-    "conditions identical across arms": "do not compare the cells named; run the suite again in one go, into another folder",
-    "prompts identical across arms": "do not compare the cells named; a method that writes into its prompts shows here",
-    "token counts right": "look at the cells named: a method stopped early or ran too long",
-    "no empty generation": "read the outputs named in samples.jsonl; they are scored as they are",
-    "finite logits": "the method or the dtype breaks down; try dtype float32",
-    "lossless methods match the full model": "the method is not what it says; depthbench check names the case",
-    "timed outputs equal scored outputs": "the method gives other tokens when it is timed; depthbench check names the case",
-    "no foreign process on the GPU": "end the processes named, or choose another GPU",
-    "throttled samples": "cool the machine, or raise its power or quota limit, and run again",
-    "blocks of the full model take alike": "methods that skip the slow block look faster than they are; run again when it is quiet",
-    "arms that do the same work take the same time": "read nothing into differences of that size",
-    "other work on the processor": f"end the other programs, then {_AGAIN}",
-    "the full model can do the tasks": "leave these tasks out; they decide no verdict, whatever the methods score there",
-    "one version of the code": "measure all of it with one version, into another folder",
+FAULTS = {
+    "timed cells are usable": (
+        "some timed cells are unusable",
+        f"let nothing else run on the machine (depthbench doctor says what does), then {_AGAIN}",
+    ),
+    "no speed-up outruns its work": (
+        "a speed-up lies above what its work allows",
+        f"do not quote these speed-ups; look for what slows the full model here, then {_AGAIN}",
+    ),
+    "conditions identical across arms": (
+        "arms were measured under different conditions",
+        "do not compare the cells named; run the suite again in one go, into another folder",
+    ),
+    "prompts identical across arms": (
+        "arms were given different prompts",
+        "do not compare the cells named; a method that writes into its prompts shows here",
+    ),
+    "token counts right": (
+        "a number of tokens is wrong",
+        "look at the cells named: a method stopped early or ran too long",
+    ),
+    "no empty generation": (
+        "some generations are empty",
+        "read the outputs named in samples.jsonl; they are scored as they are",
+    ),
+    "finite logits": ("some logits are not finite", "the method or the dtype breaks down; try dtype float32"),
+    "lossless methods match the full model": (
+        "a method that promises the full model's tokens gives others",
+        "the method is not what it says; depthbench check names the case",
+    ),
+    "timed outputs equal scored outputs": (
+        "timed outputs are not the scored ones",
+        "the method gives other tokens when it is timed; depthbench check names the case",
+    ),
+    "no foreign process on the GPU": (
+        "other processes were on the GPU",
+        "end the processes named, or choose another GPU",
+    ),
+    "throttled samples": (
+        "the device was slowed down while it measured",
+        "cool the machine, or raise its power or quota limit, and run again",
+    ),
+    "blocks of the full model take alike": (
+        "one block of the full model takes longer than its like",
+        "methods that skip the slow block look faster than they are; run again when it is quiet",
+    ),
+    "arms that do the same work take the same time": (
+        "arms that do the same work were timed apart",
+        "read nothing into differences of that size",
+    ),
+    "other work on the processor": (
+        "other programs had the processor too",
+        f"end the other programs, then {_AGAIN}",
+    ),
+    "the full model can do the tasks": (
+        "on some tasks the full model does no better than guessing",
+        "leave these tasks out; they decide no verdict, whatever the methods score there",
+    ),
+    "one version of the code": (
+        "several versions of the code measured this run",
+        "measure all of it with one version, into another folder",
+    ),
 }
-"""What to do where a gate fails, by its name."""
+"""What is wrong where a gate fails, and what to do about it, by its name."""
 
 
 def evaluate(run: Run) -> tuple[Gate, ...]:
@@ -56,7 +101,12 @@ def evaluate(run: Run) -> tuple[Gate, ...]:
     limits = Limits.model_validate(run.suite.get("limits") or {})
     facts = Facts(run, limits)
     found = (gate(facts) for gate in _GATES)
-    return tuple(replace(one, advice=ADVICE.get(one.name, "")) if one.status == FAILED else one for one in found)
+    return tuple(_told(one) if one.status == FAILED else one for one in found)
+
+
+def _told(gate: Gate) -> Gate:
+    fault, advice = FAULTS.get(gate.name, ("", ""))
+    return replace(gate, fault=fault, advice=advice)
 
 
 def write_gates(store: RunStore, run: Run) -> Path:
@@ -73,7 +123,7 @@ def lines(gates: Sequence[Gate]) -> list[str]:
     """What to say of a run before anything else: one line per failed gate, those that count first, or that all passed."""
     failed = sorted((gate for gate in gates if gate.status == FAILED), key=lambda gate: not gate.counts)
     said = [
-        f"gate {'failed' if gate.counts else 'noted'}: {gate.name}: {gate.value:g} {gate.unit}, "
+        f"gate {'failed' if gate.counts else 'noted'}: {gate.fault or gate.name}: {gate.value:g} {gate.unit}, "
         f"limit {gate.limit:g} ({gate.detail}){f'. What to do: {gate.advice}' if gate.advice else ''}"
         for gate in failed
     ]

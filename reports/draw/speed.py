@@ -292,9 +292,9 @@ def draw_by_batch(plot: ByBatch, sheet: Sheet) -> Canvas:
         shown = [(s, s.realised[-1][0], s.realised[-1][1].value) for s in some if s.realised]
         shown += [(s, *s.predicted[-1]) for s in some if not s.realised and s.predicted]
         names += [(on, (place[b], v), s.name, s.swatch) for s, b, v in shown]
-    named_ends(figure, names, sheet)
     figure.supxlabel("Batch size (rows)")
     figure.supylabel("Speed-up (× full model)")
+    named_ends(figure, names, sheet)
     return figure
 
 

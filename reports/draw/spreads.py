@@ -270,7 +270,7 @@ def draw_step_times(plot: StepTimes, sheet: Sheet) -> Canvas:
             line(on, at, curve.swatch, lw=1.0 if curve is plot.full else 1.3)
             on.lines[-1].set_url(f"{curve.name}: median {fixed(float(np.interp(0.5, curve.share, curve.ms)), 3)} ms")
             names.append((on, at[len(at) // 2], curve.name.removeprefix(f"{family} "), curve.swatch))
-    named_ends(figure, names, sheet)
     figure.supxlabel(f"Time between decode steps, batch size {plot.batch} (ms)")
     figure.supylabel("Share of steps")
+    named_ends(figure, names, sheet)
     return figure

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 
 from harness.records.limits import BASELINE
 from harness.stats.intervals import Interval
-from reports.draw.canvas import blank, lay_out, line, method_id, ratio_axis, shapes, signs, spans
+from reports.draw.canvas import blank, lay_out, line, method_id, ratio_axis, shapes, signs, spans, wrapped
 from reports.draw.style import Sheet, colour, look
 from reports.draw.svg import text_width
 from reports.facts.arms import curves
@@ -123,7 +123,10 @@ def draw(plot: TradeOff, sheet: Sheet) -> Canvas:
     on.set_ylim((low, high) if plot.higher_is_better else (high, low))
     on.axhspan(plot.quality - plot.margin, plot.quality + plot.margin, color=colour("band"), lw=0, zorder=0.2)
     on.axvline(1.0, color=colour("muted"), lw=0.8)
-    on.set(xlabel=f"Decode speed, batch size {plot.batch} (× full model)", ylabel=plot.axis)
+    on.set(
+        xlabel=f"Decode speed, batch size {plot.batch} (× full model)",
+        ylabel=wrapped(plot.axis, sheet, 165 * sheet.tall),
+    )
     full = Swatch(BASELINE)
     for one in sorted(plot.lines, key=lambda one: not one.control):
         shade = "grey" if one.control else look(one.swatch.method).colour

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.records import beyond
+from harness.records.usability import UNUSABLE
 from harness.stats import intervals
 from reports.facts.arms import Arm
 from reports.facts.facts import Facts, Speed
@@ -53,7 +54,7 @@ def ratio_cell(arm: Arm, timed: Speed | None) -> Cell:
     if timed is None:
         return EMPTY
     if timed.unusable:
-        return Cell("unusable", label(timed.unusable, 120), "~", "open")
+        return Cell(UNUSABLE, label(timed.unusable, 120), "~", "open")
     if arm.baseline:
         return Cell("1", "baseline", 1.0)
     if timed.interval is None:

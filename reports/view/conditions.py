@@ -186,8 +186,7 @@ def warnings(facts: Facts) -> tuple[str, ...]:
     total = len(facts.data.cells)
     if facts.failed:
         found.append(
-            f"{counted(len(facts.failed), 'cell')} of {total} failed; they are listed with their "
-            "errors under the conditions."
+            f"{counted(len(facts.failed), 'cell')} of {total} failed; they are listed with their errors below."
         )
     found += [f"{clean(line)}." for line in facts.data.problems[:MOST_PROBLEMS]]
     if len(facts.data.problems) > MOST_PROBLEMS:

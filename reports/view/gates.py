@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from harness.records.cells import place
+from harness.records.gate import Gate as Stored
 from harness.records.gates import FAILED, PASSED
 from reports.facts.facts import Facts
 from reports.text import clean, counted, label
@@ -30,16 +33,41 @@ def gates(facts: Facts) -> tuple[Gate, ...]:
             else f"{gate.value:.3g} {gate.unit}, limit {gate.limit:.3g}. "
         )
         name = gate.name if gate.counts else f"{gate.name} (noted only)"
-        found.append(Gate(label(name[:1].upper() + name[1:], 80), gate.status, clean(f"{limit}{gate.detail}")))
+        found.append(
+            Gate(label(name[:1].upper() + name[1:], 80), gate.status, clean(f"{limit}{_named(facts, gate.detail)}"))
+        )
     return tuple(found)
 
 
 def failed(facts: Facts) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A line for each gate that failed and stops a run, and one for each that warns only."""
+    """A line for each gate that failed and stops a run, what to do included, and one for each that warns only."""
     found = [gate for gate in facts.data.gates if gate.status == FAILED]
-    lines = [(gate.counts, clean(f"{gate.name}: {gate.detail}", None)) for gate in found]
-    stops = tuple(label(f"{line[:1].upper()}{line[1:]}", 300) for counts, line in lines if counts)
-    return stops, tuple(label(gate.name, 80) for gate in found if not gate.counts)
+    stops = tuple(_line(facts, gate) for gate in found if gate.counts)
+    return stops, tuple(f"{_wrong(gate)}." for gate in found if not gate.counts)
+
+
+def _line(facts: Facts, gate: Stored) -> str:
+    """What is wrong, where, and what to do about it."""
+    where = label(_named(facts, gate.detail), 150)
+    return clean(f"{_wrong(gate)} ({where}). {_upper(gate.advice)}{'.' if gate.advice else ''}".rstrip(), None)
+
+
+def _wrong(gate: Stored) -> str:
+    return _upper(clean(gate.fault or f"not so: {gate.name}"))
+
+
+def _upper(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}"
+
+
+def _named(facts: Facts, words: str) -> str:
+    """Words about cells, with what each cell is in place of its id."""
+    names = {
+        cell["id"]: f"{cell['arm']['label']} {'on' if cell['kind'] == 'quality' else 'at batch'} {place(cell)}"
+        for cell in facts.data.cells
+    }
+    found = re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+    return found.sub(lambda match: names[match[0]], words)
 
 
 def summary(facts: Facts) -> tuple[str, ...]:
@@ -50,10 +78,9 @@ def summary(facts: Facts) -> tuple[str, ...]:
     unchecked = len(found) - passed - len(failed)
     rest = f"; {unchecked} had nothing to judge by" if unchecked else ""
     lines = [f"Of {counted(len(found), 'check')}, {passed} passed and {len(failed)} did not{rest}."]
-    lines += [
-        clean(f"{gate.name[:1].upper()}{gate.name[1:]}{'' if gate.counts else ' (a warning)'}: {gate.detail}.", 600)
-        for gate in failed
-    ]
+    for gate in failed:
+        wrong = f"{_wrong(gate)}{'' if gate.counts else ' (a warning)'}"
+        lines.append(clean(f"{wrong}: {_named(facts, gate.detail)}. {_upper(gate.advice)}.", 700))
     return tuple(lines)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.records.limits import BASELINE
 from harness.records.quantities import named
+from harness.records.usability import UNUSABLE
 from harness.stats import intervals
 from reports.facts import judge
 from reports.facts.arms import Arm, curves
@@ -41,11 +42,16 @@ def top_table(facts: Facts) -> Table | None:
     if facts.baseline is None or len(arms) < 2:
         return None
     columns: list[tuple[Column, list[Cell]]] = [(Column("Method", numeric=False), [name_cell(a) for a in arms])]
-    sizes = few(timed(facts))
+    sizes, unusable = few(timed(facts)), False
     for i, batch in enumerate(sizes):
         cells = [ratio_cell(a, facts.speed.get((a.label, batch))) for a in arms]
-        cells = [Cell(c.text, "", c.sort, c.tone) if a.baseline else c for a, c in zip(arms, cells, strict=True)]
+        unusable |= any(c.text == UNUSABLE for c in cells)
+        cells = [
+            Cell(c.text, "", c.sort, c.tone) if a.baseline or c.text == UNUSABLE else c
+            for a, c in zip(arms, cells, strict=True)
+        ]
         columns.append((Column(f"batch {batch}", group="Times as fast as the full model", key=not i), cells))
+    columns += _work_columns(facts, arms) if sizes else []
     for task in judge.informative(facts)[:1]:
         metric = facts.tasks[task][0]
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
@@ -62,6 +68,8 @@ def top_table(facts: Facts) -> Table | None:
         notes.append(
             f"One row for each method, its best setting here; {left} more {'arm is' if left == 1 else 'arms are'} below."
         )
+    if unusable:
+        notes.append("Unusable: no ratio can be given; the next table says why.")
     if marks(facts, [(arm, batch) for batch in sizes for arm in arms]):
         notes.append(
             f"{MARK} Faster than reading fewer weights, or the prediction, accounts for: the next table says why."
@@ -87,8 +95,8 @@ def _top(facts: Facts) -> list[Arm]:
 def _lost(facts: Facts, arm: Arm) -> Cell:
     if arm.baseline:
         return Cell("baseline", sort="")
-    if same := facts.same.get(arm.label):
-        return Cell(f"nothing: same tokens, {same:,} rows", sort="", tone="good")
+    if facts.same.get(arm.label):
+        return Cell("nothing: same tokens", sort="", tone="good")
     found, state = judge.biggest(facts, arm), judge.arm(facts, arm)
     if found is None or state is None:
         return Cell("not measured", sort="~")
@@ -114,7 +122,7 @@ def verdict_table(facts: Facts) -> Table:
     for i, batch in enumerate(few(facts.batch_sizes)):
         cells = [ratio_cell(a, facts.speed.get((a.label, batch))) for a in arms]
         columns.append((Column(f"batch {batch}", "× full", group="Speed-up", key=not i), cells))
-    columns += _work_columns(facts)
+    columns += _work_columns(facts, arms)
     for i, task in enumerate(_headed(facts)):
         metric = facts.tasks[task][0]
         found = [facts.quality.get((a.label, task, metric.name)) for a in arms]
@@ -183,10 +191,10 @@ def _verdict(facts: Facts, arm: Arm) -> Cell:
     return state_cell(judge.arm(facts, arm), len(judge.informative(facts)) > 1)
 
 
-def _work_columns(facts: Facts) -> list[tuple[Column, list[Cell]]]:
+def _work_columns(facts: Facts, arms: Sequence[Arm]) -> list[tuple[Column, list[Cell]]]:
     """What a decoded token executes and reads at the smallest batch size, sublayers apart where a method skips one alone."""
     batch = facts.headline_batch
-    cells = [facts.speed.get((a.label, batch)) if batch is not None else None for a in facts.arms]
+    cells = [facts.speed.get((a.label, batch)) if batch is not None else None for a in arms]
     depth = next((s.cell.get("depth") for s in cells if s), None)
     group = f"A decoded token, batch {batch}" if batch is not None else "A decoded token"
     of = f"of {depth}" if depth else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports.draw.figures import draw_all
 from reports.draw.style import COLOURS, PAGE
@@ -28,6 +29,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["groups"] = header_groups
+    environment.filters["breakable"] = breakable
     environment.filters["kept"] = kept
     environment.filters["file"] = file_name
     environment.filters["families"] = families
@@ -76,6 +78,14 @@ def _palette() -> str:
     light = "".join(f"--{name}:{value};" for name, (value, _) in COLOURS.items())
     dark = "".join(f"--{name}:{value};" for name, (_, value) in COLOURS.items())
     return f":root{{{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
+
+
+def breakable(words: str) -> Markup:
+    """Return words with places where a line may end after the colons and underscores of a long name, as tasks have."""
+    return Markup(_INSIDE.sub(r"\g<0><wbr>", str(escape(words))))
+
+
+_INSIDE = re.compile(r"(?<=\w{3})[:_](?=\w)")
 
 
 def kept(table: Table) -> frozenset[int]:

@@ -93,6 +93,7 @@ def test_one_defect_fails_one_gate(good: Run, name: str, cell: str, change: Chan
     gate = after[name]
     assert gate.status == FAILED and gate.stops and gate.value and says in gate.detail and gate.cells
     assert all(c.startswith(cell) for c in gate.cells)
+    assert gate.fault and gate.advice and f"failed: {gate.fault}: " in gates.lines([gate])[0]
     others = {n for n in after if after[n].status != before[n].status} - {name}
     assert not others
 

@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from harness.stats.intervals import Interval
-from reports.draw import spreads, trade_off
+from reports.draw import speed, spreads, trade_off
 from reports.draw.canvas import settings
 from reports.draw.figures import draw, draw_all
 from reports.draw.style import COLOURS, PAGE, PAPER, Sheet, look
@@ -246,3 +247,15 @@ def test_a_map_of_shares_keeps_them() -> None:
     assert pixels.shape == (8, 8, 4)
     shares = np.sort(pixels[::4, ::4, 3].ravel())
     assert shares.tolist() == [0, 64, 128, 255]
+
+
+def test_the_words_of_an_axis_stand_beside_its_ticks() -> None:
+    """With panels in several rows the words beside all of them lie at the height of some panel's ticks."""
+    series = speed.Series("", Swatch("calm"), tuple((b, Interval(0.3, 0.2, 4.0, 5)) for b in (1, 8)), ())
+    plot = speed.ByBatch((1, 8), tuple((f"family {i}", (series,)) for i in range(6)))
+    with settings(PAGE, "axis"):
+        figure = speed.draw_by_batch(plot, PAGE)
+        FigureCanvasAgg(figure).draw()
+        words = next(t for t in figure.texts if t.get_text().startswith("Speed-up")).get_window_extent()
+        ticks = [t.get_window_extent() for on in figure.axes for t in on.get_yticklabels() if t.get_text()]
+    assert ticks and not any(words.overlaps(tick) for tick in ticks)

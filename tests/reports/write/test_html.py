@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from reports.write.html import breakable
 from reports.write.report import write_report
 from tests.reports.page import Page
 from tests.reports.synthetic import ARMS, write_run
@@ -67,6 +68,12 @@ def test_drawings_follow_the_page(quick_html: str) -> None:
     for drawing in re.findall(r"<svg role.*?</svg>", quick_html, re.DOTALL):
         assert not re.findall(r"(?:fill|stroke): ?#[0-9a-f]{3,6}", drawing)
         assert "font-family" not in drawing
+
+
+def test_long_names_may_be_broken_where_their_parts_meet() -> None:
+    """A task's name as the head of a column is wider than a phone."""
+    assert breakable("acc on lm_eval:blimp_<b>") == "acc on lm_eval:<wbr>blimp_&lt;b&gt;"
+    assert breakable("lm_eval:blimp_adjunct_island") == "lm_eval:<wbr>blimp_<wbr>adjunct_<wbr>island"
 
 
 def test_the_page_says_what_it_must(quick_html: str) -> None:
