@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.run.executors.base import Outcome
 from harness.suites.suite import Suite
 
@@ -50,11 +50,11 @@ class InProcess:
     slots = 1
 
     def call(self, function: Callable[..., Any], *arguments: Any, limit_s: float | None = None) -> Outcome[Any]:
-        kept = linear.table()
+        kept = choices.table()
         try:
             return Outcome(function(*arguments), dict(MACHINE))
         finally:
-            linear.install(kept)
+            choices.install(kept)
 
     def close(self) -> None:
         """Nothing is held."""

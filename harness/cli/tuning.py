@@ -50,7 +50,7 @@ Limit = Annotated[
     MAKE,
     "tune skipdecode --target-speedup 3 --data data --out sd-3x.json",
     "tune calm --budget 0.5 --data data --out calm-50.json",
-    "tune layerskip --by predicted --model opt-e2e-mini/calm --data data --out drafts.json",
+    "tune seed --by predicted --data data --out seed.json",
 )
 def tune(
     method: Fixed,

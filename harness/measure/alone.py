@@ -21,7 +21,7 @@ from harness.measure.setup import (
 )
 from harness.method import Method
 from harness.models.decoder import Decoder
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.records.arms import Arm, Expected, Prepared
 from harness.records.fields import Conditions, EnergyFields, Idle, MemoryFields
 from harness.suites.suite import Suite
@@ -92,7 +92,7 @@ def _conditions(
         "batch_size": batch_size,
         "new_tokens": suite.new_tokens,
         "prompts_hash": batch.hash,
-        "kernels": linear.digest(),
+        "kernels": choices.digest(),
         "end_of_sequence": "ignored",
         "expected_tokens": timed_expected(suite, expected),
     }

@@ -29,7 +29,7 @@ from harness.models import contest
 from harness.models.checks import said
 from harness.models.decoder import Decoder
 from harness.models.identity import as_deep, beside_weights, sampled_weights
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.records.arms import Arm, Contest, Expected, Planned, Prepared, Training
 from harness.records.differences import differences
 from harness.records.fields import Idle
@@ -127,7 +127,7 @@ def prepare(suite: Suite, arms: Sequence[Planned], data: Path | None) -> Prepare
     return {
         "arms": described,
         "expected_tokens": expected,
-        "kernels": linear.table(),
+        "kernels": choices.table(),
         "contests": contests,
         "energy_counters": [meter.name for meter in meters],
         "energy_idle": quiet,

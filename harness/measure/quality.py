@@ -22,7 +22,7 @@ from harness.measure.setup import (
     to_device,
 )
 from harness.models.decoder import Decoder
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.records.arms import Arm, Prepared
 from harness.records.fields import Batch, Divergences, Example, QualityFields
 from harness.suites.suite import Suite
@@ -55,11 +55,11 @@ def quality(
     expected = begin(suite, prepared)
     decoder = decoder or load(suite, arm["checkpoint"], task_index)
     blocks = arm.get("of_blocks")
-    choices = linear.digest()  # before the arm runs, as in peak_memory
+    kernels = choices.digest()  # before the arm runs, as in peak_memory
     entry = suite.tasks[task_index]
     planned = expected[entry.name]
     if entry.is_lm_eval:
-        conditions = {**evidence.conditions(suite, decoder, blocks), "task": entry.name, "kernels": choices}
+        conditions = {**evidence.conditions(suite, decoder, blocks), "task": entry.name, "kernels": kernels}
         conditions["batch_size"] = suite.quality_batch_size
         answered = lm_eval_cells().cell(
             entry.name,
@@ -170,7 +170,7 @@ def quality(
             "max_new_tokens": limit,
             "expected_tokens": planned,
             "end_of_sequence": "natural",
-            "kernels": choices,
+            "kernels": kernels,
             "prompts_hash": evidence.token_hash(prompts),
         },
     }

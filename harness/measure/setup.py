@@ -15,7 +15,7 @@ from harness.errors import BadInput
 from harness.measure.running import say
 from harness.method import Method
 from harness.models.decoder import Decoder
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.models.load import load_model
 from harness.records.arms import Arm, Expected, Prepared
 from harness.suites.entries import TaskEntry
@@ -33,7 +33,7 @@ def set_threads(suite: Suite) -> None:
 def begin(suite: Suite, prepared: Prepared) -> Expected:
     """Set up this process as `prepare` found right; returns the expected tokens by task."""
     set_threads(suite)
-    linear.install(prepared["kernels"])
+    choices.install(prepared["kernels"])
     return prepared["expected_tokens"]
 
 

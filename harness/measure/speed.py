@@ -26,7 +26,7 @@ from harness.measure.running import say_arm
 from harness.measure.setup import begin, load, method_of, speed_batch, timed_examples, timed_expected
 from harness.method import Method
 from harness.models.decoder import Decoder
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.records.arms import Arm, Prepared
 from harness.records.fields import Conditions, Reading, SpeedShare, Timed
 from harness.suites.suite import BASELINE, Suite
@@ -51,7 +51,7 @@ def speed(
         "batch_size": batch_size,
         "new_tokens": suite.new_tokens,
         "prompts_hash": hashlib.sha256("".join(b.hash for b in batches).encode()).hexdigest()[:16],
-        "kernels": linear.digest(),
+        "kernels": choices.digest(),
         "end_of_sequence": "ignored",
         "expected_tokens": tokens,
     }

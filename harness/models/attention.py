@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from harness.models.block import Context
+from harness.models.precision import autocasts
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +127,8 @@ def _differentiable(
     """
     rows, columns, heads, size = q.shape
     kv_heads, keys = k.shape[1], k.shape[2]
-    group, device = heads // kv_heads, q.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else q.dtype
+    group = heads // kv_heads
+    dtype = torch.get_autocast_dtype(q.device.type) if autocasts(q.device) else q.dtype
     name = ("summand", keys, heads, kv_heads, dtype)
     summand = None if rule.needs_positions else context.masks.get(name)
     if summand is None:

@@ -14,8 +14,8 @@ import torch
 
 from harness.models.block import Context
 from harness.models.decoder import Decoder
+from harness.models.kernels import choices, native
 from harness.models.kernels import linear as kernels
-from harness.models.kernels import native
 from harness.models.kernels.native.check import best_in_turns
 
 _KEYS = 64
@@ -43,7 +43,7 @@ class Contest:
     @property
     def lost(self) -> bool:
         """Whether torch's calls beat the kernels."""
-        return self.chosen == kernels.TORCH and bool(self.native_s)
+        return self.chosen == choices.TORCH and bool(self.native_s)
 
     def __str__(self) -> str:
         if not self.native_s:
@@ -61,13 +61,13 @@ def hold(decoder: Decoder, rows: int) -> Contest:
     """
     x = torch.zeros(1, dtype=decoder.state_dtype, device=decoder.device)
     if not kernels.native_allowed(x):
-        return Contest(rows, [], [], kernels.TORCH)
+        return Contest(rows, [], [], choices.TORCH)
     group = decoder.blocks[0].maps()[0].group
-    with kernels.only(kernels.NATIVE):
+    with kernels.only(choices.NATIVE):
         fits = group is not None and group.native(rows)
     if not fits:  # no room for the panels: torch's calls run whatever is chosen, and the choice must say so
-        kernels.choose(decoder.kind, rows, kernels.TORCH)
-        return Contest(rows, [], [], kernels.TORCH)
+        choices.choose(decoder.kind, rows, choices.TORCH)
+        return Contest(rows, [], [], choices.TORCH)
     cache = decoder.new_cache(rows, [_KEYS] * decoder.depth)
     ids = torch.zeros(rows, 1, dtype=torch.long)
     positions = torch.full((rows, 1), min(_KEYS, decoder.geometry.max_positions) - 1)
@@ -79,15 +79,15 @@ def hold(decoder: Decoder, rows: int) -> Contest:
             hidden = decoder.run_plan(operations, decoder.embed(ids, positions), cache, Context(positions))
             decoder.head(hidden[:, -1])
 
-    with kernels.only(kernels.NATIVE):  # around all of it, so that what torch's calls join lasts until the end
-        for how in (kernels.NATIVE, kernels.TORCH):
+    with kernels.only(choices.NATIVE):  # around all of it, so that what torch's calls join lasts until the end
+        for how in (choices.NATIVE, choices.TORCH):
             step(how)
         start = time.perf_counter()
-        step(kernels.TORCH)
+        step(choices.TORCH)
         rounds = max(1, min(_ROUNDS, int(_BUDGET_S / _HALVES / 4 / max(time.perf_counter() - start, 1e-9))))
-        passes = (lambda: step(kernels.NATIVE), lambda: step(kernels.TORCH))
+        passes = (lambda: step(choices.NATIVE), lambda: step(choices.TORCH))
         halves = [best_in_turns(passes, rounds) for _ in range(_HALVES)]
     ours, theirs = ([half[i] for half in halves] for i in range(2))
-    chosen = kernels.TORCH if max(theirs) < min(ours) else kernels.NATIVE
-    kernels.choose(decoder.kind, rows, chosen)
+    chosen = choices.TORCH if max(theirs) < min(ours) else choices.NATIVE
+    choices.choose(decoder.kind, rows, chosen)
     return Contest(rows, ours, theirs, chosen)

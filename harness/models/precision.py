@@ -19,3 +19,8 @@ def state_dtype(weights: torch.dtype, device: torch.device | str) -> torch.dtype
 def widened(stored: torch.Tensor) -> torch.Tensor:
     """What was read of the weights (a norm's, a bias, rows of an embedding) in the type that is computed in."""
     return stored.float() if stored.dtype == torch.bfloat16 and stored.device.type == "cpu" else stored
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether mixed precision is on for what computes on this device; nothing computes on the one of sizes alone."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

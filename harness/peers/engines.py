@@ -24,7 +24,7 @@ from harness.measure.probes import breakdown, reading
 from harness.models import contest
 from harness.models.checks import said
 from harness.models.decoder import Decoder
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.models.load import load_model
 from harness.records.limits import BASELINE
 
@@ -97,7 +97,7 @@ class Own(Peer):
             self.decoder,
             methods.create(BASELINE),
         )
-        return {"parts_s": found.parts_s, "kernels": linear.table()}
+        return {"parts_s": found.parts_s, "kernels": choices.table()}
 
 
 class Transformers(Peer):

@@ -27,7 +27,7 @@ from harness.errors import BadInput
 from harness.machine import environment, turn
 from harness.method import Method
 from harness.models.decoder import Decoder
-from harness.models.kernels import linear
+from harness.models.kernels import choices
 from harness.models.load import load_model
 from harness.plan import Step
 from harness.records.limits import BASELINE
@@ -114,7 +114,7 @@ def _measure(settings: Settings, data: Path | None) -> Json:
     return {
         "settings": {**asdict(settings), "threads": threads},
         "environment": environment.fingerprint(),
-        "kernels": linear.table(),
+        "kernels": choices.table(),
         "rows": rows,
     }
 

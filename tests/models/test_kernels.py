@@ -15,8 +15,8 @@ from harness.decode.engine import generate
 from harness.decode.forced import score
 from harness.models import contest, fused
 from harness.models.decoder import Decoder
+from harness.models.kernels import choices, native
 from harness.models.kernels import linear as kernels
-from harness.models.kernels import native
 from tests.conftest import ragged_prompts, tiny
 
 needs_compiler = pytest.mark.skipif(native.library() is None, reason=f"compiled kernels are {native.status()}")
@@ -25,13 +25,13 @@ needs_compiler = pytest.mark.skipif(native.library() is None, reason=f"compiled 
 @pytest.fixture(autouse=True)
 def _own_table() -> Iterator[None]:
     """Each test starts without choices and leaves none behind."""
-    before = kernels.table()
-    kernels.install({})
+    before = choices.table()
+    choices.install({})
     yield
-    kernels.install(before)
+    choices.install(before)
 
 
-@pytest.mark.parametrize("how", [kernels.NATIVE, kernels.TORCH])
+@pytest.mark.parametrize("how", [choices.NATIVE, choices.TORCH])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(1, 24), (3, 1, 24), (2, 5, 24)])
@@ -58,13 +58,13 @@ def test_gradients_and_other_types_are_for_torch() -> None:
 
 
 def test_installed_choices_serve_their_neighbours() -> None:
-    kernels.install({"a, rows 8": "torch", "a, rows 64": "native"})
-    digest = kernels.digest()
-    assert [kernels.chosen("a", rows) for rows in (1, 5, 8, 16, 32, 256)] == [*["torch"] * 4, "native", "native"]
-    assert kernels.chosen("b", 8) == "native", "the default"
-    assert kernels.digest() == digest
-    kernels.choose("a", 3, "native")
-    assert kernels.chosen("a", 3) == "native" and kernels.digest() != digest
+    choices.install({"a, rows 8": "torch", "a, rows 64": "native"})
+    digest = choices.digest()
+    assert [choices.chosen("a", rows) for rows in (1, 5, 8, 16, 32, 256)] == [*["torch"] * 4, "native", "native"]
+    assert choices.chosen("b", 8) == "native", "the default"
+    assert choices.digest() == digest
+    choices.choose("a", 3, "native")
+    assert choices.chosen("a", 3) == "native" and choices.digest() != digest
 
 
 def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[set[int], set[int]]:
@@ -94,25 +94,25 @@ def ran(decoder: Decoder, rows: int, monkeypatch: pytest.MonkeyPatch) -> tuple[s
 
 
 @needs_compiler
-@pytest.mark.parametrize("winner", [kernels.NATIVE, kernels.TORCH])
+@pytest.mark.parametrize("winner", [choices.NATIVE, choices.TORCH])
 def test_the_choice_is_what_runs_in_every_block(winner: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a contest, and in a process told its outcome: all blocks of a model run the winner, at every number of rows."""
     decoder = tiny("opt", depth=6)
     every = set(range(6))
-    expected = (every, set()) if winner == kernels.NATIVE else (set(), every)
+    expected = (every, set()) if winner == choices.NATIVE else (set(), every)
     for rows in (1, 3, 8):
-        times = iter([1.0, 2.0] * 2 if winner == kernels.NATIVE else [2.0, 1.0] * 2)
+        times = iter([1.0, 2.0] * 2 if winner == choices.NATIVE else [2.0, 1.0] * 2)
         monkeypatch.setattr(
             contest, "best_in_turns", lambda passes, _, t=times: [(each(), next(t))[1] for each in passes]
         )
         found = contest.hold(decoder, rows)
-        assert found.chosen == winner and found.lost == (winner == kernels.TORCH)
+        assert found.chosen == winner and found.lost == (winner == choices.TORCH)
         assert ran(decoder, rows, monkeypatch) == expected
-    table = kernels.table()
+    table = choices.table()
     assert set(table.values()) == {winner}
-    kernels.install({})
+    choices.install({})
     assert ran(tiny("opt", depth=6), 3, monkeypatch) == (every, set()), "without a contest the kernels run"
-    kernels.install(table)
+    choices.install(table)
     for rows in (1, 2, 3, 8, 20):
         assert ran(tiny("opt", depth=6), rows, monkeypatch) == expected
 
@@ -141,7 +141,7 @@ def test_slow_kernels_lose_the_contest(monkeypatch: pytest.MonkeyPatch) -> None:
     run = fused.Stack.run
 
     def slow(self: Any, *arguments: Any) -> torch.Tensor | None:
-        time.sleep(0.1 * (kernels.forced() == kernels.NATIVE))
+        time.sleep(0.1 * (kernels.forced() == choices.NATIVE))
         return run(self, *arguments)
 
     monkeypatch.setattr(fused.Stack, "run", slow)
@@ -157,11 +157,11 @@ def test_panels_that_do_not_fit_are_not_made(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kernels, "ROOM", 0.0)
     bound = tiny("opt")
     found = generate(bound, methods.create("full"), ids, mask, max_new_tokens=4)
-    assert list(kernels.table().values()) == ["torch"]
+    assert list(choices.table().values()) == ["torch"]
     assert all(m._panels is None for block in bound.blocks for m in block.maps())
     assert torch.equal(found.tokens, free.tokens)
     held = contest.hold(bound, 3)
-    assert held.chosen == kernels.chosen(bound.kind, 3) == kernels.TORCH, "what is chosen is what runs"
+    assert held.chosen == choices.chosen(bound.kind, 3) == choices.TORCH, "what is chosen is what runs"
 
 
 @needs_compiler
@@ -181,7 +181,7 @@ def test_matrices_are_joined_while_torch_needs_them_so_and_no_longer(family: str
     got = generate(decoder, method, ids, mask, max_new_tokens=4).tokens
     score(decoder, method, ids[:1], [3])
     assert copies() == 0
-    with kernels.only(kernels.TORCH):
+    with kernels.only(choices.TORCH):
         assert torch.equal(generate(decoder, method, ids, mask, max_new_tokens=4).tokens, got)
         assert copies() == len(joined)
     assert copies() == 0
@@ -207,7 +207,7 @@ def test_keys_and_values_alone_read_the_panels_of_the_whole_map() -> None:
     of = kernels.Linear(
         kernels.Joined([torch.nn.Parameter(torch.randn(columns, 24)) for _ in range(3)]), torch.randn(3 * columns)
     )
-    with torch.inference_mode(), kernels.only(kernels.NATIVE):
+    with torch.inference_mode(), kernels.only(choices.NATIVE):
         whole = of(x)
         for first in (columns, columns + 1):
             tail = kernels.Tail(of, first)
@@ -226,7 +226,7 @@ def test_new_weights_are_read_again() -> None:
         for parameter in decoder.source.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.3)
     decoder.refresh()
-    with kernels.only(kernels.TORCH):
+    with kernels.only(choices.TORCH):
         want = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
     got = generate(decoder, methods.create("full"), ids, mask, max_new_tokens=4)
     assert torch.equal(got.tokens, want.tokens) and not torch.equal(got.tokens, before.tokens)

@@ -6,15 +6,14 @@ the weights as loaded, those of several maps over the same input joined to one (
 need it; bfloat16 ones are widened for every call on a CPU, which takes longer than reading them. The kernels are the default: on
 every processor they were tried on they are at least as fast as anything torch has. Whether that is so here is measured before
 anything is timed (contest.py), per number of rows; torch's calls are used where they win, which is an error in the kernels and said
-as such. What runs is a condition of the run (`table`, `install`).
+as such. What runs is a condition of the run (choices.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import psutil
 import torch
@@ -24,11 +23,10 @@ from typing_extensions import override
 
 from harness.machine.environment import memory_limit
 from harness.models.kernels import low_rank, native, pages, threads
+from harness.models.kernels.choices import NATIVE, TORCH, choose, chosen
 from harness.models.kernels.low_rank import Adapted
-from harness.models.precision import widened
+from harness.models.precision import autocasts, widened
 
-NATIVE, TORCH = "native", "torch"
-MAX_BUCKET = 256
 ROOM = 0.8
 """Share of the free memory that the panels of a model may take; the rest is for caches and results."""
 
@@ -38,50 +36,9 @@ _SMALL = 8192
 _AT_ONCE = 1 << 21
 """Elements of a weight that are packed at a time."""
 
-_choices: dict[str, str] = {}
 _forced: str | None = None
 _for_now: list[Joined] = []
 """What was joined for torch's calls while they were prescribed."""
-
-
-def table() -> dict[str, str]:
-    """What was found for models of this process, by shape and rows, e.g. `{"24 x block 128 4/4x32 512 relu, rows 8": "native"}`."""
-    return dict(sorted(_choices.items()))
-
-
-def digest() -> str:
-    """Short name of the choices, for conditions that must be equal."""
-    return hashlib.sha256(repr(sorted(_choices.items())).encode()).hexdigest()[:12]
-
-
-def install(choices: Mapping[str, str]) -> None:
-    """Use these choices (from `table` of another process) and no others."""
-    _choices.clear()
-    _choices.update(choices)
-
-
-def choose(kind: str, rows: int, what: str) -> None:
-    """From now on, models of this kind run this number of rows (and its neighbours) by `NATIVE` or `TORCH`."""
-    _choices[f"{kind}, rows {bucket(rows)}"] = what
-
-
-def chosen(kind: str, rows: int) -> str:
-    """What runs this number of rows; the choice of the nearest one measured, the kernels where none was."""
-    if not _choices:
-        return NATIVE
-    at = bucket(rows)
-    found = _choices.get(f"{kind}, rows {at}")
-    if found is None:
-        known = {
-            int(key.rpartition(" ")[2]): what for key, what in _choices.items() if key.rpartition(", rows ")[0] == kind
-        }
-        found = known[min(known, key=lambda r: (abs(r.bit_length() - at.bit_length()), r))] if known else NATIVE
-    return found
-
-
-def bucket(rows: int) -> int:
-    """Numbers of rows that share a choice: the next power of two, up to `MAX_BUCKET`."""
-    return min(1 << (rows - 1).bit_length(), MAX_BUCKET) if rows else 1
 
 
 def forced() -> str | None:
@@ -138,7 +95,7 @@ class Joined:
             return
         self.parts = tuple(p.whole() if isinstance(p, Adapted) else p for p in parts)
         parameters = all(isinstance(p, nn.Parameter) for p in self.parts)
-        now = torch.is_grad_enabled() and not torch.is_autocast_enabled(parts[0].device.type)
+        now = torch.is_grad_enabled() and not autocasts(parts[0].device)
         if now or not parameters or parts[0].device.type != "cpu":
             self._kept = self.once()
             if not parameters:
@@ -192,7 +149,7 @@ class Linear:
         self._panels: tuple[torch.Tensor, native.Map] | None = None
         self._library: native.Library | None = None
         # Now and not when it is first called: a block that is computed again on the way back must find it there again.
-        self._mixed = self._in_mixed() if torch.is_autocast_enabled(self.parts[0].device.type) else None
+        self._mixed = self._in_mixed() if autocasts(self.parts[0].device) else None
 
     def _in_mixed(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias in the type of mixed precision, which else would be made anew for every call."""
@@ -227,7 +184,7 @@ class Linear:
 
     def _torch_weights(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight and bias as a call of torch on x takes them."""
-        if torch.is_autocast_enabled(x.device.type):  # which has a type of its own
+        if autocasts(x.device):  # which has a type of its own
             return (self.weight, self.bias) if self._mixed is None else self._mixed
         weight, bias = self.weight, self.bias
         if weight.dtype != x.dtype:
@@ -349,7 +306,7 @@ class Group:
             free, granted = psutil.virtual_memory().available, memory_limit()
             self._fits = self._bytes <= ROOM * (free if granted is None else min(free, granted))
             if not self._fits:
-                _choices[f"{self.kind}, rows 1"] = TORCH
+                choose(self.kind, 1, TORCH)
         return self._fits
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
+from harness.models.precision import autocasts
+
 _frozen: Any = WeakIdKeyDictionary()
 """Frozen weights in the type of mixed precision, with the version of the weight they were made of."""
 
@@ -54,10 +56,9 @@ class Adapted:
 
 def mixed(weight: torch.Tensor) -> torch.Tensor:
     """A weight in the type that mixed precision multiplies in, where that is on; one that is frozen is kept in it."""
-    device = weight.device.type
-    if not torch.is_autocast_enabled(device) or not weight.is_floating_point():
+    if not autocasts(weight.device) or not weight.is_floating_point():
         return weight
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(weight.device.type)
     if weight.dtype == dtype:
         return weight
     if weight.requires_grad or weight.is_inference() or torch.is_inference_mode_enabled():
@@ -71,9 +72,8 @@ def mixed(weight: torch.Tensor) -> torch.Tensor:
 def merged(parts: Sequence[torch.Tensor | Adapted]) -> torch.Tensor:
     """The weights one below the other [N, K] without their gradients, in the type that they are multiplied in."""
     first = parts[0]
-    device = first.device.type
     kind = first.base.dtype if isinstance(first, Adapted) else first.dtype
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else kind
+    dtype = torch.get_autocast_dtype(first.device.type) if autocasts(first.device) else kind
     made = torch.empty(sum(p.shape[0] for p in parts), first.shape[1], dtype=dtype, device=first.device)
     with torch.no_grad():
         # A part at a time, so that the sum in float32 does not leave the processor's caches.
