@@ -47,7 +47,7 @@ WHERE = {
     15: ("the first row's exit for all, printing while timed", "defects_measuring:15_rows_of_a_batch",
          "measure/latency:nothing_prints", "measure/latency:the_check_for_printing"),
     16: ("clocks and synchronisation per module, total time as latency", "measure/latency:a_steps_record",
-         "measure/latency:the_model_itself_is_left", "defects_measuring:16_time_per_token"),
+         "measure/breakdown:the_model_itself_is_left", "defects_measuring:16_time_per_token"),
     17: ("better guessed from a column's name, a page that fetches", "defects:17_which_way",
          "reports/write/html:nothing_is_fetched"),
     18: ("a FLOP counter that counts nothing", "methods/contract:flop_check_would_notice",
