@@ -112,4 +112,4 @@ def test_anything_but_full_twice_is_refused(tmp_path: Path, methods: Any) -> Non
 def test_the_bundled_suite_is_such_a_one() -> None:
     chosen = load_suite("selfcheck")
     assert {(e.name, chosen.checkpoint(e)) for e in chosen.methods} == {("full", "opt-e2e-mini/full")}
-    assert chosen.processes >= 5 and chosen.repeats >= 30
+    assert chosen.processes >= 5 and chosen.repeats >= 15
