@@ -18,8 +18,8 @@ LOSSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 MOST = 4
 """Batch sizes the answer speaks of; of more, the first and the last."""
 READING = (
-    "Times as fast: the full model's decode time per token over the method's, at the same batch size. Within 2 points: on every "
-    "metric, even at the worse end of the 95% interval of the loss. Brackets hold such intervals."
+    "Times as fast: the full model's decode time per token over the method's, at the same batch size. Within so many points: on "
+    "every metric, even at the worse end of the 95% interval of the loss. Brackets hold such intervals."
 )
 
 
