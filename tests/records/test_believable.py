@@ -127,6 +127,12 @@ def test_a_slow_block_of_the_full_model_fails_a_gate() -> None:
         and gate.value > 4
         and "block 2" in gate.detail
     )
+    beside = copy.deepcopy(slow)
+    for run in beside["runs"]:
+        run["machine"] = {"foreign_share": 0.5, "steal_share": 0.0}
+    assert judged(run_of(beside), EVEN).status == gates.NOT_APPLICABLE, (
+        "the first block waits for the second thread's turn"
+    )
     slow["breakdown"][0]["blocks_s"][2] = 1.0  # it was disturbed, not slow
     assert judged(run_of(slow), EVEN).status == gates.PASSED
 
