@@ -9,13 +9,20 @@ from harness.measure.probes import fewer_blocks
 from harness.records.fields import SpeedFields
 
 
+def passes_s(heads: float, attended: float, fed: float, around: float, attention: float, feed: float) -> float:
+    """Seconds of a token of a draft: so many passes, and sublayers run one after the other in them, at these seconds each.
+
+    Running a block over the several columns of a verification is taken to cost what one column costs.
+    """
+    return heads * around + attended * attention + fed * feed
+
+
 def add_predicted(
     full: SpeedFields | None, state: SpeedFields, fewer: Mapping[int, Sequence[float]], *, drafts: bool
 ) -> None:
     """Add the time per token if skipping were free: that of the full model's own step with as many of its blocks as a row ran.
 
-    What is around the blocks is paid once per pass by a method that drafts; running its blocks over the several columns of a
-    verification is taken to cost what one column costs.
+    What is around the blocks is paid once per pass by a method that drafts (`passes_s`).
     """
     state["step_parts_s"] = state["predicted_step_s"] = state["predicted_full_step_s"] = None
     heads, attended, fed = (
@@ -56,5 +63,7 @@ def add_predicted(
         "embed": parts["embed"],
         "rest": max(around - parts["head"] - parts["embed"], 0.0),
     }
-    state["predicted_step_s"] = heads * around + blocks if drafts else fewer_blocks.step_seconds(points, ran)
+    state["predicted_step_s"] = (
+        passes_s(heads, attended, fed, around, attention, feed) if drafts else fewer_blocks.step_seconds(points, ran)
+    )
     state["predicted_full_step_s"] = step

@@ -306,9 +306,8 @@ class QualityFields(TypedDict, total=False):
     prompts_shortened: int
     layers_per_token: float | None
     executed_share: float | None
-    heads_per_token: (
-        float | None
-    )  # this and the next two: what ran one after the other, as in a speed cell, on the scored outputs
+    # What ran one after the other on the scored outputs, as in a speed cell.
+    heads_per_token: float | None
     serial_attention_per_token: float | None
     serial_feed_per_token: float | None
     layers_by_position: list[list[float]]

@@ -20,6 +20,7 @@ from harness import outside, tasks
 from harness.errors import BadInput, near
 from harness.machine import turn
 from harness.measure import running
+from harness.measure.predicted import passes_s
 from harness.measure.prepare import prepare
 from harness.measure.quality import quality
 from harness.measure.setup import load
@@ -191,8 +192,8 @@ class Trials:
     def predicted(self, place: int) -> float:
         """The predicted speed-up of a setting that drafts: the passes counted on the scored outputs, at the full model's pace.
 
-        A pass costs what the full model's own step spends around its blocks and in as many of them, whatever its columns
-        (`harness.measure.predicted`). The full model is timed once.
+        A pass costs what the full model's own step spends around its blocks and in as many of them (`passes_s`). The full model
+        is timed once.
         """
         cell, parts = self.quality(place), self.step_parts_s
         heads, attention, feed = (
@@ -201,7 +202,7 @@ class Trials:
             cell.get("serial_feed_per_token") or 0.0,
         )
         around = parts["step"] - cell["depth"] * (parts["attention"] + parts["feed"])
-        seconds = heads * around + attention * parts["attention"] + feed * parts["feed"]
+        seconds = passes_s(heads, attention, feed, around, parts["attention"], parts["feed"])
         if not seconds:
             raise BadInput(f"{self.names[place]}: no token was generated after the first, so no pass can be counted")
         return parts["step"] / seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -79,12 +80,14 @@ def test_both_arms_of_a_disturbed_pair_are_measured_again(checkpoint: Path, last
     arms = [{"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": str(checkpoint)} for e in suite.methods]
     prepared = prepare(suite, arms, None)
     seen: Counter[str] = Counter()
+    left_out: list[bool] = []
     inner = speed.latency.measure
 
     def measure(make: Any, method: Any, device: torch.device) -> Any:
         timing, output = inner(make, method, device)
         name = "fewer" if isinstance(method, fewer_blocks.FirstBlocks) else str(method).partition("(")[0]
         seen[name] += 1
+        left_out.append(gc.get_freeze_count() > 0)
         # The warm-up is the first; repeat 2 the fourth, and those after the fifth stand in its place.
         stalled = name == "layerskip" and (seen[name] == 4 or (seen[name] > 6 and lasts > 1))
         return replace(timing, step_s=[0.054 if stalled else 0.001] * len(timing.step_s)), output
@@ -95,6 +98,8 @@ def test_both_arms_of_a_disturbed_pair_are_measured_again(checkpoint: Path, last
         found = speed.speed(suite, prepared["arms"], 2, 0, prepared, None)
     finally:
         patch.undo()
+    # Loaded objects are left out of the collections between repeats, and no longer than that.
+    assert left_out[-1] and not left_out[0] and gc.get_freeze_count() == 0
     full, calm, draft = (share["runs"] for share in found.values())
     assert [len(calm), len(full), len(draft)] == [5, 5 + extra, 5 + extra]
     for again in (full[5:], draft[5:]):

@@ -256,9 +256,9 @@ static phase *put_operation(phase *p, int64_t at) {
 #define PHASES 12 /* of an operation at most */
 
 /* A plan's blocks in turn: x [rows, count, D] to out, which may be x; `given` is what the feed-forward sublayer of a block that runs its
- * sublayers side by side reads where it is all that is asked for, else NULL. What the last operation reads goes to `kept` too, unless that is NULL.
- * mask hides keys, `mask_row` elements between rows and `mask_column` between columns, or is NULL for a single column. Where `spent` [operations][3] is given, the seconds of each block's attention, feeding
- * and filling are added to it. `threads` work, this library's own (`ours`) or OpenMP's. Returns 0, or 1 without memory. */
+ * sublayers side by side reads where it is all that is asked for, else NULL. What the last operation reads goes to `kept` too, unless that
+ * is NULL. mask hides keys, `mask_row` elements between rows and `mask_column` between columns, or is NULL for a single column. Where `spent`
+ * [operations][3] is given, the seconds of each block's attention, feeding and filling are added to it. `threads` work, this library's own (`ours`) or OpenMP's. Returns 0, or 1 without memory. */
 int run(const operation *operations, int64_t count, int64_t rows, const float *x, float *out, const float *given, float *kept, const uint8_t *mask,
         int64_t mask_row, int64_t mask_column, int threads, int ours, double *spent) {
     if (!count) return 0;
