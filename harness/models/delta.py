@@ -5,11 +5,15 @@ A folder with `delta.json` instead of `config.json`:
     delta.json          start (a name that `load_model` takes, or a folder seen from this one), the digests of the start's weights
                         and of those that result (identity.py), and how many tensors differ
     delta.safetensors   for each of these `codes.NAME` (int8, of the tensor's shape) and `scales.NAME` (bfloat16, one for every
-                        32 elements in a row); absent where the model stayed frozen
+                        32 elements in a row), or, trained as a low-rank adapter, its two factors: `left.NAME` (rows, rank),
+                        `right.NAME` (rank, columns), `left_scales.NAME` and `right_scales.NAME`; no file where the model
+                        stayed frozen
     extras/extras.safetensors, depthbench.json, loss.csv, loss.svg   as in a whole checkpoint
 
-A tensor is `start + codes * scale` in float32, on a CPU: the same numbers on every machine, and held to their digest.
-Configuration, tokenizer and generation settings are the start's.
+A tensor is `start + codes * scale` in float32, on a CPU: the same numbers on every machine, and held to their digest. Factors are
+multiplied in float64 and rounded once: a product of two stored numbers has 30 bits, and as many may be added as the 53 bits hold
+that scales within a factor of 2^19 need, so the order of addition changes nothing. Configuration, tokenizer and generation
+settings are the start's.
 
 What is lost (8.5 bits an element), against the float32 weights of opt-e2e-mini-full-700 and -skipdecode-700 after 200 steps (rms
 weight 0.060, rms difference 0.005 and 0.006): worst error 2.7e-4, where float16 weights have 9.5e-4; rms error 2.7e-5 and 3.4e-5
@@ -20,6 +24,7 @@ weight 0.060, rms difference 0.005 and 0.006): worst error 2.7e-4, where float16
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +41,7 @@ from harness.models.identity import beside_weights, sampled
 
 WEIGHTS = "delta.safetensors"
 GROUP = 32
+_CODES = {"codes": "scales", "left": "left_scales", "right": "right_scales"}
 _MOST = 127
 
 
@@ -123,33 +129,59 @@ def add(source: Any, tensors: Mapping[str, torch.Tensor], where: Path) -> None:
         where: the folder, for what is said of a fault: a tensor the model does not have, of another shape, type or without scales.
     """
     parameters = dict(source.named_parameters())
-    names = sorted({key.partition(".")[2] for key in tensors})
-    if odd := [key for key in sorted(tensors) if not key.startswith(("codes.", "scales."))]:
-        raise BadInput(
-            f"model: {where / WEIGHTS}: {odd[0]} is neither codes nor scales of a tensor; copy the checkpoint again"
-        )
-    for name in names:
-        codes, scales, parameter = tensors.get(f"codes.{name}"), tensors.get(f"scales.{name}"), parameters.get(name)
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in sorted(tensors.items()):
+        kind, _, name = key.partition(".")
+        if kind not in {*_CODES, *_CODES.values()}:
+            raise BadInput(
+                f"model: {where / WEIGHTS}: {key} is neither codes nor scales of a tensor; copy the checkpoint again"
+            )
+        parts.setdefault(name, {})[kind] = tensor
+    for name, stored in parts.items():
+        parameter = parameters.get(name)
         if parameter is None:
             raise BadInput(f"model: {where / WEIGHTS}: {name} is no tensor of the start; copy the checkpoint again")
-        shapes = (tuple(parameter.shape), (-(-parameter.numel() // GROUP),))
-        if codes is None or scales is None or (tuple(codes.shape), tuple(scales.shape)) != shapes:
+        with torch.no_grad():
+            parameter.add_(_difference(name, stored, tuple(parameter.shape), where))
+
+
+def _difference(name: str, stored: Mapping[str, torch.Tensor], shape: tuple[int, ...], where: Path) -> torch.Tensor:
+    """What is added to a tensor of `shape`, in float32; BadInput where its parts do not make that."""
+    low_rank = bool({"left", "right"} & stored.keys()) and len(shape) == 2
+    right = stored.get("right")
+    rank = right.shape[0] if right is not None and right.ndim else 0
+    shapes = {"left": (shape[0], rank), "right": (rank, shape[1])} if low_rank else {"codes": shape}
+    found = {}
+    for kind, wanted in shapes.items():
+        codes, scales = stored.get(kind), stored.get(_CODES[kind])
+        of = (wanted, (-(-math.prod(wanted) // GROUP),))
+        if codes is None or scales is None or (tuple(codes.shape), tuple(scales.shape)) != of:
             raise BadInput(
-                f"model: {where / WEIGHTS}: codes and scales of {name} have not the shapes {shapes[0]} and {shapes[1]} that "
+                f"model: {where / WEIGHTS}: {kind} and scales of {name} have not the shapes {of[0]} and {of[1]} that "
                 "belong to the start's; copy the checkpoint again"
             )
         if (codes.dtype, scales.dtype) != (torch.int8, torch.bfloat16):
             raise BadInput(
                 f"model: {where / WEIGHTS}: {name} is not int8 with bfloat16 scales; copy the checkpoint again"
             )
-        with torch.no_grad():
-            parameter.add_(decoded(codes, scales))
+        found[kind] = decoded(codes, scales)
+    if len(stored) != 2 * len(found):
+        raise BadInput(f"model: {where / WEIGHTS}: {name} has codes and factors; copy the checkpoint again")
+    return (found["left"].double() @ found["right"].double()).float() if low_rank else found["codes"]
 
 
-def write(trained: Any, extras: Mapping[str, torch.Tensor], start: Any, name: str, folder: Path, place: Path) -> None:
+def write(
+    trained: Any,
+    extras: Mapping[str, torch.Tensor],
+    start: Any,
+    name: str,
+    folder: Path,
+    place: Path,
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
+) -> None:
     """Write the difference of a trained model to its start, and `delta.json`. The start has the stored weights afterwards.
 
-    A tensor that is the start's, or the start's rounded to the float16 of a whole checkpoint, has not changed.
+    A tensor that is the start's, or the start's rounded to the float16 of a whole checkpoint or to bfloat16, has not changed.
 
     Args:
         trained: `Decoder`; its parameters may be of any type.
@@ -158,6 +190,8 @@ def write(trained: Any, extras: Mapping[str, torch.Tensor], start: Any, name: st
         name: what the start was loaded as.
         folder: where to write.
         place: where the folder will stand; a start that is a folder or file is named as seen from there.
+        factors: of tensors by name, what was trained beside them: left (rows, rank) and right (rank, columns), whose product is
+            the difference; `trained` has these tensors as they were.
 
     Raises:
         BadInput: another architecture, configuration or tokenizer than the start's, or weights that are no numbers.
@@ -173,17 +207,24 @@ def write(trained: Any, extras: Mapping[str, torch.Tensor], start: Any, name: st
         )
     said = {"start": _seen_from(place, name), "start_weights": sampled(start.source, start.extras)}
     tensors: dict[str, torch.Tensor] = {}
+    factors = factors or {}
     for key, old in before.items():
-        new, old = after[key].detach().float().cpu(), old.detach()
-        if not torch.isfinite(new).all():
+        sides = factors.get(key)
+        if not all(torch.isfinite(tensor).all() for tensor in sides or (after[key],)):
             raise BadInput(f"weights: {key} has elements that are no numbers; train it again, with a lower rate")
-        if not torch.equal(new, old) and not torch.equal(new, old.half().float()):
+        if sides is not None:
+            for kind, side in zip(("left", "right"), sides, strict=True):
+                tensors[f"{kind}.{key}"], tensors[f"{_CODES[kind]}.{key}"] = coded(side.detach().float().cpu())
+            continue
+        new, old = after[key].detach().float().cpu(), old.detach()
+        if not any(torch.equal(new, same) for same in (old, old.half().float(), old.bfloat16().float())):
             tensors[f"codes.{key}"], tensors[f"scales.{key}"] = coded(new - old)
     if tensors:
         save_file(tensors, folder / WEIGHTS)
     add(start.source, tensors, folder)
     said["weights"] = sampled(start.source, {key: value.float().cpu() for key, value in extras.items()})
-    write_atomically(folder / DELTA, [json.dumps({**said, "tensors": len(tensors) // 2}, indent=2) + "\n"])
+    changed = {key.partition(".")[2] for key in tensors}
+    write_atomically(folder / DELTA, [json.dumps({**said, "tensors": len(changed)}, indent=2) + "\n"])
 
 
 def _seen_from(place: Path, name: str) -> str:

@@ -95,6 +95,7 @@ def save(
     card: Mapping[str, Any],
     start: str | None = None,
     place: Path | None = None,
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> None:
     """Write a checkpoint: weights, extra tensors in float16, and `depthbench.json` with its card.
 
@@ -105,6 +106,7 @@ def save(
         card: see `card`.
         start: None: all weights in float16, with the tokenizer; else their difference to this checkpoint (harness/models/delta.py).
         place: where the folder will stand in the end, if not at `out`.
+        factors: low-rank adapters that stood on the weights (lora.py), for a difference.
     """
     from safetensors.torch import save_file
 
@@ -114,7 +116,7 @@ def save(
         decoder.source.to(torch.float16).save_pretrained(out)
         decoder.tokenizer.save_pretrained(out)
     else:
-        delta.write(decoder, kept, load_model(start), start, out, place or out)
+        delta.write(decoder, kept, load_model(start), start, out, place or out, factors)
     if kept:
         (out / "extras").mkdir(exist_ok=True)
         save_file(kept, out / "extras" / "extras.safetensors")

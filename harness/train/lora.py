@@ -2,7 +2,8 @@
 
 An adapted module of peft computes W x + s B A x when it is called. Blocks here fuse and apply `module.weight` instead, so the
 adapted modules answer with the weight W + s B A, through which gradients reach A and B (kernels/low_rank.py). Dropout between x and
-A cannot be had this way. After training the adapters are merged: the checkpoint is one of plain weights.
+A cannot be had this way. After training the adapters are merged: the checkpoint is one of plain weights; or they are taken out
+again, and kept beside the name of the checkpoint they were trained on (harness/models/delta.py).
 """
 
 from __future__ import annotations
@@ -57,6 +58,29 @@ def merge(model: Any) -> None:
     """Add the adapters to the weights they stand on, in float32, and take them out of the model again."""
     model.float()
     model.merge_and_unload()
+
+
+def take_out(model: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Take the adapters out of the model, which has the weights again that they stood on.
+
+    Returns:
+        for each adapted weight, by its name in that model, left (rows, rank) and right (rank, columns) in float32; their product
+        is what the adapter adds to it.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    source = model.get_base_model()
+    found: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    layers: list[Any] = [module for module in source.modules() if isinstance(module, LoraLayer)]
+    for module in layers:
+        (adapter,) = module.active_adapters
+        left = module.scaling[adapter] * module.lora_B[adapter].weight.detach().float()
+        right = module.lora_A[adapter].weight.detach().float()
+        sides = (right.T, left.T) if getattr(module, "fan_in_fan_out", False) else (left, right)
+        found[id(module.get_base_layer().weight)] = (sides[0].contiguous(), sides[1].contiguous())
+    model.unload()
+    names = {id(parameter): name for name, parameter in source.named_parameters()}
+    return {names[key]: sides for key, sides in found.items()}
 
 
 @functools.cache

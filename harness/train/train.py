@@ -160,12 +160,16 @@ def _finish(
     """Write the checkpoint beside the saved steps, then put it in its place: a stop in between is made good by the next call."""
     made = work / "finished"
     shutil.rmtree(made, ignore_errors=True)
+    factors = None
     if adapters is not None:
         from harness.train import lora
 
-        adapters.save_pretrained(made / "adapter")
-        lora.merge(adapters)
-    save(decoder, made, extras, said, start, out)
+        if start is None:
+            adapters.save_pretrained(made / "adapter")
+            lora.merge(adapters)
+        else:
+            factors = lora.take_out(adapters)
+    save(decoder, made, extras, said, start, out, factors)
     for name in (TABLE, PICTURE):
         shutil.copy(work / name, made / name)
     publish(made, out)

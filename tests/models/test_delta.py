@@ -89,6 +89,35 @@ def test_what_is_loaded_is_the_start_plus_what_is_stored(place: Path) -> None:
     assert loaded.folder == place / "changed"
 
 
+def test_factors_are_multiplied_exactly(place: Path, tmp_path: Path) -> None:
+    """The difference is the product of the stored factors, rounded once, in whatever order its terms are added."""
+    trained, generator = load_model(place / "start"), torch.Generator().manual_seed(3)
+    rows, columns = trained.source.get_parameter(CHANGED).shape
+    left, right = (torch.randn(shape, generator=generator) for shape in ((rows, 4), (4, columns)))
+    save(trained, tmp_path / "out", {}, {}, str(place / "start"), factors={CHANGED: (0.1 * left, 0.01 * right)})
+    loaded, stored = load_model(tmp_path / "out"), load_file(tmp_path / "out" / delta.WEIGHTS)
+    parts = [
+        delta.decoded(stored[f"{side}.{CHANGED}"], stored[f"{side}_scales.{CHANGED}"]) for side in ("left", "right")
+    ]
+    terms = [parts[0][:, k : k + 1].double() * parts[1][k : k + 1].double() for k in range(4)]
+    before, after = (load_model(place / "start").source.get_parameter(CHANGED), loaded.source.get_parameter(CHANGED))
+    for order in ((0, 1, 2, 3), (3, 1, 0, 2)):
+        assert torch.equal(after, before + sum(terms[k] for k in order).float())  # type: ignore[union-attr]
+    assert (after - before - 0.001 * left @ right).abs().max() < 1e-4
+    assert json.loads((tmp_path / "out" / bundled.DELTA).read_text())["tensors"] == 1
+    for change, message in (
+        (lambda t: t.pop(f"right.{CHANGED}"), "left and scales of .*fc1.weight have not the shapes"),
+        (lambda t: t.update({f"codes.{CHANGED}": t[f"left.{CHANGED}"].clone()}), "fc1.weight has codes and factors"),
+        (lambda t: t.update({f"right.{CHANGED}": t[f"right.{CHANGED}"][:, 1:].clone()}), "right and scales of"),
+    ):
+        shutil.copytree(tmp_path / "out", tmp_path / "bad")
+        edit("start", str(place / "start"))(tmp_path / "bad")
+        tensors(change)(tmp_path / "bad")
+        with pytest.raises(BadInput, match=message):
+            load_model(tmp_path / "bad")
+        shutil.rmtree(tmp_path / "bad")
+
+
 def test_a_frozen_training_is_its_extras_alone(place: Path) -> None:
     files = {path.name for path in (place / "frozen").rglob("*") if path.is_file()}
     assert files == {"delta.json", "depthbench.json", "extras.safetensors"}

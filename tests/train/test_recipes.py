@@ -235,6 +235,34 @@ def test_interrupted_adapters_resume_to_the_same_weights(
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_adapters_are_kept_as_factors(family: str, tmp_path: Path) -> None:
+    """`keep: delta` leaves the adapters' two factors, and what is loaded is what the same training leaves whole."""
+    pytest.importorskip("peft")
+    from safetensors.torch import load_file
+
+    start = save_start(family, tmp_path / "start")
+    recipe = small("lora-plain", start, "dtype=float32", "lora.rank=2", "bf16=false", "stages.weights.warmup_steps=0")
+    whole = load_model(train(recipe, tmp_path / "whole"))
+    # Another `keep` is no other training: it goes on from what is saved there.
+    out = train(recipe.model_copy(update={"keep": "delta"}), tmp_path / "out", work=tmp_path / "whole.work")
+    assert not (out / "adapter").exists()
+    stored, loaded = load_file(out / "delta.safetensors"), load_model(out)
+    assert {key.partition(".")[0] for key in stored} == {"left", "right", "left_scales", "right_scales"}
+    assert all(stored[key].shape[1] == 2 for key in stored if key.startswith("left."))
+    before = dict(load_model(start).source.named_parameters())
+    moved = 0
+    for name, parameter in loaded.source.named_parameters():
+        if f"left.{name}" not in stored:
+            assert torch.equal(parameter, before[name]), name
+            continue
+        kept = whole.source.get_parameter(name)
+        moved += not torch.equal(parameter, before[name])
+        off = (parameter - kept).abs().max()
+        assert off <= 0.03 * (kept - before[name]).abs().max() + 1e-3 * kept.abs().max(), name
+    assert moved > 3
+
+
 def test_drawn_exits_are_all_of_them_on_average() -> None:
     """CALM's loss from a few exits a step: drawn by step, and its mean over steps is the loss of all exits."""
     decoder, batch = tiny("opt", depth=4), collate(PAIRS, pad=0)

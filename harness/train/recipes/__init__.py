@@ -98,8 +98,8 @@ class Recipe(Frozen):
         references_per_prompt: continuations that share one prompt in a batch.
         seed: of initialisation, order and draws.
         bf16: bfloat16 mixed precision; `auto`: on a GPU, and on a processor that has instructions for it.
-        keep: what is left: a `whole` checkpoint in float16, or the `delta` to `start`, half as large, and next to nothing where the
-            model stayed frozen (harness/models/delta.py).
+        keep: what is left: a `whole` checkpoint in float16, or the `delta` to `start`, half as large, a few MB with `lora`, next to
+            nothing where the model stayed frozen (harness/models/delta.py).
     """
 
     name: Line
