@@ -24,6 +24,7 @@ from harness.measure.predicted import add_predicted
 from harness.measure.probes import breakdown, fewer_blocks, flops, latency, layers, reading, watching
 from harness.measure.running import say_arm
 from harness.measure.setup import begin, load, method_of, speed_batch, timed_examples, timed_expected
+from harness.measure.turns import turns
 from harness.method import Method
 from harness.models.decoder import Decoder
 from harness.models.kernels import choices
@@ -70,9 +71,8 @@ def speed(
     gc.disable()
     try:
         for repeat in range(suite.repeats):
-            order = alive if repeat % 2 == 0 else alive[::-1]
             number = repeat % len(batches)
-            for place, arm in enumerate(order):
+            for place, arm in enumerate(turns(base_arm, [arm for arm in alive if arm is not base_arm], repeat)):
                 if states[arm["label"]]["status"] == "ok":  # one that failed in an earlier repeat stays out
                     bench.repeat(arm, states[arm["label"]], process, repeat, place, number)
             bench.instrument(base_arm, states[base_arm["label"]], process, number)

@@ -19,6 +19,7 @@ What is lost (8.5 bits an element), against the float32 weights of opt-e2e-mini-
 weight 0.060, rms difference 0.005 and 0.006): worst error 2.7e-4, where float16 weights have 9.5e-4; rms error 2.7e-5 and 3.4e-5
 (float16: 1.3e-5). Over 732 tokens of 16 references the log-probabilities at full depth move by 0.0019 and 0.0022 rms (float16:
 0.0012 and 0.0011), at most 0.026 (0.009), and the most likely token nowhere. One scale for each row has 1.3 times that rms error.
+Factors lose as much: 0.5 % of the difference's rms (smollm2-135m, rank 16, 12 steps).
 """
 
 from __future__ import annotations

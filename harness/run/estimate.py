@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.measure.turns import of_base
 from harness.records.arms import Contest
 from harness.suites.entries import TaskEntry
 from harness.suites.suite import Suite
@@ -97,7 +98,8 @@ def work(suite: Suite, kind: str, batch: int, arms: int) -> Work:
     """The work of one job that is no scoring."""
     prompts = batch * (suite.prompt_tokens or _PROMPT)
     if kind == "speed":
-        passes = arms * ((suite.warmup + 1) * suite.prompt_sets + suite.repeats + 1) + suite.repeats + 12
+        timed = suite.repeats * (arms - 1 + of_base(arms - 1))
+        passes = arms * ((suite.warmup + 1) * suite.prompt_sets + 1) + timed + suite.repeats + 12
         return Work(kind, batch, passes * suite.new_tokens, 0, passes * prompts)
     if kind == "join":
         return Work(kind, batch, 0.0, arms)

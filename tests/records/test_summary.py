@@ -97,6 +97,15 @@ def test_prompt_sets_of_one_repeat_are_one_pair():
     assert row["reason"].startswith("one repeat says nothing about how far it can be trusted")
 
 
+def test_several_times_of_full_in_one_repeat_count_as_their_mean():
+    """Full is timed more often than what is held against it."""
+    full, skip = full_speed(), speed(SKIP)
+    before = speedup(full, skip)
+    again = [{**each, "order": 9, "step_s": [3 * s for s in each["step_s"]]} for each in full["runs"]]
+    interval = speedup({**full, "runs": [*full["runs"], *again]}, skip)
+    assert interval.value == pytest.approx(2 * before.value) and interval.n == before.n
+
+
 def test_unequal_tokens_are_compared_per_token():
     """A draft that yields twice the tokens in the same time is twice as fast, not as fast."""
     skip = speed(SKIP, step_s=(0.006,) * 3)
