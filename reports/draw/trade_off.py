@@ -97,13 +97,17 @@ def trade_off(facts: Facts, task: str, batch: int) -> Figure | None:
     better = "Up and right is better" if metric.better != "lower" else "Up and right is better: the axis is turned over"
     caption = (
         f"{better}. Curve: one method at several settings. Bars: 95% intervals. Band: the margin of "
-        f"{metric.margin(facts.margin, base.value.value):.3g}. Grey: controls. Hollow: weights not trained for it. At the lower "
-        "edge: worse than shown."
+        f"{metric.margin(facts.margin, base.value.value):.3g}. Grey: controls. Hollow: weights not trained for it."
     )
     plot = TradeOff(
         batch, f"{metric.title} on {label(task)}{unit}", metric.better != "lower", tuple(lines), base.value.value,
         metric.margin(facts.margin, base.value.value),
     )  # fmt: skip
+    low, high = _useful(plot, [p for one in lines for p in one.points])
+    if gone := [
+        f"{one.name} ({_ends(one)})" for one in lines if not any(low <= p.quality.value <= high for p in one.points)
+    ]:
+        caption += f" At the edge, worse than shown: {listed(gone, 40)}."
     title = f"{metric.title} on {label(task)} against speed, batch size {batch}"
     return Figure(f"fig-trade-{task_id(task)}-{batch}", title, caption, alt, plot)
 
@@ -165,6 +169,12 @@ def _useful(plot: TradeOff, every: Sequence[Point]) -> tuple[float, float]:
     low, high = min([*near, plot.quality - plot.margin]), max([*near, plot.quality + plot.margin])
     pad = 0.12 * (high - low or 1.0)
     return low - pad, high + pad
+
+
+def _ends(one: Line) -> str:
+    """The worst and the best of a curve's scores."""
+    values = sorted(p.quality.value for p in one.points)
+    return " to ".join(dict.fromkeys(fixed(v, 1) for v in (values[0], values[-1])))
 
 
 _AROUND = [
@@ -238,13 +248,11 @@ def _write(figure: Canvas, on: Axes, plot: TradeOff, low: float, high: float, sh
         if one.swatch.method == BASELINE:
             continue
         shown, ends = [low <= p.quality.value <= high for p in one.points], places[one]
-        words = one.name
-        if not any(shown):
-            values = sorted(p.quality.value for p in one.points)
-            words += f": {' to '.join(dict.fromkeys(fixed(v, 1) for v in (values[0], values[-1])))}"
+        words = one.name if any(shown) else f"{one.name}: {_ends(one)}"
         spots = [ends[-1], ends[0], ends[len(ends) // 2]]
         shade = "grey" if one.control else look(one.swatch.method).colour
-        writer.write(words, spots, shade, one.swatch, True, size=sheet.small, weight="bold")
+        # What lies at the edge is named in the caption, too.
+        writer.write(words, spots, shade, one.swatch, any(shown), size=sheet.small, weight="bold")
     for one in plot.lines:
         for p, at in zip(one.points, places[one], strict=True):
             if p.setting and low <= p.quality.value <= high:
