@@ -53,7 +53,7 @@ field-mini-settings: $(patsubst %,$(FIELD)/%.json,skipdecode calm shortgpt-6 sho
 $(FIELD)/skipdecode.json:
 	$(AT_BUDGETS) skipdecode --model opt-e2e-mini/skipdecode-700 $(BUDGETS)
 $(FIELD)/calm.json:
-	$(AT_BUDGETS) calm --model opt-e2e-mini/calm-700 --try confidence=softmax,classifier $(THRESHOLDS) $(BUDGETS)
+	$(AT_BUDGETS) calm --model opt-e2e-mini/calm-700 --try confidence=softmax,classifier $(THRESHOLDS) --budget 0.5 --budget 0.33 --budget 0.25 --budget 0.2
 $(FIELD)/router_tuning-sequence.json:
 	$(AT_BUDGETS) 'router_tuning(unit=block, granularity=sequence, prompt=False)' --model opt-e2e-mini/router_tuning-sequence $(THRESHOLDS) --budget 0.75
 $(FIELD)/skipgpt.json:
