@@ -184,6 +184,23 @@ def test_arms_take_turns_and_go_first_equally_often(timed: dict[str, Any]) -> No
     assert [sum(order) for order in orders] == [len(orders) - 1] * len(orders)
 
 
+def test_beside_many_arms_the_full_model_is_timed_more_often(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its error is in every ratio: beside four arms twice a repeat, in both orders, and every other arm once."""
+    suite = tiny(checkpoint, methods=["full", *(f"fixed_exit(budget={n})" for n in (1, 2, 3, 4))], prompt_sets=1)
+    arms = [{"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": str(checkpoint)} for e in suite.methods]
+    prepared, inner = prepare(suite, arms, None), speed.latency.measure
+
+    def measure(make: Any, method: Any, device: torch.device) -> Any:
+        timing, output = inner(make, method, device)
+        return replace(timing, step_s=[1e-3] * len(timing.step_s)), output
+
+    monkeypatch.setattr(speed.latency, "measure", measure)
+    found = speed.speed(suite, prepared["arms"], 2, 0, prepared, None)
+    orders = {label: [(run["repeat"], run["order"]) for run in share["runs"]] for label, share in found.items()}
+    full = orders.pop("full")
+    assert full == [(0, 0), (0, 3), (1, 2), (1, 5)] and all(len(order) == 2 for order in orders.values())
+
+
 def test_every_arm_has_a_breakdown_in_its_cell(timed: dict[str, Any]) -> None:
     for label, share in timed["found"].items():
         assert len(share["breakdown"]) == (timed["suite"].repeats if label == "full" else 1)

@@ -183,7 +183,7 @@ class _Bench:
                 "prompt_set": number,
                 "step_s": [round(s, 9) for s in found.step_s],
                 "step_tokens": found.step_tokens,
-                "blocks_s": [round(s, 9) for s in found.blocks_s],
+                "block_step_s": [round(s, 9) for s in found.block_step_s],
                 "parts_s": {part: [round(s, 9) for s in seconds] for part, seconds in found.parts_s.items()},
             }
         )

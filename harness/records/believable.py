@@ -82,7 +82,8 @@ def byte_limit(full: SpeedCell, cell: SpeedCell) -> float | None:
 
 def slowest_block(full: SpeedCell) -> tuple[int, float] | None:
     """The block that took longest, and its seconds over the median block's; None where they were not timed often enough."""
-    timed = [one["blocks_s"] for one in full.get("breakdown") or [] if one.get("blocks_s")]
+    each_time = (one.get("block_step_s") or one.get("blocks_s") for one in full.get("breakdown") or [])
+    timed = [seconds for seconds in each_time if seconds]
     if len(timed) < _TIMES or len(timed[0]) < _TIMES:
         return None
     each = [min(seconds) for seconds in zip(*timed, strict=True)]  # a disturbance of one block is no slow block

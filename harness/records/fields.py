@@ -129,13 +129,14 @@ class FewerBlocks(TypedDict):
 
 
 class Parts(TypedDict, total=False):
-    """One instrumented generation: seconds of each part of each step."""
+    """One instrumented generation: seconds of each part of each step; `blocks_s`, sums over all steps, in older records."""
 
     process: int
     prompt_set: int
     step_s: list[float]
     step_tokens: Required[list[int]]
     parts_s: Required[dict[str, list[float]]]
+    block_step_s: list[float]
     blocks_s: list[float]
 
 

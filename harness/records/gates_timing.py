@@ -105,7 +105,7 @@ def even_blocks(facts: Facts) -> Gate:
 
     Where others have it, the second thread waits for its turn at the start of every generation, and the first block with it.
     """
-    name, unit, limit = "blocks of the full model take alike", "slowest over median block", believable.EVEN
+    name, unit, limit = "blocks of the full model take alike", "slowest over median block", facts.limits.slow_block
     each = [(c, believable.slowest_block(c)) for c in facts.timed if is_whole(c["arm"])]
     timed = [(cell, *slowest) for cell, slowest in each if slowest is not None]
     alone = facts.limits.foreign_cpu_share

@@ -22,6 +22,8 @@ class Limits(Frozen):
         throttled_share: of the samples of a GPU's clocks, how many may show a reason that slows it down.
         foreign_cpu_share: of the processor's time, how much others may use while a CPU is measured. Above it the gate says
             so; it does not fail the run, for the intervals show what the noise did.
+        slow_block: of the full model's blocks, how many times the median one's time the slowest may take. A block that is slow
+            for a reason of its own flatters whoever skips it.
         differing_rows: share of timed rows whose tokens may differ from the scored ones. Ties (two best logits closer than
             the dtype tells apart) are never counted.
     """
@@ -30,4 +32,5 @@ class Limits(Frozen):
     noisy_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     throttled_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     foreign_cpu_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    slow_block: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
     differing_rows: Annotated[float, Field(ge=0, le=1)] = 0.0

@@ -101,7 +101,6 @@ class _Planner:
         self.suite, self.data = suite, data
         self.needs: dict[str, None] = {}
         self.assumed: dict[str, None] = {}
-        self.base = ""
         self.checkpoints = list(dict.fromkeys(suite.checkpoint(entry) for entry in suite.methods))
         self._unbundled()
         self.decoder = self._skeleton()
@@ -115,7 +114,6 @@ class _Planner:
                 for entry in self.suite.methods]  # fmt: skip
         self.shallower = {entry.title: found for entry in self.suite.methods if (found := self._shallower(entry))}
         arms.sort(key=lambda arm: arm[1].name != BASELINE)
-        self.base = arms[0][0]
         facts = [self._facts(entry) for entry in self.suite.tasks]
         cells = [self._quality(label, method, entry, fact)
                  for entry, fact in zip(self.suite.tasks, facts, strict=True) for label, method in arms]  # fmt: skip
@@ -152,7 +150,8 @@ class _Planner:
     def _timed(self, kind: str, label: str, method: Method, batch: int, width: int, expected: int) -> Cell:
         suite = self.suite
         one = generation(method, self.shallower.get(label, self.decoder), batch, width, suite.new_tokens, expected)
-        turns = of_base(len(suite.methods) - 1) if label == self.base else 1
+        base = next(entry.title for entry in suite.methods if entry.name == BASELINE)
+        turns = of_base(len(suite.methods) - 1) if label == base else 1
         runs = suite.processes * (suite.warmup * suite.prompt_sets + suite.repeats * turns) if kind == "speed" else 1
         loaded = len(self.checkpoints) if kind == "speed" else 1
         bound = one.bound or (EXACT if suite.prompt_tokens else ABOUT)

@@ -171,5 +171,6 @@ def publish(made: Path, out: Path) -> None:
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         beside = (out / file).with_name(f".{file.name}.part")
         shutil.move(made / file, beside)  # another file system may hold it
+        beside.chmod(beside.parent.stat().st_mode & 0o666)  # safetensors makes files for one user alone
         os.replace(beside, out / file)
     shutil.rmtree(made)

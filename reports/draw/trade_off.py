@@ -104,10 +104,9 @@ def trade_off(facts: Facts, task: str, batch: int) -> Figure | None:
         metric.margin(facts.margin, base.value.value),
     )  # fmt: skip
     low, high = _useful(plot, [p for one in lines for p in one.points])
-    if gone := [
-        f"{one.name} ({_ends(one)})" for one in lines if not any(low <= p.quality.value <= high for p in one.points)
-    ]:
-        caption += f" At the edge, worse than shown: {listed(gone, 40)}."
+    if any(_worse(plot, p, low, high) for one in lines for p in one.points):
+        lost = [f"{one.name} ({_ends(one)})" for one in lines if _lost(plot, one, low, high)]
+        caption += f" At the lower edge: worse than shown{': ' if lost else ''}{listed(lost, 40)}."
     title = f"{metric.title} on {label(task)} against speed, batch size {batch}"
     return Figure(f"fig-trade-{task_id(task)}-{batch}", title, caption, alt, plot)
 
@@ -153,8 +152,8 @@ def draw(plot: TradeOff, sheet: Sheet) -> Canvas:
         else:
             signs(on, at, one.swatch, said, 5.5)
         for i in set(range(len(one.points))) - set(kept):
-            up = (one.points[i].quality.value > high) == plot.higher_is_better
-            shapes(on, [every_point[i]], "^" if up else "v", shade, shade, [tips[i]], 5, 0, one.swatch)
+            down = _worse(plot, one.points[i], low, high)
+            shapes(on, [every_point[i]], "v" if down else "^", shade, shade, [tips[i]], 5, 0, one.swatch)
     signs(on, [(1.0, plot.quality)], full, [f"Full model: {plot.axis} {fixed(plot.quality, 1)}"], 6.5)
     _write(figure, on, plot, low, high, sheet)
     return figure
@@ -169,6 +168,16 @@ def _useful(plot: TradeOff, every: Sequence[Point]) -> tuple[float, float]:
     low, high = min([*near, plot.quality - plot.margin]), max([*near, plot.quality + plot.margin])
     pad = 0.12 * (high - low or 1.0)
     return low - pad, high + pad
+
+
+def _worse(plot: TradeOff, point: Point, low: float, high: float) -> bool:
+    """Whether a point lies below the range that is shown, above it where less is better."""
+    return point.quality.value < low if plot.higher_is_better else point.quality.value > high
+
+
+def _lost(plot: TradeOff, one: Line, low: float, high: float) -> bool:
+    """Whether all of a curve does."""
+    return all(_worse(plot, p, low, high) for p in one.points)
 
 
 def _ends(one: Line) -> str:
@@ -251,8 +260,8 @@ def _write(figure: Canvas, on: Axes, plot: TradeOff, low: float, high: float, sh
         words = one.name if any(shown) else f"{one.name}: {_ends(one)}"
         spots = [ends[-1], ends[0], ends[len(ends) // 2]]
         shade = "grey" if one.control else look(one.swatch.method).colour
-        # What lies at the edge is named in the caption, too.
-        writer.write(words, spots, shade, one.swatch, any(shown), size=sheet.small, weight="bold")
+        must = not _lost(plot, one, low, high)  # the others are named in the caption
+        writer.write(words, spots, shade, one.swatch, must, size=sheet.small, weight="bold")
     for one in plot.lines:
         for p, at in zip(one.points, places[one], strict=True):
             if p.setting and low <= p.quality.value <= high:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.records.cells import Cell
+from harness.records.clock import place
 from reports.facts.facts import Facts
 from reports.text import clean, counted, label, listed, real
 
@@ -71,7 +72,8 @@ def _speed_setting(facts: Facts) -> str:
         return ""
     runs = [r for c in cells for r in c.get("runs") or []]
     processes = len({r.get("process") for r in runs})
-    per_arm = sorted({len({_repeat(r) for r in c.get("runs") or []}) for c in cells})
+    # As asked for: some may have been timed again, and full more than once.
+    per_arm = sorted({len({(place(r), r["prompt_set"]) for r in c.get("runs") or []}) for c in cells})
     repeats = f"{per_arm[0]}" if len(per_arm) == 1 else f"{per_arm[0]} to {per_arm[-1]}"
     lengths = f"{values(cells, 'prompt_tokens')} prompt tokens and {values(cells, 'new_tokens')} new tokens per row"
     return (
@@ -80,11 +82,6 @@ def _speed_setting(facts: Facts) -> str:
         f"n = {repeats} repeats per arm and batch size, paired with full, in "
         f"{counted(processes, 'process', 'processes')}."
     )
-
-
-def _repeat(run: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A repeat as it was asked for, which may have been timed again, and full more than once."""
-    return run.get("process"), run.get("again", run.get("repeat")), run.get("prompt_set")
 
 
 def quality_setting(facts: Facts, task: str | None = None) -> str:

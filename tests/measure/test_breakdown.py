@@ -59,6 +59,28 @@ def test_every_method_has_a_breakdown_that_adds_up(opt: Decoder, spec: str) -> N
     assert (sum(found.parts_s["kv_fill"]) > 0) == filled
 
 
+def test_a_wait_in_one_step_makes_no_slow_block(opt: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second thread wakes up late at the start of a generation, and the first block waits for it."""
+    clock, waits = FakeClock(), iter([0.0, 1000.0])  # the prompt, then the first step
+    attend = opt.blocks[0].attend
+
+    def late(*arguments: Any) -> Any:
+        clock.spend(next(waits, 0.0))
+        return attend(*arguments)
+
+    for block in opt.blocks:
+        feed = block.feed
+        monkeypatch.setattr(block, "feed", lambda *given, feed=feed: (clock.spend(1.0), feed(*given))[1])
+    monkeypatch.setattr(opt.blocks[0], "attend", late)
+    found, _ = instrumented(opt, "full", clock=clock)
+    assert found.step_s[0] > 1000 and found.block_step_s == pytest.approx([1.0] * opt.depth, abs=0.1)
+
+
+def test_a_block_s_time_is_of_the_steps_in_which_it_ran(opt: Decoder) -> None:
+    found, _ = instrumented(opt, "fixed_exit(budget=2)")
+    assert [seconds > 0 for seconds in found.block_step_s] == [True] * 2 + [False] * (opt.depth - 2)
+
+
 def spending(decoder: Decoder, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every function of the model take a time of its own."""
 

@@ -228,6 +228,7 @@ def test_a_training_keeps_a_delta_and_a_whole_one_becomes_one(place: Path, tmp_p
         assert {p.name for p in folder.iterdir()} == {
             *("delta.json", "delta.safetensors", "depthbench.json", "extras", "loss.csv", "loss.svg")
         }
+        assert {p.stat().st_mode & 0o777 for p in folder.rglob("*") if p.is_file()} == {folder.stat().st_mode & 0o666}
         decoder = load_model(folder)
         assert decoder.card["started_from"]["weights"] == sampled_weights(load_model(place / "start"))
         for name, parameter in decoder.source.named_parameters():

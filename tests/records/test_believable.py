@@ -26,7 +26,7 @@ def cell(label: str, method: str, step_s: float, ideal_s: float, share: float = 
          "step_s": [step_s * (1 + spread * ((r * 7) % 5 - 2) / 2)] * 4}
         for r in range(6)
     ]  # fmt: skip
-    parts = {"step_s": [step_s], "step_tokens": [2], "parts_s": {}, "blocks_s": [1.0, 1.1, 1.0, 0.9]}
+    parts = {"step_s": [step_s], "step_tokens": [2], "parts_s": {}, "block_step_s": [1.0, 1.1, 1.0, 0.9]}
     return {
         "id": f"speed--{label}", "kind": "speed", "status": "ok", "error": None, "batch_size": 2, "new_tokens": 5,
         "arm": {"label": label, "method": method, "checkpoint": label, "exact": False}, "runs": runs, "depth": 4,
@@ -100,7 +100,7 @@ def test_only_evidence_in_the_record_explains_more(
 ) -> None:
     full, skip = copy.deepcopy(FULL), cell("Skip", "skipdecode", 0.004, ideal_s, 0.5)
     for one in full["breakdown"]:
-        one["blocks_s"] = blocks
+        one["block_step_s"] = blocks
     if not measured:
         full["fewer_blocks"] = []
     run = run_of(full, skip)
@@ -118,7 +118,7 @@ def test_a_slow_block_of_the_full_model_fails_a_gate() -> None:
     assert judged(run_of(FULL), EVEN).status == gates.PASSED
     slow = copy.deepcopy(FULL)
     for one in slow["breakdown"]:
-        one["blocks_s"][2] = 5.0
+        one["block_step_s"][2] = 5.0
     gate = judged(run_of(slow), EVEN)
     assert (
         gate.status == gates.FAILED
@@ -133,8 +133,19 @@ def test_a_slow_block_of_the_full_model_fails_a_gate() -> None:
     assert judged(run_of(beside), EVEN).status == gates.NOT_APPLICABLE, (
         "the first block waits for the second thread's turn"
     )
-    slow["breakdown"][0]["blocks_s"][2] = 1.0  # it was disturbed, not slow
+    slow["breakdown"][0]["block_step_s"][2] = 1.0  # it was disturbed, not slow
     assert judged(run_of(slow), EVEN).status == gates.PASSED
+
+
+def test_where_a_slow_block_begins_is_the_suite_s_to_say_and_older_records_have_sums() -> None:
+    slow = copy.deepcopy(FULL)
+    for one in slow["breakdown"]:
+        one["block_step_s"][2] = 5.0
+    lenient = Run({"suite": {"limits": {"slow_block": 10}}, "arms": [slow["arm"]], "environment": {}}, [slow])
+    assert judged(lenient, EVEN).status == gates.PASSED
+    for one in slow["breakdown"]:
+        one["blocks_s"] = one.pop("block_step_s")
+    assert judged(run_of(slow), EVEN).status == gates.FAILED
 
 
 def test_rates_stand_beside_each_other() -> None:

@@ -171,6 +171,23 @@ def test_energy_is_planned_where_a_run_measures_it(
     assert not any(cell.flops for cell in planned.cells if cell.kind == "energy")
 
 
+def test_the_plan_knows_that_full_is_timed_more_often_beside_many_arms() -> None:
+    """Beside four arms the full model is timed twice a repeat, and every other arm once."""
+
+    def speed_flops(arms: int) -> dict[str, float]:
+        methods_ = ",".join(["full", *(f"fixed_exit(budget={n})" for n in range(1, arms + 1))])
+        suite = load_suite("smoke", [f"methods=[{methods_}]", "model=opt-e2e-mini/full", "batch_sizes=[1]"])
+        cells = plan.plan(suite, None).cells
+        warm, runs = suite.warmup * suite.prompt_sets, suite.repeats
+        return {cell.label: (cell.flops or 0) / (warm + runs) for cell in cells if cell.kind == "speed"} | {
+            "twice": (warm + 2 * runs) / (warm + runs)
+        }
+
+    few, many = speed_flops(3), speed_flops(4)
+    assert many["full"] == pytest.approx(few["full"] * many["twice"])
+    assert many["fixed_exit(budget=1)"] == pytest.approx(few["fixed_exit(budget=1)"])
+
+
 def test_what_is_missing_is_named() -> None:
     needs = "\n".join(plan.plan(load_suite("skipdecode-opt-1.3b"), None).needs)
     for wanted in (

@@ -10,6 +10,7 @@ and speed is never read from here.
 from __future__ import annotations
 
 import functools
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -36,13 +37,14 @@ class Breakdown:
         step_s: each decode step, the making of its plan included.
         step_tokens: tokens each step yielded over the batch.
         parts_s: seconds of every part of PARTS, by step; they add up to `step_s`.
-        blocks_s: seconds of the sublayers of every block over all steps [L].
+        block_step_s: seconds of the sublayers of every block in a step [L], the median over the steps in which it ran; 0.0
+            where it ran in none. No sum: a thread that wakes late at the start would be a slow first block.
     """
 
     step_s: list[float]
     step_tokens: list[int]
     parts_s: dict[str, list[float]]
-    blocks_s: list[float]
+    block_step_s: list[float]
 
 
 def measure(
@@ -69,10 +71,10 @@ def measure(
     step_s: list[float] = []
     step_tokens: list[int] = []
     parts: dict[str, list[float]] = {part: [] for part in PARTS}
+    blocks: dict[int, list[float]] = defaultdict(list)
     watch.wait()
-    watch.blocks.clear()
     while not decoding.done:
-        watch.seconds = dict.fromkeys(PARTS, 0.0)
+        watch.seconds, watch.blocks = dict.fromkeys(PARTS, 0.0), {}
         began = clock()
         step_tokens.append(decoding.step())
         watch.wait()
@@ -82,9 +84,10 @@ def measure(
         step_s.append(took + planned_s)
         for part, seconds in watch.seconds.items():
             parts[part].append(seconds)
-    return Breakdown(
-        step_s, step_tokens, parts, [watch.blocks.get(i, 0.0) for i in range(decoder.depth)]
-    ), decoding.output()
+        for block, seconds in watch.blocks.items():
+            blocks[block].append(seconds)
+    each = [statistics.median(found) if (found := blocks[i]) else 0.0 for i in range(decoder.depth)]
+    return Breakdown(step_s, step_tokens, parts, each), decoding.output()
 
 
 class _Stopwatch:

@@ -23,6 +23,7 @@ from reports.draw.figures import draw, draw_all
 from reports.draw.style import COLOURS, PAGE, PAPER, Sheet, look
 from reports.draw.svg import fit, inline, sign, signs, text_width
 from reports.facts import load
+from reports.facts.facts import gather
 from reports.view.parts import Figure, Swatch
 from reports.write.view import build
 
@@ -157,6 +158,31 @@ def test_what_is_of_no_use_does_not_stretch_the_axis() -> None:
     assert "Random skip: 0.1" in told and "<title>Random skip 12: 2.00 times" in body
     ticks = [float(text) for text in told if re.fullmatch(r"\d\d(\.\d)?", text)]
     assert ticks and min(ticks) >= 50
+
+
+def test_a_crowd_at_the_edge_is_named_where_there_is_room() -> None:
+    """Twenty names do not fit under one another; who is not written here stands in the caption."""
+    lost = tuple(curve(f"Lost {i}", ("x", 2.0 + i / 100, 0.1)) for i in range(20))
+    named = [place for place in words(trade((*LINES[:1], *lost))) if place[0].startswith(("Lost", "SkipDecode"))]
+    assert "SkipDecode" in [place[0] for place in named] and 1 < len(named) < 21
+    for i, (_, x, y, wide) in enumerate(named):
+        for _, other, height, room in named[:i]:
+            assert abs(y - height) > 5 or x + wide <= other + 1 or other + room <= x + 1
+
+
+def test_the_caption_names_what_lies_at_the_edge(quick_run: Path) -> None:
+    facts = gather(load.load([quick_run])[0])
+    figures = list(trade_off.trade_offs(facts))
+    assert figures
+    for figure in figures:
+        plot = figure.plot
+        assert isinstance(plot, trade_off.TradeOff)
+        least = plot.quality * (1 - trade_off.USEFUL) - plot.margin
+        for one in plot.lines:
+            if all(p.quality.value < least for p in one.points):
+                assert f"{one.name} (" in figure.caption, one.name
+            if any(p.quality.value > plot.quality for p in one.points):
+                assert f"{one.name} (" not in figure.caption, one.name
 
 
 def test_the_names_of_a_crowd_do_not_cover_each_other() -> None:
