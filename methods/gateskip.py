@@ -41,6 +41,7 @@ from harness.state import GateState
 from harness.training import Sizes, TrainingPass, TrainingPlan, TrainingStage, configured
 
 _UNIT = 1_000_000
+_LEAST = 1e-6
 _SUBLAYERS = ("attention", "feed")
 
 
@@ -168,5 +169,7 @@ def _extras(sizes: Sizes) -> dict[str, torch.Tensor]:
 def _loss(options: _Options, forced: TrainingPass) -> torch.Tensor:
     gates = [asked.openness.float() for asked in forced.gates if asked.openness is not None]
     size = torch.stack([g.square().mean() for g in gates]).mean()
-    entropy = torch.stack([-(torch.xlogy(g, g) + torch.xlogy(1 - g, 1 - g)).mean() for g in gates]).mean()
+    # A gate that is rounded to 1 has no entropy, but an infinite slope: in bfloat16 that is all above 0.998.
+    inner = [g.clamp(_LEAST, 1 - _LEAST) for g in gates]
+    entropy = torch.stack([-(g * g.log() + (1 - g) * (1 - g).log()).mean() for g in inner]).mean()
     return forced.final_loss() + options.weight * size + options.entropy * entropy

@@ -47,7 +47,7 @@ class _GroupedTrainer(Trainer):
     """Trainer whose batches hold pairs of similar length, and whose tokens are counted."""
 
     def __init__(self, meter: Meter, **settings: Any) -> None:
-        super().__init__(**settings, callbacks=[meter, _Moments(settings["model"])])
+        super().__init__(**settings, callbacks=[meter, _Moments(settings["model"]), _Finite(settings["model"])])
         self._meter = meter
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -80,6 +80,21 @@ class _Moments(TrainerCallback):  # type: ignore[misc]
         self._model.moment = Moment(state.global_step, state.max_steps)
 
 
+class _Finite(TrainerCallback):  # type: ignore[misc]
+    """Stops a training before a step whose gradient is not finite: it would spoil all weights, and the Trainer logs a loss of 0."""
+
+    def __init__(self, model: ForcedModel) -> None:
+        self._model = model
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        norms = torch._foreach_norm([p.grad for p in self._model.parameters() if p.grad is not None])
+        if not torch.stack(norms).sum().isfinite():
+            raise BadInput(
+                f"stage {self._model.stage.name}: the gradient of step {state.global_step + 1} is not finite; train in float32 "
+                "(bf16: false), or with a lower learning_rate"
+            )
+
+
 def train(
     recipe: Recipe, out: Path, *, data: Path | None = None, work: Path | None = None, device: str = "cpu"
 ) -> Path:
@@ -96,7 +111,7 @@ def train(
         `out`.
 
     Raises:
-        BadInput: the recipe does not fit its model, method or data, or `out` exists already.
+        BadInput: the recipe does not fit its model, method or data, `out` exists already, or a gradient is not finite.
     """
     check_free(out)
     work = work or out.with_name(out.name + ".work")
