@@ -167,10 +167,11 @@ def _halve(
         below = [one for one in known if one[0] <= budget]
         if not above or not below or min(abs(share - budget) for share, _ in known) <= _near(depth):
             return
-        a, b = min(itertools.product(above, below), key=lambda pair: pair[0][0] - pair[1][0])
-        first, second = a[1].params[varied], b[1].params[varied]
-        between = float(f"{(first + second) / 2:.6g}")
-        if between in (first, second):
+        # Of settings that execute the same those whose numbers are closest: what lies between others may be known.
+        pairs = itertools.product(above, below)
+        a, b = min(pairs, key=lambda p: (p[0][0] - p[1][0], abs(p[0][1].params[varied] - p[1][1].params[varied])))
+        between = float(f"{(a[1].params[varied] + b[1].params[varied]) / 2:.6g}")
+        if between in {one.params[varied] for _, one in known}:
             return
         place = trials.add(replace(b[1], **{varied: between}))
         places.append(place)
