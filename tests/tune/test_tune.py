@@ -166,6 +166,30 @@ def test_within_half_a_block_the_score_decides() -> None:
         budgets.check([0.5, 0.5])
 
 
+def test_between_settings_that_execute_the_same_nothing_is_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 and 0.25 both execute everything: what lies between 0 and 0.5 is known, what lies between 0.25 and 0.5 is not."""
+
+    class Counted:
+        setup, names = setup(), ["0.0", "0.25", "0.5", "1.0"]
+        settings = [methods.create(f"calm(confidence=softmax, threshold={name})") for name in names]
+
+        def add(self, method: Any) -> int:
+            self.settings.append(method)
+            self.names.append(f"{method.params['threshold']:g}")
+            return len(self.names) - 1
+
+    def scored(trials: Any, place: int, one: tries.Try, depth: int) -> None:
+        one.executed_share = 1.0 if trials.settings[place].params["threshold"] < 0.45 else 0.4
+
+    monkeypatch.setattr(budgets, "score", scored)
+    monkeypatch.setattr(budgets, "line", lambda one, metric: "")
+    trials, found = Counted(), [tries.Try(name) for name in Counted.names]
+    for place, one in enumerate(found):
+        scored(trials, place, one, 24)
+    budgets._halve(trials, found, [0, 1, 2, 3], 0.75, 24, lambda _: None)  # type: ignore[arg-type]
+    assert trials.names[4:6] == ["0.375", "0.4375"] and len(set(trials.names)) == len(trials.names) > 6
+
+
 def test_losses_are_those_of_the_texts() -> None:
     trials = Trials(setup(), [methods.create("fixed_exit(budget=4)")], "validation", 6)
     full, early = trials.quality(None)["examples"], trials.quality(0)["examples"]
