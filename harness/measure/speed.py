@@ -190,21 +190,24 @@ class _Bench:
 
     def start(self, arm: Arm) -> _State:
         """Warm up on every prompt set with the real shapes, and count what the trace says."""
-        decoder = self.decoders[arm["checkpoint"]]
         say_arm(arm["label"])
         try:
-            seen = [evidence.observe(self._watched(arm, number)) for number in range(len(self.batches))]
-            warm: dict[int, list[float]] = {}
-            for _ in range(self.suite.warmup):
-                passes = [self._measure(arm, number) for number in range(len(self.batches))]
-                outputs = [output for _, output in passes]
-                for number, (timing, _) in enumerate(passes):
-                    seconds = disturbed.seconds_per_token(timing.step_s, timing.step_tokens)
-                    warm.setdefault(number, []).append(seconds)
+            return self._begun(arm)
         except Exception as error:  # whatever a method raises fails its arm alone
             failed: _State = {"status": "failed", "runs": []}
             _fail(failed, error)
             return failed
+
+    def _begun(self, arm: Arm) -> _State:
+        decoder = self.decoders[arm["checkpoint"]]
+        seen = [evidence.observe(self._watched(arm, number)) for number in range(len(self.batches))]
+        warm: dict[int, list[float]] = {}
+        for _ in range(self.suite.warmup):
+            passes = [self._measure(arm, number) for number in range(len(self.batches))]
+            outputs = [output for _, output in passes]
+            for number, (timing, _) in enumerate(passes):
+                seconds = disturbed.seconds_per_token(timing.step_s, timing.step_tokens)
+                warm.setdefault(number, []).append(seconds)
         counted = layers.count([(o.trace, o.lengths) for o in outputs])
         found = {
             "status": "ok",
@@ -233,7 +236,9 @@ class _Bench:
         return cast(_State, found)
 
     def _finite(self, arm: Arm, output: Output) -> bool:
-        """Whether the parallel pass over the first row's prompt and tokens gives finite logits throughout."""
+        """Whether the parallel pass over the first row's prompt and tokens gives finite logits throughout, where there is one."""
+        if method_of(arm).cannot_score:
+            return True  # its steps were looked at
         batch = self.batches[0]
         prompt = batch.ids[0] if batch.mask is None else batch.ids[0][batch.mask[0].bool()]
         ids = torch.cat((prompt, output.tokens[0])).unsqueeze(0)

@@ -88,7 +88,7 @@ def go_on(store: RunStore, record: RunRecord, suite: Suite, *, here: bool) -> Ru
             file=sys.stderr,
         )
     resumed = [*before.get("resumed", []), record["environment"]]
-    return {**before, "suite": record["suite"], "resumed": resumed}
+    return {**before, "suite": record["suite"], "published": record["published"], "resumed": resumed}
 
 
 def _same_code(folder: Path, there: Sequence[Arm], now: Sequence[Arm]) -> None:

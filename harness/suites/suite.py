@@ -169,9 +169,8 @@ class Suite(Frozen):
 
     def measures(self) -> dict[str, Any]:
         """The suite without what does not change a measurement: two runs that are equal in it may be one."""
-        return {
-            key: value for key, value in self.plain().items() if key not in ("time_limit_s", "limits", "quality_margin")
-        }
+        told = ("title", "description", "published", "time_limit_s", "limits", "quality_margin")
+        return {key: value for key, value in self.plain().items() if key not in told}
 
     def plain(self) -> SuiteRecord:
         """The suite as JSON values, defaults filled in; `load_suite` reads it back as an equal suite."""

@@ -195,6 +195,13 @@ def test_resume_takes_other_limits_and_refuses_other_settings(tmp_path: Path) ->
     assert run(tmp_path, FakeExecutor()) == 0
     assert run(tmp_path, FakeExecutor(), resume=True, time_limit_s=5, limits={"dispersion": 9}) == 0
     assert load(tmp_path).record["suite"]["limits"]["dispersion"] == 9
+    paper = {"key": "xia2024specbench", "differs": "all", "arms": {"full": "PLD"}}
+    assert run(tmp_path, FakeExecutor(), resume=True, title="Another", published=[paper]) == 0
+    (beside,) = load(tmp_path).record["published"]
+    assert (
+        beside["paper"]["title"].startswith("Unlocking Efficiency")
+        and load(tmp_path).record["suite"]["title"] == "Another"
+    )
     with pytest.raises(BadInput, match="suite.new_tokens is 4 there and 5 now"):
         run(tmp_path, FakeExecutor(), resume=True, new_tokens=5)
 
