@@ -201,6 +201,29 @@ def test_beside_many_arms_the_full_model_is_timed_more_often(checkpoint: Path, m
     assert full == [(0, 0), (0, 3), (1, 2), (1, 5)] and all(len(order) == 2 for order in orders.values())
 
 
+def test_a_method_that_cannot_be_scored_is_timed_and_one_that_raises_there_fails_alone(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One exit with heads of its own took all timed cells of its suite with it."""
+    suite = tiny(checkpoint, methods=["full", "fixed_exit(budget=2)", "random_skip(budget=2)"])
+    arms = [{"label": e.title, "method": e.name, "spec": e.spec, "checkpoint": str(checkpoint)} for e in suite.methods]
+    prepared = prepare(suite, arms, None)
+    inner = speed.score
+
+    def score(decoder: Any, method: Any, *given: Any, **named: Any) -> Any:
+        if method.name == "random_skip":
+            raise ValueError("no such pass")
+        return inner(decoder, method, *given, **named)
+
+    monkeypatch.setattr(speed, "score", score)
+    monkeypatch.setattr(type(methods.create("fixed_exit(budget=2)")), "cannot_score", "heads of its own")
+    found = speed.speed(suite, prepared["arms"], 2, 0, prepared, None)
+    status = {label: (share["status"], share["error"]) for label, share in found.items()}
+    assert status["full"] == status["fixed_exit(budget=2)"] == ("ok", None)
+    assert status["random_skip(budget=2)"][0] == "failed" and "no such pass" in status["random_skip(budget=2)"][1]
+    assert found["fixed_exit(budget=2)"]["finite"] and found["fixed_exit(budget=2)"]["runs"]
+
+
 def test_every_arm_has_a_breakdown_in_its_cell(timed: dict[str, Any]) -> None:
     for label, share in timed["found"].items():
         assert len(share["breakdown"]) == (timed["suite"].repeats if label == "full" else 1)

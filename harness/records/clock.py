@@ -75,6 +75,13 @@ class Clock:
         pairs = zip(self.runs, _slowness(self.runs), strict=True)
         return sorted((slow for run, slow in pairs if place(run) in wanted), reverse=True)
 
+    def slow_repeats(self) -> list[float]:
+        """How many times the median the repeats that count took, the most first; several times of one repeat are their mean."""
+        found: dict[tuple[int, int, int], list[float]] = {}
+        for run, slow in zip(self.counted, _slowness(self.counted), strict=True):
+            found.setdefault(_key(run), []).append(slow)
+        return sorted(map(statistics.fmean, found.values()), reverse=True)
+
     def seconds_per_token(self) -> Interval | None:
         """Decode seconds per token of a row with the interval over processes and repeats; None where nothing counts."""
         found = _arrays([self.quiet])

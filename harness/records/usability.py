@@ -147,9 +147,9 @@ def _judged(
         reasons.append(f"{speedup.n} repeats count, a verdict needs {intervals.MIN_PAIRS}")
     if speedup.high > intervals.WIDE * speedup.low:
         reasons.append(f"its interval spans a factor of {speedup.high / speedup.low:.2f}")
-    sides = [("", beside.method.counted)] + ([] if is_full else [(" of the full model", beside.full.counted)])
-    for whose, runs in sides:
-        worst = max(Clock(runs, beside.method.rows).slow(), default=1.0)
+    sides = [("", beside.method)] + ([] if is_full else [(" of the full model", beside.full)])
+    for whose, clock in sides:
+        worst = max(clock.slow_repeats(), default=1.0)
         if worst > UNEVEN:
             reasons.append(f"one repeat{whose} took {_times(worst)} times the median")
     busy = foreign is not None and foreign > limits.foreign_cpu_share

@@ -146,7 +146,9 @@ def test_every_bundled_suite_can_be_planned(name: str, monkeypatch: pytest.Monke
     assert all(any(f"task {name}:" in line for line in found.assumed) for name in unknown)
     known = [cell for cell in found.cells if cell.on not in unknown]
     assert len(known) == len(found.cells) - arms * len(unknown)
-    assert all(cell.memory_bytes and cell.flops and cell.bound in (EXACT, ABOUT, AT_MOST) for cell in known)
+    assert all(cell.memory_bytes and cell.bound in (EXACT, ABOUT, AT_MOST) for cell in known)
+    # What a row's earlier tokens decide is a test on numbers, which a plan does not have.
+    assert {cell.label for cell in known if not cell.flops} <= {"Router-Tuning (once a prompt) 75 %"}
     by = {(cell.kind, cell.label, cell.on): cell.flops or 0 for cell in known}
     for (kind, label, on), value in by.items():
         if label.startswith("SkipDecode"):
