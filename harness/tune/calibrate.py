@@ -8,7 +8,7 @@ The promise, with probability 1 - epsilon over the calibration data: the expecte
 
 Settings are tried in the method's own order (`Method.candidates`) and only until the first that fails.
 
-    depthbench calibrate calm --model opt-e2e-mini/calm --task e2e --data DIR --promise textual:0.1 --out calm-0.1.json
+    depthbench calibrate calm --model opt-e2e-mini/calm-700 --task e2e --data DIR --promise textual:0.1 --out calm-0.1.json
 """
 
 from __future__ import annotations

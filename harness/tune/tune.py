@@ -12,7 +12,7 @@ the fastest by `predicted` without either. Fast means, as asked for:
 The choice is by the measured values themselves, so on the validation data the chosen setting looks better than it is; the test
 data, on which nothing was chosen, say what it is worth. Settings that cannot be chosen any more are not scored, or not timed.
 
-    depthbench tune skipdecode --model opt-e2e-mini/skipdecode --task e2e --data DIR --target-speedup 3 --out sd-3x.json
+    depthbench tune skipdecode --model opt-e2e-mini/skipdecode-700 --task e2e --data DIR --target-speedup 3 --out sd-3x.json
 """
 
 from __future__ import annotations

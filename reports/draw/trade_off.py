@@ -24,6 +24,9 @@ from reports.view.answer import few, timed
 from reports.view.cells import swatch
 from reports.view.parts import Figure, Swatch
 
+FAR = 22.0
+"""Points between a mark and its words from which a line leads from one to the other."""
+
 USEFUL = 0.25
 """Who loses more than this share of the full model's score is of no use: such points stand at the lower edge, as arrows."""
 
@@ -46,6 +49,8 @@ class Line:
     swatch: Swatch
     control: bool
     points: tuple[Point, ...]
+    named: bool = True
+    """Not the full model on other weights, which the legend explains."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def trade_off(facts: Facts, task: str, batch: int) -> Figure | None:
                 points.append(Point(arm.short, setting, speed, quality.value))
         if points:
             first = curve.arms[0]
-            lines.append(Line(curve.name, swatch(first), first.control, tuple(points)))
+            named = first.method != BASELINE or first.shallower
+            lines.append(Line(curve.name, swatch(first), first.control, tuple(points), named))
     if not lines:
         return None
     unit = f", {metric.unit}" if metric.unit and metric.unit.lower() != metric.title.lower() else ""
@@ -147,7 +153,7 @@ def draw(plot: TradeOff, sheet: Sheet) -> Canvas:
         ]
         kept = [i for i, p in enumerate(one.points) if p in inside]
         at, said = [every_point[i] for i in kept], [tips[i] for i in kept]
-        if one.swatch.method == full.method:  # on other weights: nothing is skipped, so it has no curve and no name
+        if one.swatch.method == full.method:  # on other weights: nothing is skipped, so it has no curve
             shapes(on, at, look(full.method).marker, shade, "paper", said, 4, swatch=full)
         else:
             signs(on, at, one.swatch, said, 5.5)
@@ -215,9 +221,10 @@ class _Writer:
         """Write words beside one of the spots; where all places are taken, at the best one or not at all."""
         size = how["size"]
         wide, area = text_width(words, size) * (1.12 if "weight" in how else 1) + 2, self.on.bbox
-        best, least = None, math.inf
+        best, side, least = None, "left", math.inf
         for (dx, dy), (x, y) in itertools.product(_AROUND, spots):
-            x0 = x + dx - (wide if dx < -4 else wide / 2 if dx < 4 else 0)
+            to = "right" if dx < -4 else "center" if dx < 4 else "left"
+            x0 = x + dx - {"right": wide, "center": wide / 2, "left": 0}[to]
             box = (x0, y + dy - size / 2, x0 + wide, y + dy + size / 2)
             out = box[0] < area.x0 + 1 or box[2] > area.x1 + 6 or box[1] < area.y0 or box[3] > area.y1 + 6
             hit, over = (
@@ -225,12 +232,27 @@ class _Writer:
                 for some in (self.taken, self.words)
             )
             if (cost := hit + 10 * over + 50 * out + math.hypot(dx, dy) / 100) < least:
-                best, least = box, cost
+                best, side, least = box, to, cost
         if best is not None and (must or least < 1):
             self.words.append(best)
+            self._lead(best, spots, shade, owner)
+            # Held at the end that is near the mark: fonts differ in how wide they are.
+            x = {"right": best[2], "center": (best[0] + best[2]) / 2, "left": best[0]}[side]
             made = self.on.annotate(
-                words, (best[0], (best[1] + best[3]) / 2), xycoords="figure pixels", va="center_baseline",
+                words, (x, (best[1] + best[3]) / 2), xycoords="figure pixels", ha=side, va="center_baseline",
                 color=colour(shade), annotation_clip=False, **how,
+            )  # fmt: skip
+            made.set_in_layout(False)
+            made.set_gid(method_id(owner))
+
+    def _lead(self, box: _Box, spots: Sequence[tuple[float, float]], shade: str, owner: Swatch) -> None:
+        """Words that had to stand far from their place are led to it by a thin line."""
+        ends = [((min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])), (x, y)) for x, y in spots]
+        end, at = min(ends, key=lambda pair: math.dist(*pair))
+        if math.dist(end, at) > FAR:
+            made = self.on.annotate(
+                "", at, end, xycoords="figure pixels", textcoords="figure pixels", annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": colour(shade), "shrinkA": 0, "shrinkB": 3},
             )  # fmt: skip
             made.set_in_layout(False)
             made.set_gid(method_id(owner))
@@ -253,8 +275,8 @@ def _write(figure: Canvas, on: Axes, plot: TradeOff, low: float, high: float, sh
             for s in range(1, steps):
                 writer.keep(x0 + (x1 - x0) * s / steps, y0 + (y1 - y0) * s / steps, 1)
     writer.write("full model", [full], "ink", Swatch(BASELINE), True, size=sheet.small)
-    for one in sorted(plot.lines, key=lambda one: (one.control, -len(one.points))):
-        if one.swatch.method == BASELINE:
+    for one in sorted(plot.lines, key=lambda one: (one.control and one.swatch.method != BASELINE, -len(one.points))):
+        if not one.named:
             continue
         shown, ends = [low <= p.quality.value <= high for p in one.points], places[one]
         words = one.name if any(shown) else f"{one.name}: {_ends(one)}"

@@ -38,6 +38,8 @@ class Arm:
     """The device that was done on."""
     learned: str = ""
     """What its parameters were learned by before the run and what that cost, as `profile, 19 s`; empty where nothing was."""
+    shallower: bool = False
+    """Whether its model has fewer blocks than the run's."""
 
     @property
     def control(self) -> bool:
@@ -75,6 +77,7 @@ def arms_of(data: Run) -> tuple[Arm, ...]:
             training=_cost(r.get("training")),
             trained_on=label(str((r.get("training") or {}).get("device") or "")),
             learned=label(cost_said(*rests_on(r))),
+            shallower=bool(r.get("of_blocks")),
         )
         for i, r in enumerate(data.arms)
     )
@@ -116,7 +119,10 @@ def curves(arms: Sequence[Arm]) -> tuple[Curve, ...]:
 
 
 def parted(labels: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Return what labels have in common, whole words at their ends, and the rest of each; a single one is all name."""
+    """Return what labels have in common, whole words at their ends, and the rest of each; a single one is all name.
+
+    A percent sign stays with its number.
+    """
     if len(labels) < 2:
         return (labels[0] if labels else ""), ("",) * len(labels)
     words = [one.split() for one in labels]
@@ -125,5 +131,7 @@ def parted(labels: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     tail = next(
         (i for i in range(most - head) if len({tuple(w[len(w) - 1 - i :]) for w in words}) > 1), max(most - head, 0)
     )
+    while tail and words[0][len(words[0]) - tail] == "%":
+        tail -= 1
     common = [*words[0][:head], *words[0][len(words[0]) - tail :]]
     return " ".join(common).rstrip(",:"), tuple(" ".join(w[head : len(w) - tail]).strip(",:") for w in words)

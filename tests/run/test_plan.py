@@ -126,7 +126,7 @@ def test_sizes_without_weights_are_those_of_the_loaded_model(name: str) -> None:
 
 def test_sizes_by_name() -> None:
     assert skeleton.geometry("random:opt-1.3b").depth == 24
-    assert skeleton.geometry("opt-e2e-mini/calm") == skeleton.geometry("random:opt-e2e-mini")
+    assert skeleton.geometry("opt-e2e-mini/calm-700") == skeleton.geometry("random:opt-e2e-mini")
     # A folder that is not there yet has the sizes of the longest shape in its name.
     assert skeleton.geometry("./checkpoints/opt-1.3b-e2e-full").width == SHAPES["opt-1.3b"]["hidden_size"]
     with pytest.raises(BadInput, match="sizes of './weights/mine' are not known"):

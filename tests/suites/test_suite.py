@@ -17,7 +17,7 @@ model: opt-e2e-mini
 methods:
   - full
   - skipdecode(speedup=2)
-  - {name: calm, label: CALM 0.9, checkpoint: opt-e2e-mini/calm, confidence: softmax, threshold: 0.9}
+  - {name: calm, label: CALM 0.9, checkpoint: opt-e2e-mini/calm-700, confidence: softmax, threshold: 0.9}
 batch_sizes: [1, 8]
 tasks: [restaurants]
 """
@@ -48,7 +48,7 @@ def test_entries_in_every_form(minimal):
     assert [(e.name, e.label, e.checkpoint, e.parameters) for e in suite.methods] == [
         ("full", None, None, {}),
         ("skipdecode", None, None, {"speedup": 2}),
-        ("calm", "CALM 0.9", "opt-e2e-mini/calm", {"confidence": "softmax", "threshold": 0.9}),
+        ("calm", "CALM 0.9", "opt-e2e-mini/calm-700", {"confidence": "softmax", "threshold": 0.9}),
     ]
     assert (suite.tasks[0].name, suite.tasks[0].split, suite.tasks[0].limit) == ("restaurants", "test", None)
     assert suite.checkpoint(suite.methods[1]) == "opt-e2e-mini"
@@ -183,18 +183,18 @@ def test_few_repeats_are_allowed(minimal):
 
 def test_quick():
     suite = load_suite("quick")
-    expected = {f"SkipDecode {x}x": (f"skipdecode(speedup={x})", "skipdecode") for x in (2, 3, 4, 5)} | {
-        "Full model": ("full", "full"),
-        "Full model (SkipDecode weights)": ("full", "skipdecode"),
-        "Full model (CALM weights)": ("full", "calm"),
-        "CALM softmax 0.5": ("calm(confidence=softmax, threshold=0.5)", "calm"),
-        "CALM softmax 0.9": ("calm(confidence=softmax, threshold=0.9)", "calm"),
-        "CALM state 0.98": ("calm(confidence=state, threshold=0.98)", "calm"),
-        "CALM classifier 0.8": ("calm(confidence=classifier, threshold=0.8)", "calm"),
-        "Fixed exit 12": ("fixed_exit(budget=12)", "calm"),
-        "Random skip 12": ("random_skip(budget=12)", "skipdecode"),
-        "SkipDecode 2x (schedule only)": ("skipdecode(speedup=2)", "full"),
-        "LayerSkip 6+4": ("layerskip(exit_layer=6, draft_tokens=4)", "calm"),
+    expected = {f"SkipDecode {x}x": (f"skipdecode(speedup={x})", "skipdecode-700") for x in (2, 3, 4, 5)} | {
+        "Full model": ("full", "full-700"),
+        "Full model (SkipDecode weights)": ("full", "skipdecode-700"),
+        "Full model (CALM weights)": ("full", "calm-700"),
+        "CALM softmax 0.5": ("calm(confidence=softmax, threshold=0.5)", "calm-700"),
+        "CALM softmax 0.9": ("calm(confidence=softmax, threshold=0.9)", "calm-700"),
+        "CALM state 0.98": ("calm(confidence=state, threshold=0.98)", "calm-700"),
+        "CALM classifier 0.8": ("calm(confidence=classifier, threshold=0.8)", "calm-700"),
+        "Fixed exit 12": ("fixed_exit(budget=12)", "calm-700"),
+        "Random skip 12": ("random_skip(budget=12)", "skipdecode-700"),
+        "SkipDecode 2x (schedule only)": ("skipdecode(speedup=2)", "full-700"),
+        "LayerSkip 6+4": ("layerskip(exit_layer=6, draft_tokens=4)", "calm-700"),
     }
     assert arms(suite) == expected
     assert (suite.batch_sizes, suite.new_tokens, suite.processes, suite.repeats) == ((1, 8, 32), 24, 1, 5)
@@ -211,12 +211,12 @@ def test_the_mini_suite_scores_the_whole_official_test_set():
     assert [(t.name, t.split, t.limit) for t in suite.tasks] == [("e2e", "test", None)]
     assert suite.batch_sizes == (1, 8, 32) and len(suite.methods) == 27
     ran = set(arms(suite).values())
-    assert {("full", w) for w in ("full", "skipdecode", "calm")} <= ran
-    for weights in ("skipdecode", "full"):  # trained, and schedule only
+    assert {("full", w) for w in ("full-700", "skipdecode-700", "calm-700")} <= ran
+    for weights in ("skipdecode-700", "full-700"):  # trained, and schedule only
         assert {(f"skipdecode(speedup={x})", weights) for x in (2, 3, 4, 5)} <= ran
     for measure in ("softmax", "state", "classifier"):
-        assert sum(spec.startswith(f"calm(confidence={measure}") and w == "calm" for spec, w in ran) >= 3
-    assert {(f"fixed_exit(budget={x})", "calm") for x in (5, 12)} <= ran
+        assert sum(spec.startswith(f"calm(confidence={measure}") and w == "calm-700" for spec, w in ran) >= 3
+    assert {(f"fixed_exit(budget={x})", "calm-700") for x in (5, 12)} <= ran
     assert any(spec.startswith("random_skip") for spec, _ in ran)
 
 

@@ -21,7 +21,7 @@ from harness.tune import budgets, calibrate, tries, tune
 from harness.tune.trials import Setup, Trials, make_setup, names_of, settings_of
 
 
-def setup(model: str = "opt-e2e-mini/calm", **more: object) -> Setup:
+def setup(model: str = "opt-e2e-mini/calm-700", **more: object) -> Setup:
     more = {
         "quality_batch_size": 24,
         "max_new_tokens": 12,
@@ -131,14 +131,14 @@ def test_a_suite_names_the_budget_it_takes(budgeted: dict, tmp_path: Path) -> No
     found = artefact.entry(path, 0.5)
     assert found["parameters"] == {"budget": 12} and found["tuned"]["goal"] == {"budget": 0.5, "metric": "rougeL"}
     suite = """
-model: opt-e2e-mini/calm
+model: opt-e2e-mini/calm-700
 methods: [full, {tuned: exits.json, at: 0.75, label: Exit 75 %}]
 batch_sizes: [1]
 tasks: [restaurants]
 """
     (tmp_path / "mine.yaml").write_text(suite)
     arm = config.load_suite(tmp_path / "mine.yaml").methods[1]
-    assert (arm.title, arm.parameters, arm.checkpoint) == ("Exit 75 %", {"budget": 18}, "opt-e2e-mini/calm")
+    assert (arm.title, arm.parameters, arm.checkpoint) == ("Exit 75 %", {"budget": 18}, "opt-e2e-mini/calm-700")
     for old, new, said in (
         ("at: 0.75, ", "", "has a choice for each of the budgets 0.75, 0.5, 0.3; say which with at"),
         ("at: 0.75", "at: 0.7", "has no choice for 0.7; it has 0.75, 0.5, 0.3"),
@@ -249,7 +249,7 @@ def test_a_suite_uses_an_artefact(tuned: dict, tmp_path: Path) -> None:
     )
     loaded = config.load_suite(suite)
     entry = loaded.methods[1]
-    assert (entry.name, entry.title, loaded.checkpoint(entry)) == ("fixed_exit", "Tuned", "opt-e2e-mini/calm")
+    assert (entry.name, entry.title, loaded.checkpoint(entry)) == ("fixed_exit", "Tuned", "opt-e2e-mini/calm-700")
     assert methods.create(entry.spec) == methods.create("fixed_exit", **tuned["parameters"])
     assert entry.tuned is not None and entry.tuned["data"] == tuned["data"] and entry.tuned["cost"] == tuned["cost"]
     (tmp_path / "exit.json").unlink()  # the suite as resolved stands on its own
@@ -283,7 +283,7 @@ def test_bad_artefacts_are_refused(tuned: dict, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", methods.names())
 def test_proposed_settings_fit_the_model(name: str) -> None:
     """What a method proposes resolves, rises in nothing twice, and never is the setting without skipping."""
-    decoder = load_model("opt-e2e-mini/calm")
+    decoder = load_model("opt-e2e-mini/calm-700")
     method = methods.create(name)
     settings = list(method.candidates(decoder.depth))
     for setting in settings:

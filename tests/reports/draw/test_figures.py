@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -168,6 +169,24 @@ def test_a_crowd_at_the_edge_is_named_where_there_is_room() -> None:
     for i, (_, x, y, wide) in enumerate(named):
         for _, other, height, room in named[:i]:
             assert abs(y - height) > 5 or x + wide <= other + 1 or other + room <= x + 1
+
+
+def test_a_shallower_model_has_a_name_and_the_full_model_on_other_weights_has_none() -> None:
+    """Both are drawn with the full model's sign; only the second needs no more than the legend."""
+    shallow = curve("6 blocks", ("", 3.0, 61.0), method="full", control=True)
+    other = replace(curve("Other weights", ("", 1.02, 59.5), method="full", control=True), named=False)
+    told = [text for text, *_ in words(trade((*LINES, shallow, other)))]
+    assert told.count("6 blocks") == 1 and "Other weights" not in told
+
+
+def test_words_far_from_their_mark_are_led_to_it() -> None:
+    """Names that cannot stand beside a crowd have a line to it; beside a lonely mark there is none."""
+    crowd = tuple(curve(f"Crowded {i}", ("", 2.0 + i / 200, 59.0 + i / 50)) for i in range(12))
+    alone, crowded = (
+        set(re.findall(r"stroke: (#\w+); stroke-width: 0.5", trade(lines)))
+        for lines in (LINES[:1], (*LINES[:1], *crowd))
+    )
+    assert len(alone) == 1 and crowded > alone, "thin lines are the grid's, and those that lead"
 
 
 def test_the_caption_names_what_lies_at_the_edge(quick_run: Path) -> None:

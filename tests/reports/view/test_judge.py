@@ -163,6 +163,7 @@ def test_a_curve_is_a_method_at_its_settings(facts: Facts) -> None:
         (("A", "A 2"), "", ("A", "A 2")),
         (("A 1", "B 2"), "", ("A 1", "B 2")),
         (("A 1",), "A 1", ("",)),
+        (("A 75 %", "A 50 %"), "A", ("75 %", "50 %")),
     ],
 )
 def test_what_labels_share(labels: tuple[str, ...], name: str, rest: tuple[str, ...]) -> None:
