@@ -4,7 +4,7 @@ SUITE ?= quick
 OUT ?= results/$(SUITE)
 BIN = .venv/bin
 
-.PHONY: setup bench test check format report smollm2 field-mini-settings
+.PHONY: setup bench test check format report smollm2 field-mini-settings field-smollm2-settings
 
 setup: .venv/.installed
 
@@ -38,7 +38,7 @@ format: setup
 report: setup
 	$(BIN)/depthbench report $(OUT)
 
-# Settings of the suite field-mini, chosen on the validation split of the data in DATA; files that are there stay. A method that does not reach
+# Settings of the suites field-mini and field-smollm2, chosen on the validation split of the data in DATA; files that are there stay. A method that does not reach
 # one of its budgets says so and fails: `make --keep-going` makes the others, and the artefact says what came nearest.
 FIELD = harness/suites/profiles/field-mini
 LIMIT ?= 100
@@ -76,3 +76,24 @@ $(FIELD)/seed.json:
 	$(TUNE) seed --by predicted --model opt-e2e-mini/seed
 $(FIELD)/prompt_lookup.json:
 	$(TUNE) prompt_lookup --by predicted --model opt-e2e-mini/full-700 --try window=full,part --try max_ngram=1,2,3 --try draft_tokens=2,4,6,10
+
+SMOL = harness/suites/profiles/field-smollm2
+$(SMOL)/%: LIMIT = 40
+SMOL_AT = $(TUNE) --baseline smollm2-e2e/full
+
+field-smollm2-settings: $(patsubst %,$(SMOL)/%.json,skipdecode calm shortgpt-8 shortgpt-15 router_tuning layerskip seed prompt_lookup)
+
+$(SMOL)/skipdecode.json:
+	$(SMOL_AT) skipdecode --model smollm2-e2e/skipdecode $(BUDGETS)
+$(SMOL)/calm.json:
+	$(SMOL_AT) calm --model smollm2-e2e/calm --try confidence=softmax,classifier $(THRESHOLDS) --budget 0.5 --budget 0.33 --budget 0.25 --budget 0.2
+$(SMOL)/shortgpt-%.json:
+	$(BIN)/depthbench profile 'static_prune(order=shortgpt, count=$*)' --model smollm2-e2e/full --data $(DATA) --out $@
+$(SMOL)/router_tuning.json:
+	$(SMOL_AT) 'router_tuning(unit=block, granularity=sequence, prompt=False)' --model smollm2-e2e/router_tuning $(THRESHOLDS) --budget 0.75
+$(SMOL)/layerskip.json:
+	$(TUNE) layerskip --by predicted --model smollm2-e2e/layerskip --try exit_layer=4,8 --try draft_tokens=2,4,6
+$(SMOL)/seed.json:
+	$(TUNE) seed --by predicted --model smollm2-e2e/seed
+$(SMOL)/prompt_lookup.json:
+	$(TUNE) prompt_lookup --by predicted --model smollm2-e2e/full --try max_ngram=2,3 --try draft_tokens=2,4,10
