@@ -94,6 +94,6 @@ $(SMOL)/router_tuning.json:
 $(SMOL)/layerskip.json:
 	$(TUNE) layerskip --by predicted --model smollm2-e2e/layerskip --try exit_layer=4,8 --try draft_tokens=2,4,6
 $(SMOL)/seed.json:
-	$(TUNE) seed --by predicted --model smollm2-e2e/seed
+	$(TUNE) seed --by predicted --model smollm2-e2e/seed --try blocks=2 --try draft_tokens=2,4
 $(SMOL)/prompt_lookup.json:
-	$(TUNE) prompt_lookup --by predicted --model smollm2-e2e/full --try max_ngram=2,3 --try draft_tokens=2,4,10
+	$(TUNE) prompt_lookup --by predicted --model smollm2-e2e/full --try max_ngram=2 --try draft_tokens=2,4,10
