@@ -46,6 +46,14 @@ def run(
             metavar="METHOD",
         ),
     ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoints",
+            help="Folder looked into first for the suite's checkpoints, as DIR/opt-e2e-mini/calm-700: weights trained again.",
+            metavar="DIR",
+        ),
+    ] = None,
     set_: Override = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out; measured cells are kept.")
@@ -72,6 +80,7 @@ def run(
     from harness.cli import listing
     from harness.records import gates
     from harness.run import executors, sweep
+    from harness.run.checkpoints import taken_from
     from harness.suites import suite as config
     from reports.write.report import write_report
 
@@ -80,6 +89,8 @@ def run(
     if remeasure and not resume:
         raise BadInput("--remeasure: goes with --resume: it measures cells of a finished run again")
     chosen = config.load_suite(suite, set_ or [], method or [])
+    if checkpoints is not None:
+        chosen = taken_from(chosen, checkpoints)
     config.check_tasks(chosen, tasks.names())
     if plan:
         return _print_plan(chosen, data, out or Path("results") / chosen.name, verbose=verbose)

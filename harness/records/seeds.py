@@ -3,7 +3,9 @@
 How far a score moves from one seed to another is taken from all arms together: with changes d_i of k arms, the variance of one
 score between seeds is the mean of d_i^2 / 2. A difference of an arm from the full model, as the mean of both runs, then has that
 variance too (two scores, two seeds each), and its interval is that of Student's t. Arms on the same weights move together, so the
-degrees of freedom are the different checkpoints, not the arms. Exact arms and tasks that the full model cannot do are left out.
+degrees of freedom are the different checkpoints, not the arms. Left out are tasks that the full model cannot do, arms that generate
+what the full model does (exact on its weights), and arms whose weights are the same in both runs while others were trained anew:
+that they did not move says nothing about a seed.
 """
 
 from __future__ import annotations
@@ -58,13 +60,16 @@ def beside_seed(before: Run, after: Run) -> list[Beside]:
     if None in full or full[0] != full[1]:
         return []
     base = str(full[0])
-    exact = {str(arm["label"]) for arm in before.arms if arm.get("exact")} - {base}
-    weights = {str(arm["label"]): str(arm.get("checkpoint")) for arm in before.arms}
+    weights, anew = _weights(before), _weights(after)
+    exact = {str(arm["label"]) for arm in before.arms if arm.get("exact")}
+    as_full = {name for name in exact if weights[name] == weights[base]} - {base}
+    same = {name for name, digest in weights.items() if anew.get(name) == digest}
+    left_out = as_full | (same if {*weights} & {*anew} - same else set())
     found: list[Beside] = []
     for metric in tables[0]:
         ours, theirs = tables[0][metric], tables[1].get(metric, {})
-        labels = [name for name in ours if name in theirs and name not in exact]
-        if metric.rpartition("/")[0] in silent or base not in labels or len(labels) < 2:
+        labels = [name for name in ours if name in theirs and name not in left_out]
+        if metric.rpartition("/")[0] in silent or base not in ours or base not in theirs or {*labels} <= {base}:
             continue
         changes = [theirs[name] - ours[name] for name in labels]
         spread = math.sqrt(sum(change * change for change in changes) / 2 / len(changes))
@@ -74,6 +79,11 @@ def beside_seed(before: Run, after: Run) -> list[Beside]:
             shown = LARGER if abs(sum(gaps) / 2) > half else WITHIN
             found.append(Beside(name, metric, *gaps, half, shown if spread else STILL))
     return found
+
+
+def _weights(run: Run) -> dict[str, str]:
+    """Label -> digest of the arm's weights; of a record without digests what its checkpoint is called."""
+    return {str(arm["label"]): str(arm.get("weights") or arm.get("checkpoint")) for arm in run.arms}
 
 
 def _scores(run: Run) -> dict[str, dict[str, float]]:

@@ -40,6 +40,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "run suite": (*NO_NAME, "quikc", "{file}", "{folder}", "/dev/null", "{binary}"),
     "run --out": NO_FOLDER_TO_WRITE,
     "run --method": NO_SPEC,
+    "run --checkpoints": NO_RUN,
     "run --set": (*NO_SET, "batch_sizes=[]", "tasks.9.limit=1", "tasks.0.limit=-1", "methods.0.lable=x", "device=tpu",
                   "methods=[full, full]", "model=", "tasks.0.name=é", f"title={HUGE}"),
     "report folders": NO_RUN,

@@ -101,6 +101,24 @@ def test_differences_are_set_beside_what_the_seed_does(tmp_path: Path) -> None:
     assert {row.verdict for row in compare.compare(one, one, seeds=True).seeds} == {STILL}
 
 
+def test_weights_that_were_not_trained_anew_say_nothing_about_a_seed(tmp_path: Path) -> None:
+    """D has the weights of the first run, E generates what the full model does: neither narrows what the seed does."""
+    folders = [
+        trained(tmp_path / name, {"Full": full, "A": 100, "D": 130, "E": full}, seed)
+        for seed, (name, full) in enumerate((("a", 160), ("b", 164)))
+    ]
+    for folder in folders:
+        record = json.loads((folder / "run.json").read_text())
+        for arm in record["arms"]:
+            arm["weights"] = (
+                f"{'Full' if arm['label'] == 'E' else arm['label']}-{'' if arm['label'] == 'D' else folder.name}"
+            )
+            arm["exact"] = arm["label"] in ("Full", "E")
+        (folder / "run.json").write_text(json.dumps(record))
+    (row,) = compare.compare(*folders, seeds=True).seeds
+    assert row.label == "A" and row.half == pytest.approx(4.3027 * math.sqrt((2**2 + 0) / 2 / 2), rel=1e-3)
+
+
 def test_a_task_the_full_model_cannot_do_decides_nothing(tmp_path: Path) -> None:
     folders = trained(tmp_path / "a", {"Full": 100, "A": 100}, 0), trained(tmp_path / "b", {"Full": 100, "A": 20}, 0)
     assert found(*folders)["A", "t/acc"].verdict == WORSE
