@@ -194,14 +194,18 @@ def _token_counts(facts: Facts) -> Gate:
 
 
 def _empty(facts: Facts) -> Gate:
-    findings, checked = [], 0
+    """It counts where the full model or a lossless method wrote nothing; of the others an empty text is what they made of it."""
+    findings, checked, counts = [], 0, False
     for cell in facts.scored:
         for example in cell.get("examples") or []:
             checked += 1
             text = example.get("output")
             if not example.get("tokens") or (text is not None and not text.strip()):
                 findings.append(Finding(cell["id"], f"{example.get('id')} has no text; it is scored as such"))
-    return counted("no empty generation", "generations", checked, findings, "scored generations")
+                counts = counts or bool(cell["arm"].get("exact"))
+    return counted(
+        "no empty generation", "generations", checked, findings, "scored generations", counts=counts or not findings
+    )
 
 
 def _finite(facts: Facts) -> Gate:

@@ -108,6 +108,16 @@ def test_few_noisy_cells_are_named_and_do_not_fail_the_run(good: Run) -> None:
     assert judged(run, lambda cell: _noisy(cell), timed[-1])["timed cells are usable"].stops
 
 
+def test_an_empty_text_of_a_method_that_changes_the_text_is_told_and_stops_nothing(good: Run) -> None:
+    def lossy(cell: dict[str, Any]) -> None:
+        cell["arm"]["exact"] = False
+        cell["examples"][2]["output"] = ""
+
+    gate = judged(good, lossy, "quality--draft")["no empty generation"]
+    assert gate.status == FAILED and not gate.stops and gate.value == 1
+    assert judged(good)["no empty generation"].counts
+
+
 def _parts(*found: dict[str, Any]) -> Change:
     return _set("divergences", {"count": len(found), "first": list(found)})
 
