@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -116,6 +117,22 @@ def test_no_table_leaves_the_page(tmp_path: Path) -> None:
             widths = pdf.widths(part)
             assert max(widths) + widths[0] + 4 * pdf.GAP <= pdf.WIDTH, part.id
             assert not part.wrap or sum(widths) + 2 * pdf.GAP * len(widths) <= pdf.WIDTH
+
+
+def test_a_table_narrowed_or_shrunk_to_the_line_stays_whole(tmp_path: Path) -> None:
+    """Three batch sizes make tables that just fit: their widths add up to the line, give or take a rounding."""
+    typst = pytest.importorskip("typst")
+    folder = write_run(tmp_path, ARMS, (1, 8, 32), examples=2, new_tokens=4, processes=1, repeats=2)
+    sources = pdf.document(view.build(load.load([folder])))
+    blocks = [b for run in json.loads(sources["data.json"])["runs"] for s in run["sections"] for b in s["blocks"]]
+    asked = [block for block in blocks if block["kind"] == "Table"]
+    fit = [t for t in asked if t["shrink"] * (sum(t["widths"]) + 2 * pdf.GAP * len(t["widths"])) < pdf.WIDTH + 1e-6]
+    tight = [t for t in fit if t["shrink"] < 1]
+    assert tight, "no table here is shrunk to the line"
+    set_ = [len(t["columns"]) for t in json.loads(typst.query(sources, "table", ignore_system_fonts=True))]
+    for table in fit:
+        assert len(table["columns"]) in set_, table["title"]
+    assert len(asked) != len(fit) or set_ == [len(table["columns"]) for table in asked]
 
 
 def test_the_pdf_says_what_the_page_says(quick_run: Path, quick_report: Path) -> None:
