@@ -15,7 +15,9 @@ import typer
 
 from depthbench import __version__
 from harness.cli.main import app
+from harness.models import bundled
 from harness.suites.suite import Suite
+from harness.train import recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "harness/README.md", "methods/README.md", "reports/README.md", "results/README.md")
@@ -82,6 +84,27 @@ def test_every_command_has_its_verb_and_options(page: str) -> None:
             given = [w.split("=")[0].strip("[]") for w in words if w.strip("[]").startswith("--")]
             known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
             assert set(given) <= known, line
+
+
+def _gone(text: str) -> list[str]:
+    """Bundled checkpoints and recipes that a text names and that are not there."""
+    weights = re.findall(r"(?:opt-e2e-mini|smollm2-e2e)/[\w-]+", text)
+    made = re.findall(r"(?<![/\w])(?:opt-e2e-mini|smollm2-e2e|smollm2-cnn_dm)-[\w-]+", text)
+    return [*sorted({*weights} - {*bundled.bundled()}), *sorted({*made} - {*recipes.names()})]
+
+
+def test_commands_and_help_name_what_is_there() -> None:
+    assert _gone("train opt-e2e-mini-none --out x, --model opt-e2e-mini/none") == [
+        "opt-e2e-mini/none",
+        "opt-e2e-mini-none",
+    ]
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        said = [command.help, command.epilog, *(getattr(option, "help", "") for option in command.params)]
+        assert not _gone(" ".join(map(str, said))), name
+    for page in (*PAGES[:4], "CONTRIBUTING.md"):
+        lines = re.findall(r"^    (?:depthbench|model) .*$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+        assert not _gone("\n".join(lines)), page
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_every_verb_has_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         ("models", "opt"),
         ("suites", "quick"),
         ("tasks", "restaurants"),
-        ("recipes", "opt-e2e-mini-calm"),
+        ("recipes", "opt-e2e-mini-calm-700"),
     ],
 )
 def test_lists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str, expect: str) -> None:
