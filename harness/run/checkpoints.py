@@ -18,7 +18,7 @@ def taken_from(suite: Suite, folder: Path) -> Suite:
         BadInput: none is there.
     """
     names = dict.fromkeys([suite.model, *(entry.checkpoint for entry in suite.methods if entry.checkpoint)])
-    there = {name: str((folder / name).resolve()) for name in names if bundled.is_checkpoint(folder / name)}
+    there = {name: str(folder / name) for name in names if bundled.is_checkpoint(folder / name)}
     if not there:
         raise BadInput(
             f"--checkpoints: {folder} holds none of the suite's checkpoints; {folder / suite.model} would be one"
