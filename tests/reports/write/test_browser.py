@@ -52,7 +52,7 @@ QUIET = (
     "--disable-domain-reliability", "--no-pings",
     "--disable-features=OptimizationHints,MediaRouter,Translate,NetworkTimeServiceQuerying",
 )  # fmt: skip
-_HOSTS = r"(?:update|accounts|clients\d*|safebrowsing|optimizationguide-pa|content-autofill)\.google(?:apis)?\.com"
+_HOSTS = r"(?:www|update|accounts|clients\d*|safebrowsing|optimizationguide-pa|content-autofill)\.google(?:apis)?\.com"
 BROWSERS_OWN = re.compile(rf"^[A-Z]+ (?:https?://)?(?:{_HOSTS}|[\w.-]*\.gvt1\.com)[:/]")
 """What Chromium asks of its makers whatever the page is."""
 
