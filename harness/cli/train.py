@@ -18,7 +18,9 @@ def _recipes() -> Iterable[str]:
 
 
 @verb(
-    MAKE, "train opt-e2e-mini-calm-700 --data data --out calm", "train mine.yaml --out out --set stages.weights.steps=500"
+    MAKE,
+    "train opt-e2e-mini-calm-700 --data data --out calm",
+    "train mine.yaml --out out --set stages.weights.steps=500",
 )
 def train(
     recipe: Annotated[
