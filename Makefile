@@ -106,8 +106,8 @@ WEIGHTS = full-700 skipdecode-700 calm-700 unified_skip layerskip seed shallow-6
   dllm mod ee_exit gateskip
 
 field-mini-seed: $(patsubst %,$(AGAIN)/opt-e2e-mini/%,$(WEIGHTS))
-	$(BIN)/depthbench run field-mini --data $(DATA) --checkpoints $(AGAIN) --set seed=$(SEED) --out results/field-mini-seed-$(SEED) --resume
-	$(BIN)/depthbench compare --seeds results/field-mini results/field-mini-seed-$(SEED)
+	$(BIN)/depthbench run field-mini --data $(DATA) --checkpoints $(AGAIN) --set seed=$(SEED) --out $(AGAIN)/field-mini --resume
+	$(BIN)/depthbench compare --seeds results/field-mini $(AGAIN)/field-mini
 
 $(AGAIN)/opt-e2e-mini/%:
 	$(BIN)/depthbench train opt-e2e-mini-$* --data $(DATA) --out $@ --set seed=$(SEED)
