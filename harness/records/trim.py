@@ -1,4 +1,4 @@
-"""A copy of a run that may be published: without the texts that belong to a data set, with the hashes of what was left out.
+"""A copy of a run that may be published: without a data set's texts and the machine's paths, with the hashes of what was left out.
 
 Cells are compressed: raw values are many, and a repository keeps them for ever.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,9 @@ def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
         elif named.parts[0] == "cells" and named.suffix == ".json":
             kept = _without_texts(text)
             reason = _REASON if kept != text else ""
+        elif str(name) == "run.json":
+            kept = _without_places(text)
+            reason = "of whole paths in the command the last part is left" if kept != text else ""
         if kept is not None:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,13 +65,25 @@ def trim(run: Path, out: Path, *, cells: bool = True) -> Path:
                 # Without a time of its own: the same cell is the same file.
                 target.with_name(f"{named.name}.gz").write_bytes(gzip.compress(kept, mtime=0))
             else:
-                shutil.copyfile(path, target)
+                target.write_bytes(kept)
         if reason:
             digest = hashlib.sha256(text).hexdigest()
             lines.append(f"{named}  as measured: {len(text)} bytes  sha256 {digest}  ({reason})\n")
     if lines:
         write_atomically(out / LIST, lines)
     return out
+
+
+def _without_places(text: bytes) -> bytes:
+    """A run's record without where its data and results lay on the machine: nobody else has these folders."""
+    record = json.loads(text)
+    command = record.get("command")
+    if not isinstance(command, list):
+        return text
+    kept = [Path(word).name if isinstance(word, str) and word.startswith("/") else word for word in command]
+    if kept == command:
+        return text
+    return json.dumps({**record, "command": kept}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _without_texts(text: bytes) -> bytes:

@@ -61,6 +61,16 @@ def test_choices_of_lm_eval_tasks_go_with_the_answer_that_quotes_them(tmp_path: 
     ]
 
 
+def test_where_things_lay_on_the_machine_goes(tmp_path: Path) -> None:
+    run = run_folder(tmp_path)
+    given = ["depthbench", "run", "quick", "--data", "/home/somebody/data", "--set", "seed=1", "--out", "results/quick"]
+    (run / "run.json").write_text(json.dumps({"name": "r", "command": given}))
+    out = trim(run, tmp_path / "out")
+    said = ["depthbench", "run", "quick", "--data", "data", "--set", "seed=1", "--out", "results/quick"]
+    assert json.loads((out / "run.json").read_text()) == {"name": "r", "command": said}
+    assert "run.json" in (out / LIST).read_text()
+
+
 def test_tables_only(tmp_path: Path) -> None:
     out = trim(run_folder(tmp_path), tmp_path / "out", cells=False)
     assert sorted(p.name for p in out.iterdir()) == [LIST, "run.json"]

@@ -125,14 +125,11 @@ def test_a_table_narrowed_or_shrunk_to_the_line_stays_whole(tmp_path: Path) -> N
     folder = write_run(tmp_path, ARMS, (1, 8, 32), examples=2, new_tokens=4, processes=1, repeats=2)
     sources = pdf.document(view.build(load.load([folder])))
     blocks = [b for run in json.loads(sources["data.json"])["runs"] for s in run["sections"] for b in s["blocks"]]
-    asked = [block for block in blocks if block["kind"] == "Table"]
-    fit = [t for t in asked if t["shrink"] * (sum(t["widths"]) + 2 * pdf.GAP * len(t["widths"])) < pdf.WIDTH + 1e-6]
-    tight = [t for t in fit if t["shrink"] < 1]
-    assert tight, "no table here is shrunk to the line"
-    set_ = [len(t["columns"]) for t in json.loads(typst.query(sources, "table", ignore_system_fonts=True))]
-    for table in fit:
-        assert len(table["columns"]) in set_, table["title"]
-    assert len(asked) != len(fit) or set_ == [len(table["columns"]) for table in asked]
+    tables = [block for block in blocks if block["kind"] == "Table"]
+    fit = [t for t in tables if t["shrink"] * (sum(t["widths"]) + 2 * pdf.GAP * len(t["widths"])) < pdf.WIDTH + 1e-6]
+    assert any(t["shrink"] < 1 for t in fit), "no table here is shrunk to the line"
+    whole = [len(t["columns"]) for t in json.loads(typst.query(sources, "table", ignore_system_fonts=True))]
+    assert all(len(t["columns"]) in whole for t in fit)
 
 
 def test_the_pdf_says_what_the_page_says(quick_run: Path, quick_report: Path) -> None:
